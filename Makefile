@@ -1,0 +1,55 @@
+# make test     lint, types and the whole test suite, from a fresh clone on
+# make suite    the tests alone; PYTEST_ARGS="-k wire -x" is handed to pytest
+# make lint     style: ruff's rules and its formatter
+# make types    mypy --strict, as for the oldest Python it knows and as for the newest
+# make format   let ruff repair what it can
+# make clean    remove everything that the other targets made
+#
+# PYTHON=python3.8 selects the interpreter, VENV=dir where its environment is kept,
+# EXTRAS=test,fast what is installed into it.
+
+PYTHON ?= python3
+VENV ?= .venv
+EXTRAS ?= test
+PYTEST_ARGS ?=
+
+bin = $(VENV)/bin
+# Named after interpreter and extras, so that another PYTHON or EXTRAS starts afresh.
+release := $(shell $(PYTHON) -c 'import sys; print("%d.%d.%d" % sys.version_info[:3])')
+comma := ,
+stamp = $(VENV)/.installed-$(release)-$(subst $(comma),-,$(EXTRAS))
+
+.PHONY: test suite lint types format clean
+.NOTPARALLEL:
+
+test: lint types suite
+
+suite: $(stamp)
+	$(bin)/python -m pytest $(PYTEST_ARGS)
+
+lint: $(stamp)
+	@if [ -x $(bin)/ruff ]; then \
+	    $(bin)/ruff check . && $(bin)/ruff format --check .; \
+	else echo "lint: skipped, ruff is not installed for Python $(release)"; fi
+
+types: $(stamp)
+	@if [ -x $(bin)/mypy ]; then \
+	    $(bin)/mypy && $(bin)/mypy --python-version 3.14; \
+	else echo "types: skipped, mypy is not installed for Python $(release)"; fi
+
+format: $(stamp)
+	$(bin)/ruff check --fix .
+	$(bin)/ruff format .
+
+$(stamp): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit("pixie_web needs Python 3.8 or later, \
+	and $(PYTHON) is $(release)" if sys.version_info < (3, 8) else 0)'
+	$(PYTHON) -m venv --clear $(VENV)
+	$(bin)/python -m pip install --quiet --upgrade pip
+	$(bin)/python -m pip install --quiet --editable ".[$(EXTRAS)]"
+	@touch $@
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
