@@ -1,0 +1,8 @@
+"""`python -m pixie_web module:app` serves an application."""
+
+import sys
+
+from .core import main
+
+if __name__ == "__main__":
+    sys.exit(main())

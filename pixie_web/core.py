@@ -1,0 +1,8481 @@
+"""pixie_web: a small web framework in which each route says where it runs.
+
+    from pixie_web import Response, RouteType, proc_env, route, run
+
+    @route("/", RouteType.sync)          # in the main process, on the event loop
+    def index(env):
+        return Response(f"Hello from {proc_env.proc_type}")
+
+    @route("/async", RouteType.asnc)     # a coroutine on the event loop
+    async def index_async(env):
+        return Response(f"Hello from {proc_env.proc_type}")
+
+    @route("/cpu")                       # in the process pool, the default
+    def cpu_bound(env):
+        return Response(f"Hello from {proc_env.proc_type}")
+
+    if __name__ == "__main__":
+        run()                            # http://localhost:8000
+
+One file, nothing but the standard library, Python 3.8 and later. Copied into a project
+as `pixie_web.py` it works alone, and `python pixie_web.py app:app` serves.
+
+The file is a book: each section uses only what stands above it.
+
+     1. Imports, limits, tables
+     2. Errors
+     3. Text
+     4. Headers and MultiDict
+     5. HTTP/1.1 on the wire
+     6. Bodies
+     7. Request and Response
+     8. Files
+     9. Templates
+    10. Routes
+    11. Placement
+    12. The application
+    13. The server
+    14. The default application, run() and the command line
+"""
+
+from __future__ import annotations
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ClientDisconnected",
+    "FileUpload",
+    "HTTPError",
+    "Headers",
+    "MissingExtra",
+    "MissingValue",
+    "MultiDict",
+    "Pixie",
+    "PixieError",
+    "ProcessType",
+    "ProtocolError",
+    "Request",
+    "RequestTimeout",
+    "Response",
+    "RouteError",
+    "RouteType",
+    "Template",
+    "TemplateError",
+    "abort",
+    "after",
+    "app",
+    "before",
+    "cached_file",
+    "delete",
+    "error",
+    "get",
+    "head",
+    "mount",
+    "options",
+    "patch",
+    "post",
+    "proc_env",
+    "put",
+    "redirect",
+    "route",
+    "run",
+    "static",
+    "static_file",
+    "template",
+]
+
+# ======================================================================================
+# 1. Imports, limits, tables
+# ======================================================================================
+# Everything a client controls has a bound, and each bound carries its unit in its name.
+# The numbers follow the servers that have met the open internet longest; the precedent
+# stands beside each. `run()` takes most of them as arguments of the same name in lower
+# case. What only some programs need (tempfile, mimetypes, inspect, ssl ...) is imported
+# where it is first used, so that importing this file stays cheap.
+
+import asyncio
+import json
+import os
+import re
+import socket
+import sys
+import time
+import types
+from collections import deque
+from contextvars import Context, copy_context
+from enum import Enum
+from functools import lru_cache
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    AsyncIterator,
+    Awaitable,
+    BinaryIO,
+    Callable,
+    Coroutine,
+    Deque,
+    Dict,
+    Generator,
+    Generic,
+    Iterable,
+    Iterator,
+    List,
+    Mapping,
+    NamedTuple,
+    NoReturn,
+    Optional,
+    Sequence,
+    Set,
+    Tuple,
+    Type,
+    TypeVar,
+    Union,
+    cast,
+)
+import codecs
+import io
+import errno
+import stat
+import ast
+import builtins
+from functools import partial
+from typing import ClassVar
+from typing import Protocol
+import array
+import inspect
+import logging
+import queue
+import select
+import signal
+import struct
+import threading
+
+MAX_REQUEST_LINE_BYTES = 8190  # gunicorn 4094, Apache and aiohttp 8190; RFC asks 8000
+MAX_HEADER_LINE_BYTES = 8190  # Apache, aiohttp, gunicorn
+MAX_HEADERS = 100  # Apache, gunicorn
+MAX_HEAD_BYTES = 65_536  # tornado; Go allows 1 MiB, nginx 32 KiB
+MAX_BODY_BYTES = 16 * 1024 * 1024  # a route may ask for more or less; nginx 1 MiB
+SPOOL_BODY_BYTES = 256 * 1024  # larger bodies go to a file; waitress 512 KiB
+
+REASONS = {
+    100: "Continue",
+    101: "Switching Protocols",
+    200: "OK",
+    201: "Created",
+    202: "Accepted",
+    203: "Non-Authoritative Information",
+    204: "No Content",
+    205: "Reset Content",
+    206: "Partial Content",
+    300: "Multiple Choices",
+    301: "Moved Permanently",
+    302: "Found",
+    303: "See Other",
+    304: "Not Modified",
+    307: "Temporary Redirect",
+    308: "Permanent Redirect",
+    400: "Bad Request",
+    401: "Unauthorized",
+    402: "Payment Required",
+    403: "Forbidden",
+    404: "Not Found",
+    405: "Method Not Allowed",
+    406: "Not Acceptable",
+    407: "Proxy Authentication Required",
+    408: "Request Timeout",
+    409: "Conflict",
+    410: "Gone",
+    411: "Length Required",
+    412: "Precondition Failed",
+    413: "Content Too Large",
+    414: "URI Too Long",
+    415: "Unsupported Media Type",
+    416: "Range Not Satisfiable",
+    417: "Expectation Failed",
+    418: "I'm a teapot",  # RFC 2324 section 2.3.2
+    421: "Misdirected Request",
+    422: "Unprocessable Content",
+    423: "Locked",  # RFC 4918
+    424: "Failed Dependency",  # RFC 4918
+    425: "Too Early",  # RFC 8470
+    426: "Upgrade Required",
+    428: "Precondition Required",  # RFC 6585
+    429: "Too Many Requests",  # RFC 6585
+    431: "Request Header Fields Too Large",  # RFC 6585
+    451: "Unavailable For Legal Reasons",  # RFC 7725
+    500: "Internal Server Error",
+    501: "Not Implemented",
+    502: "Bad Gateway",
+    503: "Service Unavailable",
+    504: "Gateway Timeout",
+    505: "HTTP Version Not Supported",
+    507: "Insufficient Storage",  # RFC 4918
+    511: "Network Authentication Required",  # RFC 6585
+}  # RFC 9110 section 15, and the RFCs named beside the others
+
+
+# ======================================================================================
+# 2. Errors
+# ======================================================================================
+# One tree, so that a program can catch all of it:
+#
+#     PixieError
+#     |-- HTTPError            an answer with a status; abort() and redirect() raise it
+#     |   |-- ProtocolError    the bytes are not HTTP, or over a limit: answer and close
+#     |   `-- MissingValue     env.form["x"] without an x: 400 (it is a KeyError too)
+#     |-- ClientDisconnected   the client left before its request had arrived
+#     |-- RouteError           a route, filter or trigger is declared wrongly
+#     |-- TemplateError        a template is missing, or wrong; names its line
+#     `-- MissingExtra         a feature needs a package that is not installed
+#
+# Only RequestTimeout, the soft deadline that is raised inside a handler, stands outside:
+# it is a BaseException, so that `except Exception` in a handler does not swallow it.
+
+
+class PixieError(Exception):
+    """The root of every error that pixie_web defines."""
+
+
+class HTTPError(PixieError):
+    """An answer with a status, raised instead of returned.
+
+    Args:
+        status: the status code, 100 to 999 (int).
+        text: what to tell the client (str); the reason phrase when empty.
+        headers: further response headers (mapping of str to str).
+
+    Raised in a handler, it becomes the response, or what the error handler for its
+    status makes of it.
+    """
+
+    def __init__(
+        self,
+        status: int = 500,
+        text: str = "",
+        headers: Optional[Mapping[str, str]] = None,
+    ) -> None:
+        super().__init__(status, text)
+        self.status = status
+        self.text = text or REASONS.get(status, "Error")
+        self.headers = dict(headers or {})
+
+    def __str__(self) -> str:
+        return f"{self.status} {self.text}"
+
+
+class ProtocolError(HTTPError):
+    """What a client sent is not HTTP, or exceeds a limit: answered, then closed."""
+
+
+class MissingValue(HTTPError, KeyError):
+    """A query, form or file value was asked for by name and is not there: status 400."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(400, f"The request lacks the value {name!r}.")
+
+
+class ClientDisconnected(PixieError):
+    """The client closed the connection before its request had arrived whole."""
+
+
+class RouteError(PixieError):
+    """A route, filter, trigger or mount is declared wrongly; says what to write."""
+
+
+class TemplateError(PixieError):
+    """A template can't be found, compiled or rendered; names the template's own line."""
+
+
+class MissingExtra(PixieError, ImportError):
+    """A feature needs a package that is not installed; says what to install."""
+
+
+class RequestTimeout(BaseException):
+    """Raised inside a pool handler when its deadline has passed, so `finally` runs.
+
+    The client has had its 504 by then, and the worker is retired in every case; a handler
+    that catches this and goes on is killed after the grace period.
+    """
+
+
+# ======================================================================================
+# 3. Text
+# ======================================================================================
+# Small pure functions between bytes and text: tokens, dates, percent-encoding, forms,
+# cookies, escaping, JSON. They know nothing of requests. A header is latin-1 on the wire
+# (RFC 9110 section 5.5); everything that a person types is UTF-8.
+
+TOKEN_BYTES = rb"!#$%&'*+\-.^_`|~0-9A-Za-z"  # RFC 9110 section 5.6.2, for a [...]
+_TOKEN = re.compile(rf"[{TOKEN_BYTES.decode()}]+")
+_UNSAFE_IN_HEADER = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]|[^\x00-\xff]")
+_PERCENT = re.compile(rb"%([0-9A-Fa-f]{2})")
+_unescape = codecs.getdecoder("unicode_escape")
+_HEX_PAIRS = {
+    pair.encode(): bytes([int(pair, 16)])
+    for pair in {form % byte for byte in range(256) for form in ("%02x", "%02X")}
+    | {"%X%x" % divmod(byte, 16) for byte in range(256)}
+    | {"%x%X" % divmod(byte, 16) for byte in range(256)}
+}
+_URL_SAFE = frozenset(
+    b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~"
+)
+
+
+def is_token(text: str) -> bool:
+    """Return whether `text` is a token (RFC 9110 section 5.6.2), e.g. a header's name."""
+    return _TOKEN.fullmatch(text) is not None
+
+
+def check_header(name: str, value: str) -> None:
+    """Raise ValueError unless the pair is fit to be sent as a header.
+
+    # SECURITY: a CR, LF or NUL would let whoever controls the text add headers, or a
+    # whole response of his own (CWE-113).
+    """
+    if not is_token(name):
+        raise ValueError(f"a header's name is a token (RFC 9110 5.6.2), got {name!r}")
+    bad = _UNSAFE_IN_HEADER.search(value)
+    if bad:
+        raise ValueError(
+            f"the value of {name} holds {bad.group()!r}; headers are latin-1 text "
+            "without control characters, so encode or remove it"
+        )
+
+
+# Dates ---------------------------------------------------------------------------------
+
+_DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
+_MONTHS = "Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec".split()
+_HTTP_DATE = re.compile(  # RFC 9110 section 5.6.7: IMF-fixdate, RFC 850, asctime
+    r"(?:[A-Z][a-z]{2}, (?P<d1>\d\d) (?P<m1>[A-Z][a-z]{2}) (?P<y1>\d{4}) (?P<t1>[\d:]{8}) GMT"
+    r"|[A-Z][a-z]{5,8}, (?P<d2>\d\d)-(?P<m2>[A-Z][a-z]{2})-(?P<y2>\d\d) (?P<t2>[\d:]{8}) GMT"
+    r"|[A-Z][a-z]{2} (?P<m3>[A-Z][a-z]{2}) (?P<d3>[ \d]\d) (?P<t3>[\d:]{8}) (?P<y3>\d{4}))",
+    re.ASCII,
+)
+
+
+def format_date(seconds: float) -> str:
+    """Return a time (seconds since 1970) as HTTP writes it (RFC 9110 section 5.6.7).
+
+    784111777 -> "Sun, 06 Nov 1994 08:49:37 GMT"
+    """
+    t = time.gmtime(seconds)
+    return (
+        f"{_DAYS[t.tm_wday]}, {t.tm_mday:02} {_MONTHS[t.tm_mon - 1]} {t.tm_year:04} "
+        f"{t.tm_hour:02}:{t.tm_min:02}:{t.tm_sec:02} GMT"
+    )
+
+
+def parse_date(text: str) -> Optional[int]:
+    """Return an HTTP date, in any of its three forms, as seconds since 1970, or None."""
+    match = _HTTP_DATE.fullmatch(text)
+    if match is None:
+        return None
+    found = {key[0]: value for key, value in match.groupdict().items() if value}
+    year = int(found["y"])
+    if len(found["y"]) == 2:
+        # RFC 9110 5.6.7: over 50 years in the future means the past century.
+        this_year = time.gmtime().tm_year
+        year += this_year - this_year % 100
+        year -= 100 if year > this_year + 50 else 0
+    import calendar
+    from datetime import datetime
+
+    try:
+        hour, minute, second = (int(part) for part in found["t"].split(":"))
+        month = _MONTHS.index(found["m"]) + 1
+        moment = datetime(
+            year, month, int(found["d"]), hour, minute, second - (second == 60)
+        )
+    except ValueError:
+        return None
+    return calendar.timegm(moment.timetuple())
+
+
+# Percent-encoding and forms ------------------------------------------------------------
+
+
+def percent_decode(data: bytes) -> bytes:
+    """Return `data` with each %XX replaced; what is no valid escape stays as it is."""
+    if b"%" not in data:
+        return data
+    try:
+        # PERF: %41 as \x41, in C: text of many escapes in 0.2 of the time below, and of
+        # one in the same.
+        escaped = data.replace(b"\\", b"\\\\").replace(b"%", b"\\x")
+        return _unescape(escaped)[0].encode("latin-1")
+    except UnicodeDecodeError:  # some % begins no escape
+        return _PERCENT.sub(lambda found: _HEX_PAIRS[found.group(1)], data)
+
+
+def percent_encode(text: str, safe: bytes = b"") -> str:
+    """Return `text` in UTF-8 with all but unreserved and `safe` bytes as %XX.
+
+    "a b/ä" -> "a%20b%2F%C3%A4"
+    """
+    return "".join(
+        chr(byte) if byte in _URL_SAFE or byte in safe else f"%{byte:02X}"
+        for byte in text.encode("utf-8", "surrogatepass")
+    )
+
+
+def parse_urlencoded(data: bytes, max_fields: int) -> List[Tuple[str, str]]:
+    """Return the pairs of a query string or an urlencoded form, in order.
+
+    Only `&` separates (WHATWG URL section 5.1). Bad escapes stay as they are and bytes
+    that are no UTF-8 become U+FFFD, so nothing a client sends is an error but too many
+    fields.
+
+    Raises:
+        HTTPError: 413, for more than `max_fields` fields.
+    """
+    if not data:
+        return []
+    # PERF: counting first costs nothing and bounds the work below.
+    if data.count(b"&") >= max_fields:
+        raise HTTPError(413, f"More than {max_fields} form fields.")
+    pairs = []
+    data = data.replace(b"+", b" ")
+    texts = data.decode("utf-8", "replace").split("&")
+    # PERF: decoding all at once, and again only what has escapes: 0.3 of the time.
+    for field, text in zip(data.split(b"&"), texts):
+        if "%" in text:
+            raw_name, _, raw_value = field.partition(b"=")
+            name = percent_decode(raw_name).decode("utf-8", "replace")
+            value = percent_decode(raw_value).decode("utf-8", "replace")
+            pairs.append((name, value))
+        elif text:
+            name, _, value = text.partition("=")
+            pairs.append((name, value))
+    return pairs
+
+
+# Cookies -------------------------------------------------------------------------------
+
+_COOKIE_VALUE_SAFE = rb"!#$&'()*+-./:<=>?@[]^_`{|}~"  # RFC 6265 cookie-octet, less %
+
+
+def parse_cookies(header: str) -> Dict[str, str]:
+    """Return the cookies of a Cookie header (RFC 6265bis section 5.6).
+
+    The first of two with one name wins: browsers send the more specific path first.
+    SECURITY: a nameless cookie is dropped, or `=__Host-x=1` could pass for another.
+    """
+    cookies: Dict[str, str] = {}
+    plain = "%" not in header and '"' not in header and header.isascii()
+    for pair in header.split(";"):
+        name, equals, value = pair.partition("=")
+        name = name.strip(" \t")
+        if equals and name and name not in cookies:
+            value = value.strip(" \t")
+            cookies[name] = value if plain else _cookie_text(value)
+    return cookies
+
+
+def _cookie_text(value: str) -> str:
+    if value[:1] == '"' == value[-1:] and len(value) > 1:
+        value = value[1:-1]
+    if "%" not in value and value.isascii():
+        return value
+    raw = percent_decode(value.encode("latin-1", "replace"))
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError:
+        return raw.decode("latin-1")
+
+
+def format_cookie(name: str, value: str, attributes: Mapping[str, object]) -> str:
+    """Return the value of a Set-Cookie header; `parse_cookies` reads it back.
+
+    The value is percent-encoded where a cookie could not carry it otherwise. An
+    attribute that is True stands alone (Secure); one that is None or False is left out.
+
+    Raises:
+        ValueError: the name is no token, or an attribute holds `;` or a control character.
+    """
+    if not is_token(name):
+        raise ValueError(f"a cookie's name is a token (RFC 6265 4.1.1), got {name!r}")
+    parts = [f"{name}={percent_encode(value, _COOKIE_VALUE_SAFE)}"]
+    for key, attribute in attributes.items():
+        if attribute is None or attribute is False:
+            continue
+        text = str(attribute)
+        if ";" in text or _UNSAFE_IN_HEADER.search(text):
+            raise ValueError(f"the cookie attribute {key} can't hold {text!r}")
+        parts.append(key if attribute is True else f"{key}={text}")
+    return "; ".join(parts)
+
+
+# Escaping and JSON ---------------------------------------------------------------------
+
+
+def escape(value: object) -> str:
+    """Return `str(value)` safe inside HTML text and quoted attributes.
+
+    An object with an `__html__` method (markupsafe.Markup) says its own HTML.
+    """
+    if hasattr(value, "__html__"):
+        return str(value.__html__())
+    text = str(value)
+    return (
+        text.replace("&", "&amp;")
+        .replace("<", "&lt;")
+        .replace(">", "&gt;")
+        .replace('"', "&quot;")
+        .replace("'", "&#39;")
+    )
+
+
+_encode_json = json.JSONEncoder(
+    ensure_ascii=False, separators=(",", ":"), allow_nan=False
+).encode
+
+
+def dump_json(value: object) -> bytes:
+    """Return `value` as compact JSON in UTF-8.
+
+    Raises:
+        TypeError: a value that JSON can't say.
+        ValueError: NaN, an infinity, or a circular reference.
+    """
+    # Half a surrogate pair can't be UTF-8, but its \\udXXX is JSON.
+    return _encode_json(value).encode("utf-8", "backslashreplace")
+
+
+def _refuse_constant(name: str) -> object:
+    raise ValueError(f"{name} is not JSON")
+
+
+def load_json(data: bytes) -> object:
+    """Return what a JSON text says.
+
+    Raises:
+        HTTPError: 400, with the reason: bad syntax, bad UTF-8, NaN, nested too deeply,
+            or a number too long to convert.
+    """
+    try:
+        return json.loads(data.decode("utf-8"), parse_constant=_refuse_constant)
+    except RecursionError:
+        raise HTTPError(400, "The JSON body is nested too deeply.") from None
+    except ValueError as error:
+        raise HTTPError(400, f"The body is not JSON: {error}.") from None
+
+
+# Signed values -------------------------------------------------------------------------
+#
+# payload "." signature, both in base64url without padding. The payload is JSON, [time of
+# issue in seconds, value]: it can be read by all, and forged by none. The signature
+# covers what it is used for, the cookie's name and the payload, so that none of the three
+# can be swapped. SECURITY: never pickle, which turns a leaked key into running code.
+
+MAX_SIGNED_CHARS = 4096  # RFC 6265bis 5.7: browsers drop longer cookies, name included
+CLOCK_SKEW_SECONDS = 60  # between the machines of one site
+_SIGNING_PURPOSE = b"pixie_web signed cookie 1"
+
+Secrets = Union[str, bytes, Sequence[Union[str, bytes]]]
+
+
+def sign(name: str, value: object, secrets: Secrets, now: float) -> str:
+    """Return a cookie's value that `unsign` turns back into `value`.
+
+    Args:
+        name: the cookie's name; the signature is good for no other.
+        value: what JSON can say; a tuple comes back as a list.
+        secrets: one secret, or several, of which the first signs.
+        now: the time of issue, in seconds since 1970.
+
+    Raises:
+        ValueError: more than a cookie holds (`MAX_SIGNED_CHARS`).
+        TypeError: a value that JSON can't say.
+        PixieError: no secret.
+    """
+    from base64 import urlsafe_b64encode
+
+    payload = urlsafe_b64encode(dump_json([int(now), value])).rstrip(b"=")
+    text = (payload + b"." + _signatures(name, payload, secrets)[0]).decode("ascii")
+    if len(name) + len(text) > MAX_SIGNED_CHARS:
+        raise ValueError(
+            f"the cookie {name} would have {len(text)} characters, and browsers drop it "
+            f"over {MAX_SIGNED_CHARS}; keep the data on the server and sign its key"
+        )
+    return text
+
+
+def unsign(
+    name: str, text: str, secrets: Secrets, max_age: Optional[float], now: float
+) -> Any:
+    """Return the value that `sign` put into `text`.
+
+    Args:
+        name: the cookie's name.
+        text: the cookie's value, as the client sent it.
+        secrets: one secret, or several, any of which may have signed.
+        max_age: how old it may be, in seconds; None: any age.
+        now: the time, in seconds since 1970.
+
+    Raises:
+        ValueError: it is forged, too old, from the future, or no signed value at all.
+        PixieError: no secret.
+    """
+    if len(text) > MAX_SIGNED_CHARS or not text.isascii():
+        raise ValueError("not a signed value")
+    import hmac
+    from base64 import urlsafe_b64decode
+
+    payload, _, signature = text.encode("ascii").rpartition(b".")
+    # SECURITY: in constant time, with every secret. Comparing the encoded text refuses
+    # other encodings of the same bytes too.
+    expected = _signatures(name, payload, secrets)
+    if not sum([hmac.compare_digest(each, signature) for each in expected]):
+        raise ValueError("the signature is wrong")
+    issued, value = json.loads(urlsafe_b64decode(payload + b"=" * (-len(payload) % 4)))
+    if issued > now + CLOCK_SKEW_SECONDS:
+        raise ValueError("signed in the future")
+    if max_age is not None and now - issued > max_age:
+        raise ValueError("signed too long ago")
+    return value
+
+
+def _signatures(name: str, payload: bytes, secrets: Secrets) -> List[bytes]:
+    """Return the signature by each secret, in base64url without padding."""
+    import hmac
+    from base64 import urlsafe_b64encode
+
+    several = [secrets] if isinstance(secrets, (str, bytes)) else secrets
+    keys = [key.encode("utf-8") if isinstance(key, str) else key for key in several]
+    if not keys or not all(keys):
+        raise PixieError("signing needs a secret: pass one, or Pixie(secrets=[...])")
+    message = b"\0".join((_SIGNING_PURPOSE, name.encode("utf-8"), payload))
+    digests = [hmac.digest(key, message, "sha256") for key in keys]
+    return [urlsafe_b64encode(digest).rstrip(b"=") for digest in digests]
+
+
+# ======================================================================================
+# 4. Headers and MultiDict
+# ======================================================================================
+# Two dictionaries in which a name may have several values. Both keep the order of first
+# appearance. They differ in the reading of `d[name]`: a header that is sent in several
+# lines means one list, so `Headers` joins them with ", " (RFC 9110 section 5.3), while of
+# a form field sent twice the last one counts, as in bottle.
+
+T = TypeVar("T")
+
+
+class Headers:
+    """Header names and values; names compare without regard to case.
+
+    Args:
+        items: pairs, or a mapping, of str to str.
+
+    Raises:
+        ValueError: a name is no token, or a value holds a control character or a
+            character outside latin-1. Nothing of it is ever sent.
+    """
+
+    __slots__ = ("_lines",)
+
+    def __init__(
+        self, items: Union[Mapping[str, str], Iterable[Tuple[str, str]], None] = None
+    ) -> None:
+        self._lines: Dict[str, List[Tuple[str, str]]] = {}
+        if items is not None:
+            pairs = items.items() if isinstance(items, (Mapping, Headers)) else items
+            for name, value in pairs:
+                self.add(name, value)
+
+    @classmethod
+    def from_wire(cls, lines: Iterable[Tuple[str, str]]) -> Headers:
+        """Return Headers of lines that the parser has proved well-formed."""
+        headers = cls()
+        for name, value in lines:
+            headers._lines.setdefault(name.lower(), []).append((name, value))
+        return headers
+
+    def add(self, name: str, value: str) -> None:
+        """Add a line, beside those that have this name already."""
+        value = str(value)
+        check_header(name, value)
+        self._lines.setdefault(name.lower(), []).append((name, value))
+
+    def get(self, name: str, default: Optional[str] = None) -> Optional[str]:
+        """Return the value, several joined with ", ", or `default`."""
+        lines = self._lines.get(name.lower())
+        if lines is None:
+            return default
+        return lines[0][1] if len(lines) == 1 else ", ".join(v for _, v in lines)
+
+    def getall(self, name: str) -> List[str]:
+        """Return the values of all lines with this name, in order."""
+        return [value for _, value in self._lines.get(name.lower(), ())]
+
+    def setdefault(self, name: str, value: str) -> None:
+        """Set a header that is not there yet."""
+        if name.lower() not in self._lines:
+            self[name] = value
+
+    def update(self, items: Mapping[str, str]) -> None:
+        """Set each header of a mapping."""
+        for name, value in items.items():
+            self[name] = value
+
+    def items(self) -> Iterator[Tuple[str, str]]:
+        """Iterate over all lines as (name, value)."""
+        for lines in self._lines.values():
+            yield from lines
+
+    def __getitem__(self, name: str) -> str:
+        value = self.get(name)
+        if value is None:
+            raise KeyError(name)
+        return value
+
+    def __setitem__(self, name: str, value: str) -> None:
+        value = str(value)
+        check_header(name, value)
+        self._lines[name.lower()] = [(name, value)]
+
+    def __delitem__(self, name: str) -> None:
+        del self._lines[name.lower()]
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and name.lower() in self._lines
+
+    def __iter__(self) -> Iterator[str]:
+        return (lines[0][0] for lines in self._lines.values())
+
+    def __len__(self) -> int:
+        return len(self._lines)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Headers):
+            return NotImplemented
+        return self._by_name() == other._by_name()
+
+    def __repr__(self) -> str:
+        return f"Headers({list(self.items())!r})"
+
+    def _by_name(self) -> Dict[str, List[str]]:
+        return {name: self.getall(name) for name in self._lines}
+
+
+class MultiDict(Generic[T]):
+    """Names with one or several values each: a query, a form, the uploaded files.
+
+    `d["a"]` is the last value sent under that name; a missing one is a `MissingValue`,
+    which answers 400 when the handler does not catch it.
+    """
+
+    __slots__ = ("_values",)
+
+    def __init__(self, pairs: Iterable[Tuple[str, T]] = ()) -> None:
+        self._values: Dict[str, List[T]] = {}
+        for name, value in pairs:
+            self._values.setdefault(name, []).append(value)
+
+    def get(
+        self,
+        name: str,
+        default: Any = None,
+        type: Optional[Callable[[Any], Any]] = None,
+    ) -> Any:
+        """Return the last value, converted by `type`, or `default`.
+
+        What `type` refuses with ValueError, TypeError or ArithmeticError (Decimal) gives
+        `default` too.
+        """
+        values = self._values.get(name)
+        if not values:
+            return default
+        if type is None:
+            return values[-1]
+        try:
+            return type(values[-1])
+        except (ValueError, TypeError, ArithmeticError):
+            return default
+
+    def getall(self, name: str) -> List[T]:
+        """Return all values sent under `name`, in order; a list that may be empty."""
+        return list(self._values.get(name, ()))
+
+    def keys(self) -> Iterable[str]:
+        """Return the names, in order of first appearance."""
+        return self._values.keys()
+
+    def items(self) -> Iterator[Tuple[str, T]]:
+        """Iterate over (name, value), each value of a name in turn."""
+        for name, values in self._values.items():
+            for value in values:
+                yield name, value
+
+    def __getitem__(self, name: str) -> T:
+        try:
+            return self._values[name][-1]
+        except KeyError:
+            raise MissingValue(name) from None
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._values
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, MultiDict):
+            return NotImplemented
+        return self._values == other._values
+
+    def __repr__(self) -> str:
+        return f"MultiDict({list(self.items())!r})"
+
+
+# ======================================================================================
+# 5. HTTP/1.1 on the wire
+# ======================================================================================
+# Bytes in, events out, and the way back. Nothing here waits, and nothing here knows a
+# socket or a loop: the server feeds what came and asks for the next event, so any input
+# can be replayed, cut anywhere, and must give the same events.
+#
+# Framing is strict: what two parsers could read differently (a bare LF, two lengths, a
+# space before a colon) is refused with a ProtocolError, and the connection ends there.
+# A lenient parser behind or before a strict one is how requests are smuggled.
+#
+# The work per head is one search for its end, one expression that proves all its lines
+# well-formed, and one that picks out the five headers that rule the connection. The
+# others become text when somebody reads them. Why a head is refused is found out by
+# slower code, line by line, so that a whole head and one that comes byte by byte get
+# the same answer: the first line at fault decides.
+#
+# Expressions that see a client's bytes are linear: in each, the next byte alone says
+# whether a repetition goes on.
+
+MAX_METHOD_BYTES = 32  # the longest registered one has 17
+MAX_EMPTY_LINES = 16  # before a request line; RFC 9112 section 2.2 asks for one
+MAX_CHUNK_LINE_BYTES = 4096  # Go
+MAX_EXTENSION_BYTES = 16_384  # per body, beyond its own size; Go since CVE-2023-39326
+MAX_TRAILER_BYTES = 8190  # all trailer lines together
+
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+LAST_CHUNK = b"0\r\n\r\n"
+
+_T = TOKEN_BYTES.decode()
+_V = r"\t -~\x80-\xff"  # a header's value: RFC 9110 section 5.5, obs-text allowed
+_HEAD = re.compile(
+    rf"([{_T}]{{1,{MAX_METHOD_BYTES}}}) ([!-~]+) HTTP/1\.([0-9])\r\n"
+    rf"(?:[{_T}]+:[{_V}]*\r\n)*\r\n"
+)
+_HEADER_LINE = re.compile(rf"[{_T}]+:[{_V}]*")
+# PERF: the look-ahead saves a fifth of the search.
+_RULING_HEADER = re.compile(
+    r"(?ai)\n(?=[CEHT])(connection|content-length|expect|host|transfer-encoding)"
+    r":([^\r]*)"
+)
+_BAD_IN_REQUEST_LINE = re.compile(rb"[^ -~]")
+_BAD_IN_LINE = re.compile(rb"[\x00-\x08\n-\x1f\x7f]")
+_VERSION = re.compile(r"HTTP/[0-9]\.[0-9]")
+_ABSOLUTE_FORM = re.compile(r"(?ai)(https?)://([^/?]+)([^?]*)(?:\?(.*))?")
+# RFC 3986 section 3.2.2, less the comma (two hosts merged) and the apostrophe.
+_REG_NAME = r"[\w.~!$&()*+;=-]*(?:%[0-9A-Fa-f]{2}[\w.~!$&()*+;=-]*)*"
+_HOST = re.compile(rf"(?a)(?:\[([0-9A-Fa-f:.]+)\]|{_REG_NAME})(?::([0-9]{{0,5}}))?")
+_CONTENT_LENGTH = re.compile("[0-9]+")
+_QUOTED = rb'"[\t !#-\[\]-~\x80-\xff]*(?:\\[\t -~\x80-\xff][\t !#-\[\]-~\x80-\xff]*)*"'
+_CHUNK_LINE = re.compile(  # RFC 9112 section 7.1.1
+    rb"([0-9A-Fa-f]{1,16})((?:[\t ]*;[\t ]*[%b]+(?:[\t ]*=[\t ]*(?:[%b]+|%b))?)*)"
+    % (TOKEN_BYTES, TOKEN_BYTES, _QUOTED)
+)
+
+
+class Head:
+    """The head of a request that is fit to be answered; made by `parse_head`."""
+
+    __slots__ = (
+        "raw",
+        "method",
+        "target",
+        "path",
+        "query_string",
+        "version",
+        "scheme",
+        "host",
+        "keep_alive",
+        "expects_continue",
+        "content_length",
+    )
+
+    raw: bytes  # from the request line through the empty line, as received
+    method: str  # as sent, unknown and lower-case ones too
+    target: str  # as sent
+    path: str  # percent-decoded; "*" for OPTIONS of the whole server
+    query_string: str  # as sent, without its "?"
+    version: str  # "1.0" or "1.1"
+    scheme: Optional[str]  # of a target in absolute form, else None
+    host: str  # with its port; of the target, else of Host; "" when 1.0 sent none
+    keep_alive: bool
+    expects_continue: bool
+    content_length: Optional[int]  # 0: no body; None: chunked
+
+    def lines(self) -> Iterator[Tuple[str, str]]:
+        """Iterate over the header lines as (name, value), for `Headers.from_wire`."""
+        for line in self.raw.decode("latin-1").split("\r\n")[1:-2]:
+            name, _, value = line.partition(":")
+            yield name, value.strip("\t ")
+
+
+# What a head means --------------------------------------------------------------------
+
+
+def _is_host(text: str) -> bool:
+    """Return whether `text` is a host with an optional port (RFC 9110 section 7.2)."""
+    match = _HOST.fullmatch(text)
+    if match is None:
+        return False
+    address, port = match.groups()
+    if port and int(port) > 65535:
+        return False
+    if address is None:
+        # RFC 9110 section 4.2.1: an http URL with an empty host is invalid.
+        return text[:1] not in ("", ":")
+    from ipaddress import IPv6Address
+
+    try:
+        IPv6Address(address)
+    except ValueError:
+        return False
+    return True
+
+
+def _check_host(host: Optional[str], version: str) -> str:
+    if host is None:
+        if version == "1.0":
+            return ""
+        raise ProtocolError(400, "An HTTP/1.1 request needs a Host header.")
+    if not _is_host(host):
+        raise ProtocolError(400, "The Host header must be one host with optional port.")
+    return host
+
+
+def _split_target(method: str, target: str) -> Tuple[Optional[str], str, str, str]:
+    """Return (scheme, authority, path, query) of a request target (RFC 9112 3.2)."""
+    if "#" in target:
+        raise ProtocolError(400, "The request target must not have a fragment (#).")
+    if target[0] == "/" and method != "CONNECT":
+        path, _, query = target.partition("?")
+        return None, "", path, query
+    if method == "CONNECT":
+        if _is_host(target) and target.rpartition(":")[2].isdigit():
+            raise ProtocolError(501, "This server is no proxy: it can't CONNECT.")
+        raise ProtocolError(400, "CONNECT takes a target of the form host:port.")
+    if target == "*" and method == "OPTIONS":
+        return None, "", "*", ""
+    match = _ABSOLUTE_FORM.fullmatch(target)
+    if match is None or not _is_host(match.group(2)):
+        raise ProtocolError(
+            400, "The request target is neither a path that starts with / nor a URL."
+        )
+    scheme, authority, path, query = match.groups("")
+    if not path:
+        # RFC 9112 section 3.2.4: this is how OPTIONS * passes through proxies.
+        path = "*" if method == "OPTIONS" and not query else "/"
+    return scheme.lower(), authority, path, query
+
+
+def _body_length(fields: Dict[str, str], version: str) -> Optional[int]:
+    """Return the length of the body, None for chunked (RFC 9112 section 6.3)."""
+    coding = fields.get("transfer-encoding")
+    length = fields.get("content-length")
+    if coding is None:
+        if length is None:
+            return 0
+        if _CONTENT_LENGTH.fullmatch(length) is None:
+            raise ProtocolError(400, "Content-Length must be one decimal number.")
+        if len(length) > 19:
+            # SECURITY: 20 digits wrap round elsewhere; thousands make int() slow, and
+            # raise (CVE-2020-10735).
+            raise ProtocolError(400, "Content-Length must have at most 19 digits.")
+        return int(length)
+    if length is not None:
+        # SECURITY: a proxy that goes by the other one sees another request behind.
+        raise ProtocolError(400, "Content-Length with Transfer-Encoding is ambiguous.")
+    if version == "1.0":
+        raise ProtocolError(400, "HTTP/1.0 has no Transfer-Encoding.")
+    codings = [name.strip("\t ") for name in coding.lower().split(",")]
+    if codings == ["chunked"]:
+        return None
+    if "chunked" in codings[:-1] or not all(map(is_token, codings)):
+        raise ProtocolError(400, "Transfer-Encoding must be chunked, once.")
+    raise ProtocolError(501, "The only Transfer-Encoding known here is chunked.")
+
+
+def _keeps_alive(connection: str, version: str) -> bool:
+    if not connection:
+        return version == "1.1"
+    options = [option.strip("\t ") for option in connection.lower().split(",")]
+    return "close" not in options and (version == "1.1" or "keep-alive" in options)
+
+
+def _expects_continue(expectation: str) -> bool:
+    if expectation.lower() != "100-continue":
+        raise ProtocolError(417, "The only expectation known here is 100-continue.")
+    return True
+
+
+# A head, line by line -----------------------------------------------------------------
+
+
+def _bad_byte(byte: bytes) -> ProtocolError:
+    if byte in b"\r\n":
+        # RFC 9112 section 2.2 would allow a bare LF; taking it is how requests split.
+        return ProtocolError(400, "A line must end with CR LF, and hold neither alone.")
+    if byte > b"\x7f":
+        return ProtocolError(400, "The request line must be ASCII, the rest as %XX.")
+    return ProtocolError(400, "A line of the request holds a control character.")
+
+
+def _refuse_bytes(line: bytes, bad: re.Pattern[bytes]) -> None:
+    found = bad.search(line)
+    if found:
+        raise _bad_byte(found.group())
+
+
+def _check_request_line(line: bytes) -> None:
+    """Raise ProtocolError unless a request line can be answered (RFC 9112 3)."""
+    _refuse_bytes(line, _BAD_IN_REQUEST_LINE)
+    words = line.decode("latin-1").split(" ")
+    if len(words) != 3 or not all(words):
+        raise ProtocolError(
+            400, "The request line must be: method, space, target, space, HTTP/1.1."
+        )
+    method, target, version = words
+    if not is_token(method):
+        raise ProtocolError(400, "The method must be a token (RFC 9110 section 5.6.2).")
+    if len(method) > MAX_METHOD_BYTES:
+        raise ProtocolError(501, f"No method is over {MAX_METHOD_BYTES} bytes.")
+    _split_target(method, target)
+    if _VERSION.fullmatch(version) is None:
+        raise ProtocolError(400, "The request line must end with HTTP/1.1 or HTTP/1.0.")
+    if version[5] != "1":
+        raise ProtocolError(505, "This connection speaks HTTP/1.1 and HTTP/1.0 only.")
+
+
+def _check_header_line(line: bytes) -> None:
+    """Raise ProtocolError unless a line is `name:value` (RFC 9112 section 5)."""
+    _refuse_bytes(line, _BAD_IN_LINE)
+    text = line.decode("latin-1")
+    if _HEADER_LINE.fullmatch(text):
+        return
+    name, colon, _ = text.partition(":")
+    if text[:1] in ("\t", " "):
+        reason = "A header line must not start with white space (no folded lines)."
+    elif not colon:
+        reason = "A header line must have a colon after its name."
+    elif name.rstrip("\t ") != name:
+        # SECURITY: others drop the space, and see a header that we would not.
+        reason = "A header's name must be followed by its colon, without white space."
+    else:
+        reason = "A header's name must be a token (RFC 9110 section 5.6.2)."
+    raise ProtocolError(400, reason)
+
+
+def _explain_head(raw: bytes) -> ProtocolError:
+    """Return the error of the first line at fault in a head that is not well-formed."""
+    request_line, *lines = raw.split(b"\r\n")
+    try:
+        _check_request_line(request_line)
+        for line in lines:
+            if not line:
+                break
+            _check_header_line(line)
+    except ProtocolError as error:
+        return error
+    return ProtocolError(400, "The request head does not end with one empty line.")
+
+
+def parse_head(raw: bytes) -> Head:
+    """Return the Head that `raw`, request line through empty line, says.
+
+    Limits are not checked here but by `RequestReader`.
+
+    Raises:
+        ProtocolError: 400; 417 for Expect; 501 for CONNECT, the method's length and
+            Transfer-Encoding; 505 for the version.
+    """
+    text = raw.decode("latin-1")
+    match = _HEAD.fullmatch(text)
+    if match is None:
+        raise _explain_head(raw)
+    head = Head()
+    head.raw = raw
+    head.method, head.target, minor = match.groups()
+    # RFC 9110 section 2.5: a higher minor version is answered as the highest known one.
+    head.version = "1.0" if minor == "0" else "1.1"
+    head.scheme, authority, path, head.query_string = _split_target(
+        head.method, head.target
+    )
+    if "%" in path:
+        path = percent_decode(path.encode("ascii")).decode("utf-8", "replace")
+    head.path = path
+    # RFC 9110 section 5.3: lines of one name are one list. So a second Host or length
+    # yields "a, b", which their own grammar refuses.
+    fields: Dict[str, str] = {}
+    for name, value in _RULING_HEADER.findall(text):
+        name, value = name.lower(), value.strip("\t ")
+        fields[name] = f"{fields[name]}, {value}" if name in fields else value
+    host = _check_host(fields.get("host"), head.version)
+    head.host = authority or host
+    head.content_length = _body_length(fields, head.version)
+    head.keep_alive = _keeps_alive(fields.get("connection", ""), head.version)
+    head.expects_continue = False
+    if "expect" in fields and head.version == "1.1":  # RFC 9110 section 10.1.1
+        head.expects_continue = _expects_continue(fields["expect"])
+    return head
+
+
+# Requests from a connection -----------------------------------------------------------
+
+
+class Signal(Enum):
+    """What `RequestReader.next_event` returns beside heads and body bytes."""
+
+    NEED_DATA = "need data"  # feed more
+    END = "end"  # the body of the request has come whole
+    CLOSED = "closed"  # no further request will come on this connection
+
+
+NEED_DATA, END, CLOSED = Signal.NEED_DATA, Signal.END, Signal.CLOSED
+WireEvent = Union[Head, bytes, Signal]
+
+
+class RequestReader:
+    """Turns the bytes of a connection into events: Head, bytes ..., END, Head ...
+
+    A request without a body is a Head alone. After a request that does not keep the
+    connection alive everything is discarded and the event is CLOSED for ever. So it is
+    at the end of input between two requests; inside one that is a ProtocolError. An
+    error is final: each further call raises it again.
+
+    `max_body_bytes` may be set after each Head, which resets it to None: a chunked body
+    that grows beyond it, by the size that a chunk announces, is a ProtocolError 413.
+    """
+
+    def __init__(
+        self,
+        *,
+        max_request_line_bytes: int = MAX_REQUEST_LINE_BYTES,
+        max_header_line_bytes: int = MAX_HEADER_LINE_BYTES,
+        max_headers: int = MAX_HEADERS,
+        max_head_bytes: int = MAX_HEAD_BYTES,
+        max_chunk_line_bytes: int = MAX_CHUNK_LINE_BYTES,
+        max_trailer_bytes: int = MAX_TRAILER_BYTES,
+    ) -> None:
+        self._max_request_line_bytes = max_request_line_bytes
+        self._max_header_line_bytes = max_header_line_bytes
+        self._max_headers = max_headers
+        self._max_head_bytes = max_head_bytes
+        self._max_chunk_line_bytes = max_chunk_line_bytes
+        self._max_trailer_bytes = max_trailer_bytes
+        # A head not longer than this keeps every limit on lines.
+        self._short_head_bytes = min(
+            max_request_line_bytes, max_header_line_bytes, max_head_bytes
+        )
+        # For the life of the connection. The step is a plain function: a bound method
+        # would make a cycle of the reader, to be freed by the garbage collector only.
+        self._buffer: Union[bytes, bytearray] = b""
+        self._position = 0  # what stands before it is consumed
+        self._step: Callable[[RequestReader], WireEvent] = RequestReader._read_head
+        self._eof = False
+        self._error: Optional[ProtocolError] = None
+        # For one request.
+        self._keep_alive = True
+        self._empty_lines = 0
+        self._remaining = 0  # bytes of the body, or of the chunk, still to come
+        self._body_bytes = 0
+        self._extension_bytes = 0
+        self.max_body_bytes: Optional[int] = None
+        # For one head, trailer section or chunk line; offsets count from _position.
+        self._line_start = 0
+        self._searched = 0  # no CR LF, and no bad byte, begins between the two
+        self._lines = 0
+
+    @property
+    def buffered(self) -> int:
+        """The number of bytes that were fed and are not yet part of an event."""
+        return len(self._buffer) - self._position
+
+    def feed(self, data: bytes) -> None:
+        """Take the next bytes of the connection."""
+        if self._step is RequestReader._read_closed or self._error is not None:
+            return
+        if self._position == len(self._buffer):
+            # PERF: in most cases this is all there is, and nothing is copied.
+            self._buffer = data
+        elif isinstance(self._buffer, bytearray):
+            del self._buffer[: self._position]
+            self._buffer += data
+        else:
+            self._buffer = bytearray(memoryview(self._buffer)[self._position :])
+            self._buffer += data
+        self._position = 0
+
+    def feed_eof(self) -> None:
+        """Say that no more bytes will come."""
+        self._eof = True
+
+    def next_event(self) -> WireEvent:
+        """Return the next Head, body bytes, END, NEED_DATA or CLOSED.
+
+        Raises:
+            ProtocolError: answer with its status, then close the connection.
+        """
+        if self._error is not None:
+            raise ProtocolError(self._error.status, self._error.text)
+        try:
+            event = self._step(self)
+            if event is NEED_DATA and self._eof:
+                event = self._end_input()
+        except ProtocolError as error:
+            self._error = ProtocolError(error.status, error.text)
+            self._drop_buffer()
+            raise
+        return event
+
+    # Steps: each returns an event, or names the next step and returns its event.
+
+    def _read_head(self) -> WireEvent:
+        first = self._buffer[self._position : self._position + 1]
+        if first in (b"\r", b"") and not self._skip_empty_lines():
+            return NEED_DATA
+        buffer, start = self._buffer, self._position
+        stop = start + self._max_head_bytes
+        # The last line's CR LF is part of the end, hence the two bytes back.
+        end = buffer.find(b"\r\n\r\n", max(start, start + self._searched - 2), stop)
+        if end < 0:
+            self._check_lines(stop, in_head=True)
+            if len(buffer) > stop:
+                raise ProtocolError(431, "The request's head is too large.")
+            return NEED_DATA
+        end += 4
+        raw = bytes(buffer[start:end])
+        if (
+            len(raw) > self._short_head_bytes
+            or raw.count(b"\r\n") > self._max_headers + 2
+        ):
+            self._check_lines(end, in_head=True)
+        head = parse_head(raw)
+        self._position = end
+        self._begin_message(head)
+        return head
+
+    def _read_body(self) -> WireEvent:
+        data = self._take_remaining()
+        if data is NEED_DATA or self._remaining:
+            return data
+        self._step = RequestReader._read_end
+        return data
+
+    def _read_end(self) -> WireEvent:
+        self._end_message()
+        return END
+
+    def _read_chunk_line(self) -> WireEvent:
+        stop = self._position + self._max_chunk_line_bytes + 2
+        line_end = self._find_line_end(
+            self._max_chunk_line_bytes, stop, _BAD_IN_LINE, self._chunk_line_too_long
+        )
+        if line_end < 0:
+            return NEED_DATA
+        match = _CHUNK_LINE.fullmatch(self._buffer, self._position, line_end)
+        if match is None:
+            raise ProtocolError(400, "A chunk must begin with its size in hexadecimal.")
+        size = int(match.group(1), 16)
+        self._extension_bytes += match.end(2) - match.start(2)
+        # SECURITY: or tiny chunks with long extensions cost far more than they carry.
+        if self._extension_bytes > MAX_EXTENSION_BYTES + self._body_bytes:
+            raise ProtocolError(400, "The body has more chunk extensions than content.")
+        self._body_bytes += size
+        if self.max_body_bytes is not None and self._body_bytes > self.max_body_bytes:
+            raise ProtocolError(413, "The body is larger than this resource takes.")
+        self._move_to(line_end + 2)
+        self._remaining = size
+        self._step = RequestReader._read_chunk if size else RequestReader._read_trailers
+        return self._step(self)
+
+    def _read_chunk(self) -> WireEvent:
+        data = self._take_remaining()
+        if data is NEED_DATA or self._remaining:
+            return data
+        self._step = RequestReader._read_chunk_end
+        return data
+
+    def _read_chunk_end(self) -> WireEvent:
+        ending = self._buffer[self._position : self._position + 2]
+        if not b"\r\n".startswith(ending):
+            raise ProtocolError(400, "A chunk must end with CR LF after its last byte.")
+        if len(ending) < 2:
+            return NEED_DATA
+        self._move_to(self._position + 2)
+        self._step = RequestReader._read_chunk_line
+        return self._step(self)
+
+    def _read_trailers(self) -> WireEvent:
+        # RFC 9110 section 6.5.1: trailers may be discarded. They are proved well-formed
+        # all the same, and nothing in them rules anything.
+        stop = self._position + self._max_trailer_bytes + 2
+        end = self._check_lines(stop, in_head=False)
+        if end < 0:
+            if len(self._buffer) >= stop:
+                raise ProtocolError(431, "The request's trailers are too large.")
+            return NEED_DATA
+        self._move_to(end)
+        self._end_message()
+        return END
+
+    def _read_closed(self) -> WireEvent:
+        return CLOSED
+
+    # What the steps share.
+
+    def _skip_empty_lines(self) -> bool:
+        """Skip CR LF before a request line; return whether anything else is there."""
+        buffer, position = self._buffer, self._position
+        # RFC 9112 section 2.2: some clients send one after a body.
+        while buffer[position : position + 2] == b"\r\n":
+            position += 2
+            self._empty_lines += 1
+            if self._empty_lines > MAX_EMPTY_LINES:
+                raise ProtocolError(400, "Too many empty lines before a request line.")
+        if position != self._position:
+            self._move_to(position)
+        return buffer[position : position + 2] not in (b"", b"\r")
+
+    def _check_lines(self, stop: int, *, in_head: bool) -> int:
+        """Check lines, complete or not, up to `stop`, in order and each byte once.
+
+        Returns the offset behind the empty line that ends the section, or -1.
+        """
+        while True:
+            is_first = in_head and self._lines == 0
+            line_end = (
+                self._find_line_end(
+                    self._max_request_line_bytes,
+                    stop,
+                    _BAD_IN_REQUEST_LINE,
+                    self._request_line_too_long,
+                )
+                if is_first
+                else self._find_line_end(
+                    self._max_header_line_bytes,
+                    stop,
+                    _BAD_IN_LINE,
+                    self._header_line_too_long,
+                )
+            )
+            if line_end < 0:
+                return -1
+            line = bytes(self._buffer[self._position + self._line_start : line_end])
+            if not line:
+                return line_end + 2
+            if is_first:
+                _check_request_line(line)
+            elif self._lines >= self._max_headers + in_head:
+                raise ProtocolError(431, f"More than {self._max_headers} header lines.")
+            else:
+                _check_header_line(line)
+            self._lines += 1
+            self._line_start = self._searched = line_end + 2 - self._position
+
+    def _find_line_end(
+        self,
+        limit: int,
+        stop: int,
+        bad: re.Pattern[bytes],
+        too_long: Callable[[], ProtocolError],
+    ) -> int:
+        """Return the offset of the CR LF that ends the current line, or -1.
+
+        A line is refused for its first bad byte within `limit` bytes, else for its
+        length, whether it is complete or not.
+        """
+        buffer = self._buffer
+        start = self._position + self._line_start
+        searched = self._position + self._searched
+        line_end = buffer.find(b"\r\n", searched, stop)
+        known = line_end
+        if line_end < 0:
+            known = min(len(buffer), stop)
+            if known > start and buffer[known - 1] == 13:
+                known -= 1  # a CR whose LF may follow
+        found = bad.search(buffer, searched, min(known, start + limit))
+        if found:
+            raise _bad_byte(found.group())
+        if known - start > limit:
+            raise too_long()
+        self._searched = known - self._position
+        return line_end
+
+    def _request_line_too_long(self) -> ProtocolError:
+        start, limit = self._position, self._max_request_line_bytes
+        space = self._buffer.find(b" ", start, start + limit)
+        if space < 0:
+            return ProtocolError(400, "The request line has no space after its method.")
+        if space - start > MAX_METHOD_BYTES:
+            return ProtocolError(501, f"No method is over {MAX_METHOD_BYTES} bytes.")
+        return ProtocolError(414, f"The request line has more than {limit} bytes.")
+
+    def _header_line_too_long(self) -> ProtocolError:
+        limit = self._max_header_line_bytes
+        return ProtocolError(431, f"A header line has more than {limit} bytes.")
+
+    def _chunk_line_too_long(self) -> ProtocolError:
+        limit = self._max_chunk_line_bytes
+        return ProtocolError(400, f"A chunk's first line has more than {limit} bytes.")
+
+    def _take_remaining(self) -> WireEvent:
+        """Return what has come of the bytes that remain to come."""
+        buffer, start = self._buffer, self._position
+        end = min(len(buffer), start + self._remaining)
+        if end == start:
+            return NEED_DATA
+        self._position = end
+        self._remaining -= end - start
+        if isinstance(buffer, bytes):
+            return buffer[start:end]  # PERF: the very object, when it is all of it
+        return bytes(memoryview(buffer)[start:end])
+
+    def _move_to(self, position: int) -> None:
+        self._position = position
+        self._line_start = self._searched = self._lines = 0
+
+    def _begin_message(self, head: Head) -> None:
+        self._line_start = self._searched = self._lines = self._empty_lines = 0
+        self._keep_alive = head.keep_alive
+        self.max_body_bytes = None
+        if head.content_length is None:
+            self._body_bytes = self._extension_bytes = 0
+            self._step = RequestReader._read_chunk_line
+        elif head.content_length:
+            self._remaining = head.content_length
+            self._step = RequestReader._read_body
+        elif not head.keep_alive:
+            self._end_message()
+
+    def _end_message(self) -> None:
+        self._step = RequestReader._read_head
+        if not self._keep_alive:
+            self._step = RequestReader._read_closed
+            self._drop_buffer()
+
+    def _end_input(self) -> WireEvent:
+        if self._step is RequestReader._read_head and not self.buffered:
+            return CLOSED
+        raise ProtocolError(400, "The connection ended in the middle of a request.")
+
+    def _drop_buffer(self) -> None:
+        self._buffer, self._position = b"", 0
+
+
+# The way out --------------------------------------------------------------------------
+
+_STATUS_LINES = {
+    status: f"HTTP/1.1 {status} {reason}\r\n".encode()
+    for status, reason in REASONS.items()
+}
+# The four names are for `response_head` and the server to write.
+_HEADER_BLOCK = re.compile(
+    rb"(?:(?!(?i:connection|content-length|date|transfer-encoding):)"
+    rb"[%b]+:[\t -~\x80-\xff]*\r\n)*" % TOKEN_BYTES
+)
+
+
+class ResponseHead(NamedTuple):
+    """The bytes that begin a response, and what follows from them."""
+
+    data: bytes
+    has_body: bool  # False: send nothing after the head
+    chunked: bool  # send the body by `encode_chunk` and LAST_CHUNK
+    keep_alive: bool  # False: close when the response is sent
+
+
+def is_header_block(block: bytes) -> bool:
+    """Return whether `block` is lines `Name: value` CR LF that a response may carry.
+
+    SECURITY: main checks by it what a worker rendered. Connection, Content-Length, Date
+    and Transfer-Encoding are refused: they are the server's own.
+    """
+    return _HEADER_BLOCK.fullmatch(block) is not None
+
+
+def response_head(
+    status: int,
+    header_block: bytes,
+    *,
+    version: str,
+    method: str,
+    keep_alive: bool,
+    content_length: Optional[int],
+    date_line: bytes = b"",
+) -> ResponseHead:
+    """Return the head of a response, and how its body is framed (RFC 9112 section 6).
+
+    Args:
+        status: the status code, 100 to 999.
+        header_block: lines that `is_header_block` accepts.
+        version: of the request, "1.0" or "1.1".
+        method: of the request. HEAD gets the head that GET would get.
+        keep_alive: whether the connection may be kept. A body of unknown length for a
+            1.0 client ends it in any case.
+        content_length: of the body in bytes; None when it is not known beforehand. For
+            status 304 the length that status 200 would have, or None.
+        date_line: `Date: ...` CR LF.
+    """
+    has_body = method != "HEAD"
+    chunked = False
+    framing = b""
+    if status < 200 or status == 204 or status == 304:
+        has_body = False
+        if status == 304 and content_length:
+            framing = b"Content-Length: %d\r\n" % content_length
+    elif status == 205:  # RFC 9110 section 15.3.6
+        has_body = False
+        framing = b"Content-Length: 0\r\n"
+    elif content_length is not None:
+        framing = b"Content-Length: %d\r\n" % content_length
+    elif version == "1.0":
+        keep_alive = keep_alive and not has_body
+    else:
+        chunked = True
+        framing = b"Transfer-Encoding: chunked\r\n"
+    if status < 200:
+        pass  # the final response will say what becomes of the connection
+    elif not keep_alive:
+        framing += b"Connection: close\r\n"
+    elif version == "1.0":
+        framing += b"Connection: keep-alive\r\n"
+    status_line = _STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status
+    data = b"%b%b%b%b\r\n" % (status_line, date_line, header_block, framing)
+    return ResponseHead(data, has_body, chunked and has_body, keep_alive)
+
+
+def encode_chunk(data: bytes) -> bytes:
+    """Return `data` as a chunk; nothing for no data, as an empty chunk ends a body."""
+    return b"%x\r\n%b\r\n" % (len(data), data) if data else b""
+
+
+# ======================================================================================
+# 6. Bodies
+# ======================================================================================
+# Forms and uploads: application/x-www-form-urlencoded and multipart/form-data, by RFC
+# 7578 and as browsers write it (WHATWG HTML section 4.10.21.8).
+#
+#     piece of body -> MultipartParser.feed -> Part, bytes, bytes ..., None, Part ...
+#
+# The parser is pushed: it is fed pieces of any size, does no I/O, and keeps nothing but
+# an unfinished part head or what may be the beginning of a delimiter. All it knows of
+# the body is one search for CRLF "--" boundary, so it is linear in its input.
+#
+# SECURITY: what is ambiguous is refused (bare LF, folded or repeated headers, text
+# ahead of the first boundary, no end): a filter in front may read it otherwise.
+# `filename*` is ignored (RFC 7578 section 4.2 forbids it).
+#
+# An upload is not copied when it is parsed: a large body lies in a file already, and
+# `FileUpload.file` is a window on that part of it.
+
+MAX_FORM_FIELDS = 1000  # urlencoded; Django, PHP, aiohttp, qs
+MAX_FORM_BYTES = 500_000  # all text fields together; Werkzeug; bottle 100 KiB
+MAX_FIELD_BYTES = 64 * 1024  # one text field in multipart, as in multipart
+MAX_PARTS = 128  # multipart; Starlette and Werkzeug 1000
+MAX_PART_HEADERS = 8  # multipart, python-multipart; RFC 7578 knows three
+MAX_PART_HEAD_BYTES = 4096  # multipart, python-multipart
+MAX_PREAMBLE_BYTES = 64  # line ends ahead of the first boundary: some clients send one
+MAX_FILENAME_BYTES = 200  # file systems allow 255; leaves room for a prefix
+BODY_PIECE_BYTES = 256 * 1024  # read from a file at once; larger is not faster
+
+
+class FormLimits(NamedTuple):
+    """What a form may cost; over any of these the answer is 413."""
+
+    max_fields: int = MAX_FORM_FIELDS
+    max_form_bytes: int = MAX_FORM_BYTES
+    max_field_bytes: int = MAX_FIELD_BYTES
+    max_file_bytes: Optional[int] = None  # of each; None: the limit of the whole body
+    max_parts: int = MAX_PARTS
+    max_part_headers: int = MAX_PART_HEADERS
+    max_part_head_bytes: int = MAX_PART_HEAD_BYTES
+
+
+FORM_LIMITS = FormLimits()
+
+
+# Header parameters --------------------------------------------------------------------
+
+# A quote ends a value unless a backslash stands before it and no `;` or end after it:
+# browsers send backslashes as they are ("C:\"), older clients write \" for a quote.
+_PARAMETER = re.compile(
+    rf"""[ \t]*;[ \t]*(?:([{TOKEN_BYTES.decode()}]+)=
+    (?:"([^"]*(?:(?<=\\)"(?![ \t]*(?:;|\Z))[^"]*)*)"|([^ \t";]+)))?[ \t]*""",
+    re.VERBOSE,
+)
+_BOUNDARY = re.compile(r"[0-9A-Za-z'()+_,\-./:=? ]{0,69}[0-9A-Za-z'()+_,\-./:=?]")
+_PART_HEAD = re.compile(  # RFC 9112 section 5, without folded lines
+    rb"(?:[" + TOKEN_BYTES + rb"]+:[^\x00-\x08\x0a-\x1f\x7f]*(?:\r\n|\Z))+"
+)
+_COMMON_HEAD = re.compile(
+    rb'Content-Disposition: form-data; name="([^"%\\\x00-\x1f\x7f]*)"'
+    rb'(?:; filename="([^"%\\\x00-\x1f\x7f]*)")?'
+    rb"(?:\r\nContent-Type: ([^ \t\x00-\x1f\x7f]*))?"
+)
+
+
+def parse_parameters(value: str) -> Tuple[str, Dict[str, str]]:
+    """Return a header's first word and its parameters, both names in lower case.
+
+    'Form-Data; name="a b"' -> ("form-data", {"name": "a b"})
+
+    Raises:
+        HTTPError: 400, for bad syntax or a parameter that comes twice.
+    """
+    position = value.find(";")
+    if position < 0:
+        return value.strip(" \t").lower(), {}
+    word = value[:position].strip(" \t").lower()
+    parameters: Dict[str, str] = {}
+    while position < len(value):
+        match = _PARAMETER.match(value, position)
+        key = match.group(1) if match else ""
+        if match is None or (key and key.lower() in parameters):
+            raise HTTPError(400, "Malformed parameters in a header.")
+        if key:
+            parameters[key.lower()] = match.group(2) or match.group(3) or ""
+        position = match.end()
+    return word, parameters
+
+
+def _unquote(text: str) -> str:
+    """Return a part's name as its sender meant it (WHATWG HTML 4.10.21.8)."""
+    if "%" not in text and "\\" not in text:
+        return text
+    text = text.replace('\\"', '"').replace("%22", '"')
+    return text.replace("%0D", "\r").replace("%0A", "\n")
+
+
+# The parser ---------------------------------------------------------------------------
+
+_IDENTITY = ("7bit", "8bit", "binary")
+_ENCODED = ("base64", "quoted-printable")
+
+
+class Part:
+    """The head of one part of a multipart body.
+
+    `filename` is None for a text field; `offset` is where in the body its data begins;
+    `size` (bytes) is final when the part has ended.
+    """
+
+    def __init__(self, head: bytes) -> None:
+        self.head = head
+        self.encoding = "binary"
+        self.offset = self.size = 0
+        # PERF: what browsers send, in one match: small parts take 0.5 of the time.
+        common = _COMMON_HEAD.fullmatch(head)
+        if common:
+            name, filename, kind = common.groups()
+            self.name = name.decode("utf-8", "replace")
+            self.filename: Optional[str] = None
+            if filename is not None:
+                self.filename = filename.decode("utf-8", "replace")
+            self.content_type = (kind or b"").decode("utf-8", "replace")
+        else:
+            self._read()
+        # What has to be decoded (RFC 7578 4.7: hardly anything is) stays in memory and
+        # is limited like a text field.
+        self.in_memory = self.filename is None or self.encoding in _ENCODED
+
+    def lines(self) -> List[Tuple[str, str]]:
+        """Return the header lines as (name, value)."""
+        lines = self.head.decode("utf-8", "replace").split("\r\n")
+        pairs = [line.partition(":") for line in lines]
+        return [(name, value.strip(" \t")) for name, _, value in pairs]
+
+    def _read(self) -> None:
+        if not _PART_HEAD.fullmatch(self.head):
+            raise HTTPError(400, "Malformed headers of a part.")
+        lines = self.lines()
+        found = {name.lower(): value for name, value in lines}
+        word, parameters = parse_parameters(found.get("content-disposition", ""))
+        if word != "form-data" or "name" not in parameters or len(found) < len(lines):
+            raise HTTPError(
+                400, "A part needs one Content-Disposition: form-data with a name."
+            )
+        filename = parameters.get("filename")
+        self.name = _unquote(parameters["name"])
+        self.filename = None if filename is None else _unquote(filename)
+        self.content_type = found.get("content-type", "")
+        self.encoding = found.get("content-transfer-encoding", "binary").lower()
+        if self.encoding not in _IDENTITY + _ENCODED:
+            raise HTTPError(400, "Unknown Content-Transfer-Encoding of a part.")
+
+    def decode(self, data: bytes) -> bytes:
+        """Return the part's data without its Content-Transfer-Encoding."""
+        if self.encoding in _IDENTITY:
+            return data
+        import binascii
+
+        try:
+            if self.encoding == "base64":
+                return binascii.a2b_base64(data)
+            return binascii.a2b_qp(data)
+        except binascii.Error:
+            raise HTTPError(400, "The base64 of a part is malformed.") from None
+
+
+class MultipartParser:
+    """A push parser of multipart/form-data; see the head of this section.
+
+    Args:
+        boundary: the boundary, without the leading `--` (str, 1 to 70 characters).
+        limits: the bounds; `max_fields` is not used.
+
+    Raises:
+        HTTPError: 400, if the boundary is none (RFC 2046 section 5.1.1).
+    """
+
+    def __init__(self, boundary: str, limits: FormLimits = FORM_LIMITS) -> None:
+        if not _BOUNDARY.fullmatch(boundary):
+            raise HTTPError(
+                400, "multipart/form-data needs a boundary (RFC 2046 5.1.1)."
+            )
+        self._delimiter = b"\r\n--" + boundary.encode("ascii")
+        self._limits = limits
+        # The first delimiter may stand at the very beginning, without its CRLF.
+        self._rest = b"\r\n"
+        self._offset = -2  # of _rest in the body
+        self._part: Optional[Part] = None  # the one whose data comes
+        self._in_head = False
+        self._ended = False
+        self._preamble_bytes = 0
+        self._form_bytes = 0
+        self._parts = 0
+
+    def feed(self, data: bytes) -> Iterator[Union[Part, bytes, None]]:
+        """Iterate over what `data` adds: a `Part`, pieces of its data, None at its end.
+
+        To be exhausted before the next call. What follows the last boundary is ignored.
+
+        Raises:
+            HTTPError: 400 where it is malformed, 413 over a limit; the parser is of no
+                use afterwards.
+        """
+        buffer = self._rest + data if self._rest else data
+        position = 0
+        while not self._ended:
+            if self._in_head:
+                end = self._find_head_end(buffer, position)
+                if end < 0:
+                    break
+                self._part = self._read_head(buffer[position:end])
+                self._part.offset = self._offset + end + 4
+                self._in_head = False
+                position = end + 4
+                yield self._part
+            end, after = self._find_delimiter(buffer, position)
+            if end > position:
+                piece = buffer[position:end]
+                self._count(piece)
+                if self._part is not None:
+                    yield piece
+                position = end
+            if not after:
+                break
+            if self._part is not None:
+                yield None
+            position += len(self._delimiter) + 2
+            self._begin_head(after)
+        self._offset += position
+        self._rest = b"" if self._ended else buffer[position:]
+
+    def close(self) -> None:
+        """Raise HTTPError(400) unless the last boundary has been seen."""
+        if not self._ended:
+            raise HTTPError(400, "The multipart body ends before its last boundary.")
+
+    def _find_delimiter(self, buffer: bytes, position: int) -> Tuple[int, bytes]:
+        """Return where the data ends, and the two bytes after the delimiter or b""."""
+        delimiter, length = self._delimiter, len(self._delimiter)
+        search = position
+        while True:
+            end = buffer.find(delimiter, search)
+            if end < 0:
+                # It may begin in the tail, and then at the last CR: it has no other.
+                end = buffer.rfind(b"\r", max(position, len(buffer) - length + 1))
+                if end < 0 or not delimiter.startswith(buffer[end:]):
+                    end = len(buffer)
+                return end, b""
+            search = end + length
+            after = buffer[search : search + 2]
+            if after == b"\r\n" or after == b"--":
+                return end, after
+            if len(after) < 2:
+                return end, b""
+            # A line that only begins like a delimiter. RFC 2046 5.1.1 allows for blanks
+            # after one, put there by mail gateways; no HTTP client sends any.
+
+    def _begin_head(self, after: bytes) -> None:
+        self._part = None
+        self._ended = after == b"--"
+        self._in_head = not self._ended
+        self._parts += self._in_head
+        if self._parts > self._limits.max_parts:
+            raise HTTPError(
+                413, f"More than {self._limits.max_parts} parts in the form."
+            )
+
+    def _find_head_end(self, buffer: bytes, position: int) -> int:
+        limit = self._limits.max_part_head_bytes + 4
+        end = buffer.find(b"\r\n\r\n", position, position + limit)
+        if end < 0 and len(buffer) - position >= limit:
+            raise HTTPError(413, f"A part's headers exceed {limit - 4} bytes.")
+        return end
+
+    def _read_head(self, head: bytes) -> Part:
+        if head.count(b"\r\n") >= self._limits.max_part_headers:
+            limit = self._limits.max_part_headers
+            raise HTTPError(413, f"More than {limit} headers in a part.")
+        part = Part(head)
+        if part.in_memory:
+            self._form_bytes += len(part.name)
+        return part
+
+    def _count(self, piece: bytes) -> None:
+        """Check a piece of data against the limits."""
+        part, limits = self._part, self._limits
+        if part is None:
+            self._preamble_bytes += len(piece)
+            if piece.strip(b"\r\n") or self._preamble_bytes > MAX_PREAMBLE_BYTES:
+                raise HTTPError(
+                    400, "The multipart body doesn't begin with its boundary."
+                )
+            return
+        part.size += len(piece)
+        if not part.in_memory:
+            if limits.max_file_bytes is not None and part.size > limits.max_file_bytes:
+                raise HTTPError(413, f"A file exceeds {limits.max_file_bytes} bytes.")
+            return
+        self._form_bytes += len(piece)
+        each, together = limits.max_field_bytes, limits.max_form_bytes
+        if part.size > each or self._form_bytes > together:
+            raise HTTPError(
+                413, f"Form fields exceed {each} bytes each or {together} together."
+            )
+
+
+# Uploads ------------------------------------------------------------------------------
+
+_RESERVED_ON_WINDOWS = re.compile(
+    r"(?:con|prn|aux|nul|conin\$|conout\$|(?:com|lpt)[0-9\xb9\xb2\xb3])(?:\..*)?", re.I
+)
+_UNSAFE_IN_FILENAME = re.compile(
+    # Control characters, what Windows forbids, and what turns or hides text on screen.
+    '[\x00-\x1f\x7f-\x9f<>:"|?*\u200b-\u200f\u2028-\u202e\u2060-\u206f\ud800-\udfff\ufeff]'
+)
+
+
+def safe_filename(raw: str) -> str:
+    """Return the last component of a client's path, fit to be a file's name everywhere.
+
+    "C:\\docs\\a?b.txt" -> "a_b.txt", "../.profile" -> "profile", "nul" -> "_nul"
+
+    Never empty, at most `MAX_FILENAME_BYTES` long in UTF-8, and without control
+    characters, separators, leading dots or dashes. Letters of any script stay.
+    """
+    name = re.split(r"[/\\]", raw)[-1]
+    name = _UNSAFE_IN_FILENAME.sub("_", name).lstrip(" .-~").rstrip(" .")
+    data = name.encode("utf-8")
+    if len(data) > MAX_FILENAME_BYTES:
+        stem, dot, suffix = data.rpartition(b".")
+        tail = dot + suffix if stem and len(suffix) < 20 else b""
+        data = data[: MAX_FILENAME_BYTES - len(tail)].rstrip(b" .") + tail
+    name = data.decode("utf-8", "ignore") or "upload"
+    return "_" + name if _RESERVED_ON_WINDOWS.fullmatch(name) else name
+
+
+class _Window(io.RawIOBase):
+    """A stretch of a file, as a read-only file of its own."""
+
+    def __init__(self, source: io.FileIO, start: int, size: int) -> None:
+        self._source = source
+        self._start = start
+        self._size = size
+        self._position = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        position = offset + (0, self._position, self._size)[whence]
+        if position < 0:
+            raise ValueError("can't seek to before the beginning of the file")
+        self._position = position
+        return position
+
+    def readinto(self, buffer: Any) -> int:
+        count = max(0, min(len(buffer), self._size - self._position))
+        self._source.seek(self._start + self._position)
+        count = self._source.readinto(memoryview(buffer)[:count])
+        self._position += count
+        return count
+
+    def close(self) -> None:
+        self._source.close()
+        super().close()
+
+
+class FileUpload:
+    """A file that came with a form: an item of `env.files`.
+
+    Attributes:
+        name: the form field's name (str).
+        filename: a name that is safe to store under, on every system (str): see
+            `safe_filename`. It says nothing about what the file holds.
+        raw_filename: what the client called it (str). SECURITY: never use it as a path.
+        content_type: what the client says it is (str), "application/octet-stream" if it
+            says nothing. Not to be trusted either.
+        headers: the headers of the part (`Headers`).
+        size: its length (int, bytes).
+        file: a read-only binary file, at 0 when it is first used. It has no `fileno`,
+            as it is a window on the body of the request. Closed when the request ends.
+    """
+
+    def __init__(self, part: Part, body: Union[bytes, str], start: int) -> None:
+        self.name = part.name
+        self.raw_filename = part.filename or ""
+        # RFC 7578 section 4.4 has text/plain here, but nobody has said that it is text.
+        self.content_type = part.content_type or "application/octet-stream"
+        self.size = part.size
+        self._part = part
+        self._body = body
+        self._start = start
+        self._file: Optional[BinaryIO] = None
+
+    @property
+    def filename(self) -> str:
+        """A name that is safe to store under."""
+        return safe_filename(self.raw_filename)
+
+    @property
+    def headers(self) -> Headers:
+        """The headers of the part."""
+        return Headers.from_wire(self._part.lines())
+
+    @property
+    def file(self) -> BinaryIO:
+        """The contents, as a read-only binary file."""
+        if self._file is None:
+            self._file = self._open()
+        return self._file
+
+    def save(
+        self,
+        destination: Union[str, os.PathLike[str], BinaryIO],
+        overwrite: bool = False,
+        chunk_bytes: int = BODY_PIECE_BYTES,
+    ) -> Optional[str]:
+        """Copy the whole file, in chunks, and return the path it has now.
+
+        Args:
+            destination: a directory (the name is `filename` then), the path of a file,
+                or a binary file that is open for writing (None is returned then).
+            overwrite: whether a file that exists already is replaced.
+            chunk_bytes: how much is in memory at once.
+
+        Raises:
+            FileExistsError: the file exists, and `overwrite` is False.
+            OSError: it can't be written; what was written of it is removed.
+        """
+        if hasattr(destination, "write"):
+            self._copy(cast(BinaryIO, destination), chunk_bytes)
+            return None
+        path = os.fspath(cast(str, destination))
+        if os.path.isdir(path):
+            path = os.path.join(path, self.filename)
+        # SECURITY: "x" fails on whatever is there, a dangling link too, without a race.
+        with open(path, "wb" if overwrite else "xb") as target:
+            try:
+                self._copy(target, chunk_bytes)
+            except BaseException:
+                target.close()
+                os.unlink(path)
+                raise
+        return path
+
+    def close(self) -> None:
+        """Close `file`."""
+        if self._file is not None:
+            self._file.close()
+
+    def _open(self) -> BinaryIO:
+        if isinstance(self._body, bytes):
+            return io.BytesIO(self._body[self._start : self._start + self.size])
+        window = _Window(io.FileIO(self._body), self._start, self.size)
+        return cast(BinaryIO, io.BufferedReader(window, 64 * 1024))
+
+    def _copy(self, target: BinaryIO, chunk_bytes: int) -> None:
+        with self._open() as source:
+            for chunk in iter(lambda: source.read(chunk_bytes), b""):
+                target.write(chunk)
+
+    def __repr__(self) -> str:
+        return f"<FileUpload {self.name!r} {self.filename!r} {self.size} bytes>"
+
+
+# Forms --------------------------------------------------------------------------------
+
+
+def parse_form(
+    content_type: str,
+    body: Union[bytes, BinaryIO],
+    limits: FormLimits = FORM_LIMITS,
+) -> Tuple[MultiDict[str], MultiDict[FileUpload]]:
+    """Return the text fields and the files of a form; none if the body is no form.
+
+    Text is UTF-8 (`_charset_` is ignored), and bytes that are not become U+FFFD. A file
+    input in which nothing was chosen (no filename, no data) is left out.
+
+    Args:
+        content_type: the value of the Content-Type header.
+        body: the whole body, or a binary file that holds it and that was opened by
+            its path; the uploads open that path again when they are used.
+        limits: see `FormLimits`.
+
+    Raises:
+        HTTPError: 400 for a malformed form, 413 for one over a limit.
+    """
+    word = content_type.partition(";")[0].strip(" \t").lower()
+    if word == "application/x-www-form-urlencoded":
+        size = limits.max_form_bytes
+        data = body if isinstance(body, bytes) else next(_pieces(body, size + 1), b"")
+        if len(data) > size:
+            raise HTTPError(413, f"The form exceeds {size} bytes.")
+        return MultiDict(parse_urlencoded(data, limits.max_fields)), MultiDict()
+    if word == "multipart/form-data":
+        boundary = parse_parameters(content_type)[1].get("boundary", "")
+        return _parse_multipart(MultipartParser(boundary, limits), body)
+    return MultiDict(), MultiDict()
+
+
+def _parse_multipart(
+    parser: MultipartParser, body: Union[bytes, BinaryIO]
+) -> Tuple[MultiDict[str], MultiDict[FileUpload]]:
+    fields: List[Tuple[str, str]] = []
+    files: List[Tuple[str, FileUpload]] = []
+    chunks: List[bytes] = []
+    fed = False
+    for piece in _pieces(body, BODY_PIECE_BYTES):
+        fed = True
+        for event in parser.feed(piece):
+            if isinstance(event, Part):
+                part = event
+                chunks = []
+            elif event is not None:
+                if part.in_memory:
+                    chunks.append(event)
+            elif part.filename is None:
+                text = part.decode(b"".join(chunks)).decode("utf-8", "replace")
+                fields.append((part.name, text))
+            elif part.filename or part.size:
+                files.append((part.name, _upload(part, b"".join(chunks), body)))
+    if fed:
+        parser.close()
+    return MultiDict(fields), MultiDict(files)
+
+
+def _upload(part: Part, data: bytes, body: Union[bytes, BinaryIO]) -> FileUpload:
+    if not part.in_memory:
+        source = body if isinstance(body, bytes) else body.name
+        return FileUpload(part, source, part.offset)
+    data = part.decode(data)
+    part.size = len(data)
+    return FileUpload(part, data, 0)
+
+
+def _pieces(body: Union[bytes, BinaryIO], size: int) -> Iterator[bytes]:
+    """Iterate over a body from its beginning, in pieces of at most `size` bytes."""
+    if isinstance(body, bytes):
+        for start in range(0, len(body), size):
+            yield body[start : start + size]
+        return
+    body.seek(0)
+    yield from iter(lambda: body.read(size), b"")
+
+
+# ======================================================================================
+# 7. Request and Response
+# ======================================================================================
+# One form of a request travels everywhere, in and out of processes: the raw bytes of its
+# head, its body (bytes, or the path of a spooled file) and a small record that can't be
+# read from them. All else (headers, query, cookies, form) is parsed from that on first
+# use, where the handler runs: what no handler asks for costs nothing, and little travels.
+#
+# A response is finished in the same place. Its header block is rendered once, to bytes,
+# by whichever process ran the handler; the server adds only what belongs to the
+# connection: Date, Connection, and the framing of the body.
+
+_HOP_BY_HOP = frozenset(  # RFC 9110 section 7.6.1: these belong to the server
+    ("connection", "keep-alive", "proxy-connection", "te", "trailer")
+    + ("transfer-encoding", "upgrade")
+)
+_OWNED_BY_SERVER = frozenset(("content-length", "date"))  # dropped: the server knows
+HTML = "text/html; charset=utf-8"
+OCTETS = "application/octet-stream"
+_RETURNS = (
+    "a handler returns str, bytes, dict, list, None, (body, status[, headers]), "
+    "a Response, a file or an iterator"
+)
+JSON = "application/json"
+
+
+class FileSlice(NamedTuple):
+    """A finished body that lies in a file: `length` bytes from `offset` on."""
+
+    path: str
+    offset: int
+    length: int
+    delete_after: bool = False
+
+
+class StaticFile(NamedTuple):
+    """A file that a handler wants sent; conditions and ranges are still to be applied."""
+
+    path: str
+    cache: Optional[bool] = None
+    delete_after: bool = False
+
+
+class Disconnect:
+    """Tells whether the client has gone, and calls back once when it goes."""
+
+    __slots__ = ("_callbacks", "gone")
+
+    def __init__(self) -> None:
+        self.gone = False
+        self._callbacks: List[Callable[[], object]] = []
+
+    def add(self, callback: Callable[[], object]) -> None:
+        """Have `callback` called when the client goes; at once if it has gone."""
+        if self.gone:
+            callback()
+        else:
+            self._callbacks.append(callback)
+
+    def remove(self, callback: Callable[[], object]) -> None:
+        """Take a callback back; one that is not there does not matter."""
+        if callback in self._callbacks:
+            self._callbacks.remove(callback)
+
+    def set(self) -> None:
+        """Note that the client has gone, and call back."""
+        self.gone = True
+        callbacks, self._callbacks = self._callbacks, []
+        for callback in callbacks:
+            callback()
+
+
+class BodySource:
+    """Where a request's body comes from: what a server implements for `handle`.
+
+    The first `read` is what sends `100 Continue` to a client that waits for it.
+    """
+
+    content_length: Optional[int]  # bytes; None when only the end will tell
+    max_body_bytes: Optional[int] = None  # set by the reader: more is an error 413
+
+    async def read(self) -> bytes:
+        """Return the next bytes of the body, or b"" at its end.
+
+        Raises:
+            ClientDisconnected: the connection ended before the body did.
+            ProtocolError: what came is no body (400) or came too slowly (408).
+        """
+        raise NotImplementedError
+
+
+class Request:
+    """What a client asked for; handlers get it as `env`.
+
+    Attributes:
+        head: the parsed head; `raw_head` are its bytes as received.
+        client: the address of the client after proxy rules: (host, port).
+        scheme: "http" or "https", after proxy rules.
+        host: the host the client addressed, with the port if it sent one.
+        prefix: the path under which the application is mounted, "" at the root.
+        route: the matched route, or None where nothing matched.
+        params: the path's arguments by name, converted by their filters.
+        context: a dict for triggers and handlers; travels to the pool as JSON.
+        debug: whether error pages show tracebacks.
+    """
+
+    __slots__ = (
+        "_after",
+        "_body",
+        "_cookies",
+        "_form",
+        "_headers",
+        "_query",
+        "body_path",
+        "client",
+        "context",
+        "debug",
+        "disconnect",
+        "fatal",
+        "head",
+        "host",
+        "params",
+        "prefix",
+        "queue_seconds",
+        "raw_params",
+        "route",
+        "scheme",
+        "source",
+    )
+
+    def __init__(
+        self,
+        head: Head,
+        client: Tuple[str, int] = ("", 0),
+        scheme: str = "http",
+        source: Optional[BodySource] = None,
+        disconnect: Optional[Disconnect] = None,
+        debug: bool = False,
+    ) -> None:
+        # Of the wire.
+        self.head = head
+        self.client = client
+        self.scheme = scheme
+        self.host = head.host
+        self.source = source
+        self.disconnect: Any = disconnect
+        # Of the application.
+        self.prefix = ""
+        self.route: Any = None
+        self.params: Dict[str, Any] = {}
+        self.raw_params: Tuple[str, ...] = ()
+        self.context: Dict[str, Any] = {}
+        self.debug = debug
+        self.queue_seconds = 0.0
+        self.fatal = False  # the handler tried to end its process
+        # Filled in when first asked for.
+        self.body_path: Optional[str] = None
+        self._body: Optional[bytes] = b"" if source is None else None
+        self._headers: Optional[Headers] = None
+        self._query: Optional[MultiDict[str]] = None
+        self._cookies: Optional[Dict[str, str]] = None
+        self._form: Optional[Tuple[MultiDict[str], MultiDict[FileUpload]]] = None
+        self._after: List[Callable[[], object]] = []
+
+    # The head.
+
+    @property
+    def raw_head(self) -> bytes:
+        """The request line and header lines as received, through the blank line."""
+        return self.head.raw
+
+    @property
+    def method(self) -> str:
+        """The verb, as sent: "GET"."""
+        return self.head.method
+
+    @property
+    def path(self) -> str:
+        """The decoded path below `prefix`, starting with "/"."""
+        return self.head.path[len(self.prefix) :] or "/"
+
+    @property
+    def query_string(self) -> str:
+        """What follows "?" in the target, still encoded; "" if there is none."""
+        return self.head.query_string
+
+    @property
+    def protocol(self) -> str:
+        """The version the client spoke: "HTTP/1.1"."""
+        return f"HTTP/{self.head.version}"
+
+    @property
+    def url(self) -> str:
+        """The whole address that was asked for."""
+        target = percent_encode(self.head.path, b"/:@!$&'()*+,;=")
+        query = f"?{self.query_string}" if self.query_string else ""
+        return f"{self.scheme}://{self.host}{target}{query}"
+
+    @property
+    def headers(self) -> Headers:
+        """The header lines; names compare without regard to case."""
+        if self._headers is None:
+            self._headers = Headers.from_wire(self.head.lines())
+        return self._headers
+
+    def header(self, name: str, default: Optional[str] = None) -> Optional[str]:
+        """Return a header's value, or `default`."""
+        return self.headers.get(name, default)
+
+    @property
+    def query(self) -> MultiDict[str]:
+        """The fields of the query string.
+
+        Raises:
+            HTTPError: 413, for more than MAX_FORM_FIELDS fields.
+        """
+        if self._query is None:
+            raw = self.query_string.encode("latin-1")
+            self._query = MultiDict(parse_urlencoded(raw, MAX_FORM_FIELDS))
+        return self._query
+
+    @property
+    def cookies(self) -> Dict[str, str]:
+        """The cookies by name."""
+        if self._cookies is None:
+            header = "; ".join(self.headers.getall("cookie"))
+            self._cookies = parse_cookies(header)
+        return self._cookies
+
+    def cookie(self, name: str, default: Optional[str] = None) -> Optional[str]:
+        """Return a cookie's value, or `default`."""
+        return self.cookies.get(name, default)
+
+    # The body.
+
+    @property
+    def body(self) -> bytes:
+        """The body as it was sent; read from its file where it was spooled to one."""
+        if self._body is None:
+            if self.body_path is None:
+                raise PixieError(
+                    "the body has not arrived yet: a trigger that is an `async def` "
+                    "runs ahead of it; read the body in the handler"
+                )
+            with open(self.body_path, "rb") as file:
+                self._body = file.read()
+        return self._body
+
+    @body.setter
+    def body(self, body: bytes) -> None:
+        self._body = body
+
+    @property
+    def text(self) -> str:
+        """The body as text, in UTF-8.
+
+        Raises:
+            HTTPError: 400, when it is not UTF-8.
+        """
+        try:
+            return self.body.decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise HTTPError(400, f"The body is not UTF-8: {error.reason}.") from None
+
+    @property
+    def json(self) -> Any:
+        """What the JSON body says.
+
+        Raises:
+            HTTPError: 415 when the Content-Type is not JSON, 400 with the reason when
+                the body is not.
+        """
+        content_type = self.headers.get("content-type") or ""
+        media_type = content_type.partition(";")[0].strip().lower()
+        if media_type != JSON and not media_type.endswith("+json"):
+            raise HTTPError(415, "Send JSON, with Content-Type: application/json.")
+        return load_json(self.body)
+
+    @property
+    def form(self) -> MultiDict[str]:
+        """The text fields of the form in the body; empty for any other body.
+
+        Raises:
+            HTTPError: 400 when it is malformed, 413 over a limit.
+        """
+        return self._parse_form()[0]
+
+    @property
+    def files(self) -> MultiDict[FileUpload]:
+        """The uploaded files of the form in the body, by field name; else as `form`."""
+        return self._parse_form()[1]
+
+    def _parse_form(self) -> Tuple[MultiDict[str], MultiDict[FileUpload]]:
+        if self._form is None:
+            content_type = self.headers.get("content-type") or ""
+            if self._body is None and self.body_path is not None:
+                with open(self.body_path, "rb") as file:
+                    self._form = parse_form(content_type, file)
+            else:
+                self._form = parse_form(content_type, self.body)
+        return self._form
+
+    # The exchange.
+
+    @property
+    def disconnected(self) -> bool:
+        """Whether the client has gone: a long handler may look, and stop."""
+        return self.disconnect is not None and self.disconnect.gone
+
+    def after_response(self, function: Callable[[], object]) -> None:
+        """Have `function` called, where the handler runs, when the answer has left it."""
+        self._after.append(function)
+
+    def close(self) -> None:
+        """Run what `after_response` collected and close uploaded files."""
+        if self._form is not None:
+            for _, upload in self._form[1].items():
+                upload.close()
+        after, self._after = self._after, []
+        for function in after:
+            function()
+
+    def __repr__(self) -> str:
+        return f"<Request {self.method} {self.head.target}>"
+
+
+Body = Union[
+    str, bytes, bytearray, memoryview, Dict[Any, Any], List[Any], FileSlice, StaticFile
+]
+AnyBody = Union[Body, Iterator[Any], AsyncIterator[Any], None]
+
+
+class Response:
+    """An answer: a status, headers and a body.
+
+    Args:
+        body: str (sent in UTF-8), bytes, a dict or list (JSON), None (empty), or an
+            iterator or async iterator of str or bytes, which is sent as it comes.
+        status: 200 to 999 (int).
+        content_type: the Content-Type; by default HTML for str, octets for bytes.
+        headers: further headers (mapping or pairs of str).
+        cookies: cookies to set with the default attributes (mapping of str to str).
+
+    Raises:
+        ValueError: the status is none, or a header holds what a header can't.
+    """
+
+    __slots__ = (
+        "_block",
+        "_content_type",
+        "_cookies",
+        "_headers",
+        "body",
+        "status",
+        "stream_bytes",
+    )
+
+    def __init__(
+        self,
+        body: AnyBody = "",
+        status: int = 200,
+        content_type: Optional[str] = None,
+        headers: Union[Mapping[str, str], Iterable[Tuple[str, str]], None] = None,
+        cookies: Optional[Mapping[str, str]] = None,
+    ) -> None:
+        if type(status) is not int or not 200 <= status <= 999:
+            raise ValueError(f"a status is a number from 200 to 999, got {status!r}")
+        self.body: AnyBody = body
+        self.status = status
+        self._content_type = content_type
+        self._headers = Headers(headers) if headers else None
+        self._cookies: List[Tuple[str, str, Dict[str, Any]]] = []
+        self._block: Optional[bytes] = None
+        self.stream_bytes: Optional[int] = None  # of a stream, when known beforehand
+        if cookies:
+            for name, value in cookies.items():
+                self.set_cookie(name, value)
+
+    @classmethod
+    def from_block(cls, status: int, block: bytes, body: AnyBody) -> Response:
+        """Return a response whose header block is rendered already, e.g. by a worker."""
+        response = cls.__new__(cls)
+        response.status = status
+        response.body = body
+        response._content_type = None
+        response._headers = None
+        response._cookies = []
+        response._block = block
+        response.stream_bytes = None
+        return response
+
+    @property
+    def headers(self) -> Headers:
+        """The headers; what is set here wins over `content_type`."""
+        if self._headers is None:
+            self._headers = Headers()
+            if self._block is not None:
+                lines = self._block.decode("latin-1").split("\r\n")[:-1]
+                pairs = (line.partition(": ")[::2] for line in lines)
+                self._headers = Headers.from_wire(pairs)
+                self._block = None
+        return self._headers
+
+    @property
+    def content_type(self) -> Optional[str]:
+        """The Content-Type; a header of that name wins, until this is set anew."""
+        if self._headers is None and self._block is None:
+            return self._content_type
+        return self.headers.get("content-type", self._content_type)
+
+    @content_type.setter
+    def content_type(self, content_type: Optional[str]) -> None:
+        self._content_type = content_type
+        if (self._block is not None or self._headers) and "content-type" in self.headers:
+            del self.headers["content-type"]
+
+    def set_cookie(
+        self,
+        name: str,
+        value: str,
+        *,
+        max_age: Optional[int] = None,
+        expires: Union[float, str, None] = None,
+        path: Optional[str] = "/",
+        domain: Optional[str] = None,
+        secure: Optional[bool] = None,
+        httponly: bool = True,
+        samesite: Optional[str] = "Lax",
+    ) -> None:
+        """Set a cookie (RFC 6265bis section 4.1).
+
+        Args:
+            name: a token; `__Host-` and `__Secure-` names demand what browsers demand.
+            value: any text; what a cookie can't carry is percent-encoded.
+            max_age: seconds to live (int); the session when neither this nor `expires`.
+            expires: seconds since 1970, or a date as HTTP writes it.
+            secure: send over https only; None means: if the request came over https.
+            samesite: "Lax", "Strict", "None", or None to leave it out.
+
+        Raises:
+            ValueError: a part holds what a cookie can't, or breaks a prefix's rule.
+        """
+        if isinstance(expires, (int, float)):
+            expires = format_date(expires)
+        _check_cookie_prefix(name, secure, path, domain)
+        if samesite is not None and samesite.lower() not in ("lax", "strict", "none"):
+            raise ValueError(f"samesite is Lax, Strict or None, got {samesite!r}")
+        attributes: Dict[str, Any] = {
+            "Max-Age": max_age,
+            "Expires": expires,
+            "Path": path,
+            "Domain": domain,
+            "Secure": True if _needs_secure(name, samesite) else secure,
+            "HttpOnly": httponly,
+            "SameSite": samesite,
+        }
+        format_cookie(name, value, attributes)  # refuses here what can't be sent later
+        self._cookies.append((name, value, attributes))
+
+    def delete_cookie(
+        self, name: str, *, path: Optional[str] = "/", domain: Optional[str] = None
+    ) -> None:
+        """Have the client drop a cookie; `path` and `domain` as when it was set."""
+        self.set_cookie(name, "", max_age=0, expires=0, path=path, domain=domain)
+
+    def header_block(self, secure: bool = False) -> bytes:
+        """Return the header lines as bytes, each ended by CRLF.
+
+        Args:
+            secure: whether the request came over https, for cookies that ask.
+
+        Raises:
+            ValueError: a header was set that belongs to the server (Connection ...).
+        """
+        if self._block is not None and not self._cookies:
+            return self._block
+        block = b""
+        if self._content_type is not None and not self._has("content-type"):
+            block = _content_type_line(self._content_type)
+        if self.headers if self._block is not None else self._headers:
+            block += _header_lines(self.headers)
+        for name, value, attributes in self._cookies:
+            if attributes["Secure"] is None:
+                attributes = {**attributes, "Secure": secure}
+            line = format_cookie(name, value, attributes)
+            block += f"Set-Cookie: {line}\r\n".encode("latin-1")
+        return block
+
+    def _has(self, name: str) -> bool:
+        return self._headers is not None and name in self._headers
+
+    def seal(self, secure: bool = False) -> Response:
+        """Return the response with its header block rendered; see `header_block`."""
+        if self._block is not None and not self._cookies:
+            return self
+        sealed = Response.from_block(self.status, self.header_block(secure), self.body)
+        sealed.stream_bytes = self.stream_bytes
+        return sealed
+
+    def settle(self) -> Response:
+        """Turn str, dict, list and None bodies to bytes, with their content type.
+
+        Raises:
+            TypeError: the body is nothing that can be sent, or JSON can't say it.
+            ValueError: JSON or UTF-8 can't say it.
+        """
+        body = self.body
+        if isinstance(body, str):
+            self.body = body.encode("utf-8")
+            default: Optional[str] = HTML
+        elif isinstance(body, (bytes, bytearray, memoryview)):
+            self.body = bytes(body)
+            default = OCTETS
+        elif isinstance(body, (dict, list)):
+            self.body = dump_json(body)
+            default = JSON
+        elif body is None:
+            self.body, default = b"", None
+        elif isinstance(body, (StaticFile, FileSlice)) or is_stream(body):
+            default = None
+        else:
+            raise TypeError(f"{_RETURNS}, not {type(body).__name__}")
+        if self.content_type is None and self.status not in (204, 304):
+            self.content_type = default
+        return self
+
+    def __repr__(self) -> str:
+        return f"<Response {self.status} {type(self.body).__name__}>"
+
+
+@lru_cache(maxsize=256)
+def _content_type_line(content_type: str) -> bytes:
+    check_header("Content-Type", content_type)
+    return f"Content-Type: {content_type}\r\n".encode("latin-1")
+
+
+def _header_lines(headers: Headers) -> bytes:
+    lines = []
+    for name, value in headers.items():
+        lower = name.lower()
+        if lower in _HOP_BY_HOP:
+            raise ValueError(f"{name} belongs to the server; take it out of the response")
+        if lower not in _OWNED_BY_SERVER:
+            lines.append(f"{name}: {value}\r\n")
+    return "".join(lines).encode("latin-1")
+
+
+def _needs_secure(name: str, samesite: Optional[str]) -> bool:
+    prefixed = name.lower().startswith(("__secure-", "__host-"))
+    return prefixed or (samesite is not None and samesite.lower() == "none")
+
+
+def _check_cookie_prefix(
+    name: str, secure: Optional[bool], path: Optional[str], domain: Optional[str]
+) -> None:
+    """Raise ValueError where a browser would refuse (RFC 6265bis section 4.1.3)."""
+    lower = name.lower()
+    if lower.startswith(("__secure-", "__host-")) and secure is False:
+        raise ValueError(f"a cookie named {name} must be secure; leave secure out")
+    if lower.startswith("__host-") and (path != "/" or domain is not None):
+        raise ValueError(f'a cookie named {name} needs path="/" and no domain')
+
+
+# What a handler may return -------------------------------------------------------------
+
+
+def is_stream(body: object) -> bool:
+    """Return whether a body comes in pieces: an iterator or an async iterator."""
+    return hasattr(body, "__next__") or hasattr(body, "__anext__")
+
+
+def to_response(value: object) -> Response:
+    """Return what a handler returned as a Response, its body settled.
+
+    Raises:
+        TypeError: nothing that can be sent; names the type.
+        ValueError: JSON or a header can't say it.
+    """
+    if isinstance(value, Response):
+        return value.settle()
+    if value is None:
+        return Response(None, 204).settle()
+    if isinstance(value, (str, bytes, bytearray, memoryview, dict, list)):
+        return Response(value).settle()
+    if isinstance(value, tuple) and not isinstance(value, (StaticFile, FileSlice)):
+        return _from_tuple(value).settle()
+    if is_stream(value) and not isinstance(value, type):
+        return Response(cast("Iterator[Any]", value))
+    raise TypeError(f"{_RETURNS}, not {type(value).__name__}")
+
+
+def _from_tuple(value: Tuple[Any, ...]) -> Response:
+    if len(value) not in (2, 3) or type(value[1]) is not int:
+        shape = ", ".join(type(part).__name__ for part in value)
+        raise TypeError(f"a tuple is (body, status[, headers]), not ({shape})")
+    response = value[0] if isinstance(value[0], Response) else Response(value[0])
+    response.status = Response(status=value[1]).status
+    if len(value) == 3:
+        for name, text in Headers(value[2]).items():
+            response.headers[name] = text
+    return response
+
+
+def to_chunk(value: object) -> bytes:
+    """Return what a generator yielded as bytes.
+
+    Raises:
+        TypeError: neither str nor bytes.
+    """
+    if isinstance(value, str):
+        return value.encode("utf-8")
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        return bytes(value)
+    raise TypeError(f"a stream yields str or bytes, not {type(value).__name__}")
+
+
+def open_stream(response: Response, first: object) -> Tuple[Response, bytes]:
+    """Return the response of a stream, and its first bytes, from what came first.
+
+    A first yielded Response gives status and headers; its body, if any, is sent first.
+
+    Raises:
+        TypeError: neither str, bytes nor Response.
+    """
+    if isinstance(first, Response):
+        body = response.body
+        response, chunk = first.settle(), first.body
+        if not isinstance(chunk, bytes):
+            raise TypeError("a first yielded Response has a body of str or bytes")
+        response.body = body
+        return response, chunk
+    if response.content_type is None and first is not None:
+        response.content_type = HTML if isinstance(first, str) else OCTETS
+    return response, b"" if first is None else to_chunk(first)
+
+
+def abort(status: int = 500, text: str = "") -> NoReturn:
+    """Leave the handler with an error answer.
+
+    Args:
+        status: the status code (int).
+        text: what to tell the client; the reason phrase when empty.
+
+    Raises:
+        HTTPError: always; the error handler for the status makes the page.
+    """
+    raise HTTPError(status, text)
+
+
+def redirect(url: str, status: int = 303) -> NoReturn:
+    """Leave the handler and send the client elsewhere.
+
+    Args:
+        url: where to; a path, or a whole address. Text outside ASCII is percent-encoded.
+        status: 303 (default: fetch with GET), 301, 302, 307 or 308.
+
+    Raises:
+        HTTPError: always, with that status and a Location.
+        ValueError: the url holds a control character.
+    """
+    if _UNSAFE_IN_HEADER.search(url.encode("ascii", "ignore").decode()):
+        raise ValueError(f"a redirect's url holds a control character: {url!r}")
+    # SECURITY: browsers read "//host" and "/\\host" as another host (CWE-601); a path
+    # that a client chose must stay on this one.
+    if url[:1] == "/" and url[1:2] in ("/", "\\"):
+        url = "/" + url.lstrip("/\\")
+    location = percent_encode(url, b"!#$%&'()*+,/:;=?@[]")
+    raise HTTPError(status, headers={"Location": location})
+
+
+def error_page(error: HTTPError, traceback_text: str = "") -> Response:
+    """Return the page for an error: its status and text, and a traceback if given."""
+    reason = REASONS.get(error.status, "Error")
+    title = f"{error.status} {reason}"
+    text = f"<p>{escape(error.text)}</p>\n" if error.text != reason else ""
+    trace = f"<pre>{escape(traceback_text)}</pre>\n" if traceback_text else ""
+    page = (
+        f'<!doctype html>\n<html lang="en">\n<meta charset="utf-8">\n'
+        f"<title>{escape(title)}</title>\n<h1>{escape(title)}</h1>\n{text}{trace}</html>\n"
+    )
+    body = "" if error.status in (204, 304) else page
+    return Response(body, error.status, HTML, error.headers).settle()
+
+
+# ======================================================================================
+# 8. Files
+# ======================================================================================
+# A handler says which file it wants sent (`static_file`). What is sent depends on the
+# request, and is decided as the last step in the main process (`resolve_file`): no
+# request has to be passed around, and from a worker only the path travels.
+#
+#     static_file     name -> path inside the root, or 404      where the handler runs
+#     resolve_file    path -> 200, 206, 304, 412 or 416         in main
+#       _choose         file, file.br, file.zst or file.gz; from memory or from disk
+#       _meet_request   conditions and ranges, RFC 9110 sections 13 and 14
+#
+# A state of a file is known by device, inode, mtime, ctime and size. What is remembered
+# has that as its key, so one os.stat proves it current; and proves it confined as well,
+# for these are the bytes of the very file that was found inside the root.
+
+MAX_RANGES = 10  # in one request; Apache takes 200, after CVE-2011-3192
+MAX_CACHED_FILE_BYTES = 1024 * 1024  # larger files are sent from disk, by sendfile
+CACHE_CLASS_BYTES = 16 * 1024 * 1024  # for each of the four sizes below: 64 MiB in all
+MAX_REQUIRED_BYTES = 256 * 1024 * 1024  # with cache=True; beyond it is cache=None
+UNSETTLED_NANOSECONDS = 50_000_000  # a file system's clock ticks every 10 ms at worst
+FILE_CHUNK_BYTES = 65_536
+CODINGS = {"br": ".br", "zstd": ".zst", "gzip": ".gz"}  # what is preferred comes first
+
+# Conditions and ranges: pure functions ------------------------------------------------
+
+_ETAG = re.compile(r'(?:W/)?"[!#-~\x80-\xff]*"')  # RFC 9110 section 8.8.3
+_RANGE = re.compile(r"([0-9]{0,20})-([0-9]{0,20})")
+_QUALITY = re.compile(r"q=([01](?:\.[0-9]{0,3})?)")
+
+
+def parse_etags(header: str) -> List[str]:
+    """Return the entity tags of If-Match or If-None-Match, or ["*"].
+
+    'W/"a", "b,c"' -> ['W/"a"', '"b,c"']; what is no tag is passed over.
+    """
+    return ["*"] if header.strip() == "*" else _ETAG.findall(header)
+
+
+def _opaque(tag: str) -> str:
+    """Return a tag without its weakness, to compare (RFC 9110 section 8.8.3.2)."""
+    return tag[2:] if tag.startswith("W/") else tag
+
+
+def evaluate_preconditions(
+    method: str, headers: Headers, etag: Optional[str], modified: Optional[int]
+) -> Optional[int]:
+    """Return 304 or 412 if the request's conditions say so, else None.
+
+    In the order of RFC 9110 section 13.2.2; only for what would be a 2xx answer.
+
+    Args:
+        etag: the quoted entity tag of what would be sent, `W/"..."` if weak; or None.
+        modified: when that changed last, in whole seconds since 1970; or None.
+    """
+    reading = method in ("GET", "HEAD")
+    if_match = headers.get("if-match")
+    if if_match is not None:
+        tags = parse_etags(if_match)
+        if tags != ["*"] and (not etag or etag[:2] == "W/" or etag not in tags):
+            return 412
+    elif modified is not None:
+        limit = parse_date(headers.get("if-unmodified-since") or "")
+        if limit is not None and modified > limit:
+            return 412
+    if_none_match = headers.get("if-none-match")
+    if if_none_match is not None:
+        tags = [_opaque(tag) for tag in parse_etags(if_none_match)]
+        if tags == ["*"] or (etag and _opaque(etag) in tags):
+            return 304 if reading else 412
+    elif reading and modified is not None:
+        since = parse_date(headers.get("if-modified-since") or "")
+        if since is not None and modified <= since:
+            return 304
+    return None
+
+
+def is_range_current(if_range: str, etag: str, modified: Optional[int]) -> bool:
+    """Return whether If-Range lets a Range stand (RFC 9110 section 13.1.5).
+
+    A tag must be the same, and strong. So must a date: a file that changed within the
+    last second may change again and keep it.
+    """
+    if '"' in if_range:
+        return if_range == etag
+    return modified is not None and parse_date(if_range) == modified < time.time() - 1
+
+
+def parse_ranges(
+    header: str, size: int, max_ranges: int = MAX_RANGES
+) -> Optional[List[Tuple[int, int]]]:
+    """Return what a Range header asks for as (start, stop) pairs.
+
+    Those that overlap or touch are joined; else the order is the client's.
+    "bytes=-2,0-1" of 10 -> [(8, 10), (0, 2)]
+
+    Returns:
+        An empty list if no range can be satisfied (416). None if the header is to be
+        ignored, as RFC 9110 section 14.2 allows: malformed, of another unit, of more
+        than `max_ranges`, or for a file without content.
+    """
+    unit, _, ranges = header.partition("=")
+    # SECURITY: counted before anything is built (CVE-2011-3192).
+    if unit.strip().lower() != "bytes" or ranges.count(",") >= max_ranges or not size:
+        return None
+    found = []
+    for order, text in enumerate(ranges.split(",")):
+        match = _RANGE.fullmatch(text.strip(" \t"))
+        if match is None or match.group() == "-":
+            return None
+        first, last = match.groups()
+        if first and last and int(last) < int(first):
+            return None
+        start = int(first) if first else max(0, size - int(last))
+        stop = min(size, int(last) + 1) if first and last else size
+        if start < stop:
+            found.append((start, stop, order))
+    joined: List[Tuple[int, int, int]] = []
+    for start, stop, order in sorted(found):
+        if joined and start <= joined[-1][1]:
+            start, end, earliest = joined.pop()
+            stop, order = max(end, stop), min(earliest, order)
+        joined.append((start, stop, order))
+    joined.sort(key=lambda part: part[2])
+    return [(start, stop) for start, stop, _ in joined]
+
+
+@lru_cache(maxsize=256)
+def accepted_codings(header: str, available: Tuple[str, ...]) -> Tuple[str, ...]:
+    """Return what Accept-Encoding takes of `available` and "identity", best first.
+
+    Of equal quality, the order is that of `available`, then "identity", which is good
+    enough unless the header says no (RFC 9110 section 12.5.3).
+
+    "gzip;q=0.5, br" with ("br", "gzip") -> ("br", "gzip", "identity")
+    """
+    qualities: Dict[str, float] = {}
+    for member in header.lower().split(","):
+        name, semicolon, parameter = member.partition(";")
+        quality = _QUALITY.fullmatch(parameter.strip(" \t"))
+        if quality or not semicolon:
+            name = name.strip(" \t").replace("x-gzip", "gzip")  # section 8.4.1.3
+            qualities[name] = float(quality.group(1)) if quality else 1.0
+    others = qualities.get("*", 0.0)
+    weights = {name: qualities.get(name, others) for name in available}
+    weights["identity"] = qualities.get("identity", qualities.get("*", 0.0001))
+    accepted = [name for name in weights if weights[name] > 0]
+    return tuple(sorted(accepted, key=weights.__getitem__, reverse=True))
+
+
+# Names, and what they say -------------------------------------------------------------
+
+_TYPES = {  # the same on every machine, and on every Python; mimetypes knows the others
+    "application/gzip": "gz tgz",
+    "application/json": "json map",
+    "application/manifest+json": "webmanifest",
+    "application/octet-stream": "br",
+    "application/pdf": "pdf",
+    "application/wasm": "wasm",
+    "application/zip": "zip",
+    "application/zstd": "zst",
+    "font/woff": "woff",
+    "font/woff2": "woff2",
+    "image/avif": "avif",
+    "image/jpeg": "jpeg jpg",
+    "image/png": "png",
+    "image/svg+xml": "svg",
+    "image/vnd.microsoft.icon": "ico",
+    "image/webp": "webp",
+    "text/css": "css",
+    "text/html": "htm html",
+    "text/javascript": "js mjs",  # RFC 9239
+    "text/markdown": "md",
+    "text/plain": "txt",
+}
+_TYPE_OF = {end: name for name, ends in _TYPES.items() for end in ends.split()}
+# SECURITY: empty, "." and ".." segments, NUL and "\" never reach the file system; on
+# Windows neither do drives, streams, devices, and names that it would change.
+_UNSAFE_NAME = re.compile(r"[\0\\]|(?:^|/)\.{0,2}(?:/|$)")
+_UNSAFE_ON_WINDOWS = re.compile(
+    r'[\x00-\x1f<>:"|?*]|[. ](?:/|$)|(?:^|/)(?:aux|con|nul|prn|(?:com|lpt)[0-9¹²³])'
+    r"(?:[./]|$)",
+    re.IGNORECASE,
+)
+
+
+def is_safe_name(filename: str, windows: bool = os.name == "nt") -> bool:
+    """Return whether a name of segments joined by "/" stays below where it is put."""
+    if _UNSAFE_NAME.search(filename):
+        return False
+    return not (windows and _UNSAFE_ON_WINDOWS.search(filename))
+
+
+def _with_charset(content_type: str) -> str:
+    bare = content_type.startswith("text/") and "charset" not in content_type
+    return f"{content_type}; charset=utf-8" if bare else content_type
+
+
+def content_type_of(filename: str) -> str:
+    """Return the content type that a file's name says; text comes with its charset."""
+    _, dot, extension = filename.lower().rpartition("/")[2].rpartition(".")
+    content_type = _TYPE_OF.get(extension) if dot else OCTETS
+    if content_type is None:
+        import mimetypes
+
+        # A database of its own: the shared one depends on the machine's files.
+        database = mimetypes.MimeTypes(filenames=())
+        guess, coding = database.guess_type(f"x.{extension}")
+        content_type = guess if guess and not coding else OCTETS
+    return _with_charset(content_type)
+
+
+def content_disposition(filename: str) -> str:
+    """Return an `attachment` that is saved as `filename` (RFC 6266, RFC 8187).
+
+    "a/naïve.txt" -> `attachment; filename="na_ve.txt"; filename*=UTF-8''na%C3%AFve.txt`
+    """
+    name = re.split(r"[/\\]", filename)[-1] or "download"
+    # RFC 6266 appendix D: no quotes, backslashes or escapes; clients differ on them.
+    fallback = re.sub(r'[^ -~]|["%]', "_", name)
+    if fallback == name:
+        return f'attachment; filename="{name}"'
+    encoded = percent_encode(name.encode("utf-8", "replace").decode("utf-8"))
+    return f"attachment; filename=\"{fallback}\"; filename*=UTF-8''{encoded}"
+
+
+@lru_cache(maxsize=512)
+def _describe(
+    filename: str,
+    mimetype: Optional[str],
+    download: Union[bool, str, None],
+    max_age: Optional[int],
+) -> Tuple[str, Tuple[Tuple[str, str], ...]]:
+    """Return the content type and further headers of a file that has a safe name."""
+    if not is_safe_name(filename):
+        raise HTTPError(404)
+    headers = []
+    if download:
+        name = filename if download is True else download
+        headers.append(("Content-Disposition", content_disposition(name)))
+    if max_age is not None:
+        if max_age < 0:
+            raise ValueError(f"max_age is a number of seconds from 0, got {max_age!r}")
+        headers.append(("Cache-Control", f"max-age={max_age:d}"))
+    content_type = _with_charset(mimetype) if mimetype else content_type_of(filename)
+    check_header("Content-Type", content_type)
+    return content_type, tuple(headers)
+
+
+# Finding a file -----------------------------------------------------------------------
+
+FileState = Tuple[int, int, int, int, int]  # device, inode, mtime, ctime (ns), size
+_required_names: Dict[Tuple[str, str], StaticFile] = {}  # cache=True: looked up once
+_OUT_OF_ORDER = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO)
+
+
+def _file_state(found: os.stat_result) -> FileState:
+    """Return what tells one state of a file from any other, of that file or another.
+
+    Raises:
+        FileNotFoundError: a directory, device, pipe or link.
+    """
+    if not stat.S_ISREG(found.st_mode):
+        raise FileNotFoundError(errno.ENOENT, "not a regular file")
+    mtime_ns, ctime_ns = found.st_mtime_ns, found.st_ctime_ns
+    return found.st_dev, found.st_ino, mtime_ns, ctime_ns, found.st_size
+
+
+def _open_real(path: str, flags: int) -> int:
+    """Open what realpath gave: no link is its last step, and no pipe blocks."""
+    extra = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOFOLLOW", 0)
+    return os.open(path, flags | extra)
+
+
+@lru_cache(maxsize=4096)
+def _siblings(path: str, state: FileState, second: int) -> Tuple[str, ...]:
+    """Return the codings in which a file lies beside itself, none older than it is.
+
+    `second` is but a key: a new sibling is seen within that time.
+    """
+    found = []
+    for coding, suffix in CODINGS.items():
+        try:
+            # SECURITY: lstat: the directory is real, but a link could lead out of it.
+            if _file_state(os.lstat(path + suffix))[2] >= state[2]:
+                found.append(coding)
+        except OSError:
+            continue
+    return tuple(found)
+
+
+class _FoundFile(StaticFile):
+    """A StaticFile of this process that was looked up a moment ago."""
+
+    known: Optional[Tuple[FileState, Tuple[str, ...]]] = None  # its state, its siblings
+
+    def take_known(self) -> Optional[Tuple[FileState, Tuple[str, ...]]]:
+        """Return what is known, once: for a response used again it is found again."""
+        known, self.known = self.known, None
+        return known
+
+
+@lru_cache(maxsize=4096)
+def _look_inside(
+    root: str, filename: str, state: FileState, second: int
+) -> Tuple[str, Tuple[str, ...]]:
+    """Return the real path and the siblings of a file inside `root` that can be read.
+
+    `state` and `second` are but keys: what changes, or is old, is looked at again.
+    """
+    real_root = os.path.realpath(root)
+    real = os.path.realpath(os.path.join(root, filename))
+    # SECURITY: commonpath compares segments: /static is no prefix of /static-secret.
+    if os.path.commonpath((real_root, real)) != real_root:
+        raise FileNotFoundError(errno.ENOENT, "outside of the root")
+    with open(real, "rb", buffering=0, opener=_open_real):
+        return real, _siblings(real, state, second)
+
+
+def _look_again(path: str) -> Tuple[FileState, Tuple[str, ...]]:
+    """Return the state and the siblings of a file whose real path is known."""
+    state = _file_state(os.lstat(path))
+    return state, _siblings(path, state, int(time.monotonic()))
+
+
+def _find(root: str, filename: str, cache: Optional[bool]) -> _FoundFile:
+    state = _file_state(os.stat(f"{root}{os.sep}{filename}"))
+    path, siblings = _look_inside(root, filename, state, int(time.monotonic()))
+    found = _FoundFile(path, cache)
+    found.known = state, siblings
+    if cache and len(_required_names) < 16_384:
+        _required_names[root, filename] = StaticFile(path, True)
+    return found
+
+
+def _file_error(error: Exception) -> Exception:
+    """Return the 404 for an error of the file system, but keep the server's own."""
+    failed = isinstance(error, OSError) and error.errno in _OUT_OF_ORDER
+    return error if failed else HTTPError(404)
+
+
+def static_file(
+    filename: str,
+    root: Union[str, os.PathLike[str]],
+    *,
+    mimetype: Optional[str] = None,
+    download: Union[bool, str, None] = None,
+    max_age: Optional[int] = None,
+    cache: Optional[bool] = None,
+    delete_after: bool = False,
+) -> Response:
+    """Return a Response that sends a file.
+
+    Conditions, ranges and precompressed siblings (`.br`, `.zst`, `.gz`) are seen to
+    when it is sent, in every placement alike.
+
+    Args:
+        filename: path below `root`, segments joined by "/"; may come from a client.
+        root: the directory that is never left, not through links either.
+        mimetype: the content type; by default what the name says.
+        download: True, or the name to save as: the browser stores instead of shows.
+        max_age: seconds (int) a client may use its copy without asking again.
+        cache: None: kept in memory up to 1 MiB and checked by one os.stat; True: kept
+            and never checked again; False: read from disk each time.
+        delete_after: send the file whole, then remove it.
+
+    Raises:
+        HTTPError: 404 for all that can't be sent: missing, unreadable, no regular file,
+            outside of the root. The client can't tell which.
+        ValueError: max_age is negative, or mimetype holds what a header can't.
+    """
+    content_type, headers = _describe(filename, mimetype, download, max_age)
+    directory = os.fspath(root)
+    if directory[:1] != "/":
+        directory = os.path.abspath(directory)
+    found = _required_names.get((directory, filename)) if cache else None
+    if found is None or delete_after:
+        try:
+            found = _find(directory, filename, cache and not delete_after)
+        except (OSError, ValueError) as error:
+            raise _file_error(error) from None
+    if delete_after:
+        found = StaticFile(found.path, False, True)
+    response = Response(found, content_type=content_type)
+    if headers:
+        response._headers = Headers.from_wire(headers)
+    return response
+
+
+def cached_file(
+    filename: str, root: Union[str, os.PathLike[str]], **options: Any
+) -> Response:
+    """Return a Response that sends a file from memory: `static_file` with `cache=True`.
+
+    After the first time no disk is touched and no change is seen: for what belongs to
+    the program. The main process keeps up to MAX_REQUIRED_BYTES.
+
+    Args:
+        options: mimetype, download and max_age, as for `static_file`.
+    """
+    return static_file(filename, root, cache=True, **options)
+
+
+def directory_file(
+    root: Union[str, os.PathLike[str]],
+    filename: str,
+    *,
+    index: Optional[str] = None,
+    max_age: Optional[int] = None,
+    cache: Optional[bool] = None,
+) -> Response:
+    """Return the Response for a path below a directory that is served as it is.
+
+    Args:
+        index: the file that stands for a directory ("index.html"); by default a
+            directory is a 404 like every name that is not there.
+
+    Raises:
+        HTTPError: 404, as `static_file`.
+    """
+    if index and (not filename or filename.endswith("/")):
+        filename += index
+    try:
+        return static_file(filename, root, max_age=max_age, cache=cache)
+    except HTTPError:
+        if not index:
+            raise
+    static_file(f"{filename}/{index}", root)  # a 404 unless the index is there
+    # Relative, so that it holds wherever the directory is served.
+    last = percent_encode(filename.rpartition("/")[2])
+    return Response("", 302, headers={"Location": f"./{last}/"})
+
+
+# Representations, and the memory that keeps them --------------------------------------
+
+
+class Representation(NamedTuple):
+    """One file in one state, ready to be sent."""
+
+    size: int
+    etag: str
+    modified: Optional[int]  # whole seconds since 1970; None if that is yet to come
+    block: bytes  # its header lines
+    body: Union[bytes, FileSlice]
+
+
+def _represent(
+    path: str,
+    state: FileState,
+    coding: str,
+    varies: bool,
+    content: Optional[bytes] = None,
+) -> Representation:
+    _, _, mtime_ns, _, size = state
+    modified = mtime_ns // 10**9
+    etag = f'"{mtime_ns:x}-{size:x}{coding and "-" + coding}"'
+    lines = f"ETag: {etag}\r\nAccept-Ranges: bytes\r\n"
+    # RFC 9110 section 8.8.2.1: never a date later than now.
+    is_past = 0 <= modified <= time.time()
+    lines += f"Last-Modified: {format_date(modified)}\r\n" if is_past else ""
+    lines += f"Content-Encoding: {coding}\r\n" if coding else ""
+    lines += "Vary: Accept-Encoding\r\n" if varies else ""
+    body = FileSlice(path, 0, size) if content is None else content
+    return Representation(
+        size, etag, modified if is_past else None, lines.encode("latin-1"), body
+    )
+
+
+def _in_memory(
+    path: str, state: FileState, coding: str, varies: bool
+) -> Representation:
+    """Return a representation with its content.
+
+    Raises:
+        OSError: the file is not in that state any more.
+    """
+    with open(path, "rb", opener=_open_real) as file:
+        content = file.read(state[-1] + 1)
+        if _file_state(os.fstat(file.fileno())) != state or len(content) != state[-1]:
+            raise OSError(errno.EAGAIN, "the file changed while it was read", path)
+    return _represent(path, state, coding, varies, content)
+
+
+# lru_cache counts entries, not bytes. Four of them, each for files up to a size, keep
+# to CACHE_CLASS_BYTES: 4096 of 4 KiB, 512 of 32 KiB, 64 of 256 KiB, 16 of 1 MiB.
+_caches = [
+    (limit, lru_cache(maxsize=CACHE_CLASS_BYTES // limit)(_in_memory))
+    for limit in (4096, 32_768, 262_144, MAX_CACHED_FILE_BYTES)
+]
+_on_disk = lru_cache(maxsize=1024)(_represent)
+
+
+def _recall(
+    path: str, state: FileState, coding: str, varies: bool, cache: Optional[bool]
+) -> Representation:
+    """Return the representation of a file in that state, from memory if it may."""
+    # What changed a moment ago may change again and keep its times and size: to git,
+    # that is "racily clean".
+    settled = abs(time.time_ns() - state[3]) >= UNSETTLED_NANOSECONDS
+    if settled and cache is not False:
+        for limit, load in _caches:
+            if state[-1] <= limit:
+                try:
+                    return load(path, state, coding, varies)
+                except OSError:
+                    state = _file_state(os.lstat(path))
+                    break
+    return _on_disk(path, state, coding, varies)
+
+
+class _RequiredFiles(Dict[str, Dict[str, Representation]]):
+    """What cache=True keeps: by path, then by coding; the file itself ("") first."""
+
+    size_bytes = 0
+
+    def load(self, path: str) -> Optional[Dict[str, Representation]]:
+        """Keep a file and its siblings; None if that would pass the bound."""
+        states = {}
+        states[""], siblings = _look_again(path)
+        for coding in siblings:
+            states[coding] = _file_state(os.lstat(path + CODINGS[coding]))
+        size_bytes = sum(state[-1] + 4096 for state in states.values())
+        if self.size_bytes + size_bytes > MAX_REQUIRED_BYTES:
+            return None
+        varies = len(states) > 1
+        self[path] = {
+            coding: _in_memory(path + CODINGS.get(coding, ""), state, coding, varies)
+            for coding, state in states.items()
+        }
+        self.size_bytes += size_bytes
+        return self[path]
+
+
+_required = _RequiredFiles()
+
+
+def _negotiate(accept_encoding: Optional[str], available: Tuple[str, ...]) -> str:
+    """Return the coding to send, "" for none.
+
+    A client that takes none of what there is gets the file as it is: RFC 9110 section
+    12.4.1 allows to disregard the header, and an answer is of more use than a 406.
+    """
+    if not accept_encoding or not available:
+        return ""
+    best = accepted_codings(accept_encoding, available)[:1]
+    return "" if best in ((), ("identity",)) else best[0]
+
+
+def _choose(file: StaticFile, accept_encoding: Optional[str]) -> Representation:
+    """Return what to send for a path (RFC 9110 section 12.5.3).
+
+    Raises:
+        OSError: there is no such file any more.
+    """
+    path, cache, _ = file
+    if cache:
+        required = _required.get(path) or _required.load(path)
+        if required is not None:
+            available = tuple(required)[1:] if accept_encoding else ()
+            return required[_negotiate(accept_encoding, available)]
+    known = file.take_known() if isinstance(file, _FoundFile) else None
+    state, available = known or _look_again(path)
+    coding = _negotiate(accept_encoding, available)
+    if coding:
+        sibling = path + CODINGS[coding]
+        try:
+            return _recall(sibling, _file_state(os.lstat(sibling)), coding, True, cache)
+        except OSError:
+            pass  # it went away within the second
+    return _recall(path, state, "", bool(available), cache)
+
+
+# The answer ---------------------------------------------------------------------------
+
+NO_HEADERS = Headers()
+_DECIDING_LINE = re.compile(rb"\n(?:accept-encoding|if-|range)", re.IGNORECASE)
+_CONDITIONS = (
+    *("if-none-match", "if-modified-since", "range"),
+    *("if-match", "if-unmodified-since"),
+)
+_CODED = re.compile(rb"^content-encoding:", re.IGNORECASE | re.MULTILINE)
+_REPLACED = re.compile(
+    rb"^(?:accept-ranges|content-range|etag|last-modified):[^\r]*\r\n",
+    re.IGNORECASE | re.MULTILINE,
+)
+_OF_CONTENT = frozenset(  # not in a 304 (RFC 9110 section 15.4.5), nor without content
+    ("accept-ranges", "content-disposition", "content-encoding", "content-language")
+    + ("content-length", "content-range", "content-type", "last-modified")
+)
+
+
+def deciding_headers(request: Request) -> Headers:
+    """Return the request's headers, or none if no line of them concerns a file.
+
+    PERF: parsing them costs as much as all else that sends a cached file.
+    """
+    return request.headers if _DECIDING_LINE.search(request.raw_head) else NO_HEADERS
+
+
+def _without_content(response: Response, status: int) -> Response:
+    """Return a response like it, but without its body and what describes that."""
+    lines = response.headers.items()
+    kept = [(name, value) for name, value in lines if name.lower() not in _OF_CONTENT]
+    bare = Response(b"", status)
+    bare._headers, bare._cookies = Headers.from_wire(kept), response._cookies[:]
+    return bare
+
+
+async def _read_parts(
+    path: str, parts: List[Tuple[bytes, int, int]]
+) -> AsyncIterator[bytes]:
+    with open(path, "rb", buffering=0, opener=_open_real) as file:
+        for head, start, stop in parts:
+            yield head
+            file.seek(start)
+            while start < stop:
+                chunk = file.read(min(FILE_CHUNK_BYTES, stop - start))
+                if not chunk:
+                    raise OSError(errno.EIO, "the file became shorter while sent", path)
+                start += len(chunk)
+                yield chunk
+
+
+def _send_parts(
+    whole: Response, chosen: Representation, ranges: List[Tuple[int, int]]
+) -> Response:
+    """Return a multipart/byteranges answer, or the whole if that is no longer."""
+    boundary = os.urandom(12).hex()
+    content_type = whole.headers.get("content-type", OCTETS)
+    parts = []
+    for start, stop in ranges:
+        head = (
+            f"\r\n--{boundary}\r\nContent-Type: {content_type}\r\n"
+            f"Content-Range: bytes {start}-{stop - 1}/{chosen.size}\r\n\r\n"
+        )
+        parts.append((head.encode("latin-1"), start, stop))
+    parts.append((f"\r\n--{boundary}--\r\n".encode("latin-1"), 0, 0))
+    # SECURITY: many small parts may be longer than the file (RFC 9110 section 17.15).
+    length = sum(len(head) + stop - start for head, start, stop in parts)
+    if length >= chosen.size:
+        return whole
+    whole.status = 206
+    whole.headers["Content-Type"] = f"multipart/byteranges; boundary={boundary}"
+    body = chosen.body
+    if isinstance(body, bytes):
+        whole.body = b"".join(head + body[start:stop] for head, start, stop in parts)
+    else:
+        whole.body, whole.stream_bytes = _read_parts(body.path, parts), length
+    return whole
+
+
+def _meet_request(
+    method: str, headers: Headers, whole: Response, chosen: Representation
+) -> Response:
+    """Return the whole answer, a part of it, or a 304, 412 or 416."""
+    _, etag, modified, _, body = chosen
+    status = evaluate_preconditions(method, headers, etag, modified)
+    if status is not None:
+        return _without_content(whole, status)
+    wanted, if_range = headers.get("range"), headers.get("if-range")
+    if wanted is None or method != "GET":  # RFC 9110 section 14.2: no other method
+        return whole
+    if if_range is not None and not is_range_current(if_range, etag, modified):
+        return whole
+    ranges = parse_ranges(wanted, chosen.size)
+    if ranges is None:
+        return whole
+    if not ranges:
+        refused = _without_content(whole, 416)
+        refused.headers["Content-Range"] = f"bytes */{chosen.size}"
+        return refused
+    if len(ranges) > 1:
+        return _send_parts(whole, chosen, ranges)
+    start, stop = ranges[0]
+    whole.status = 206
+    whole.headers["Content-Range"] = f"bytes {start}-{stop - 1}/{chosen.size}"
+    if isinstance(body, bytes):
+        whole.body = body[start:stop]
+    else:
+        whole.body = FileSlice(body.path, start, stop - start)
+    return whole
+
+
+def _answer(
+    method: str, headers: Headers, response: Response, file: StaticFile
+) -> Response:
+    # Cookies are rendered by the server, which knows whether they go over https.
+    cookies, response._cookies = response._cookies, []
+    block, status = response.header_block(), response.status
+    response._cookies = cookies
+    if file.delete_after:
+        size = _file_state(os.lstat(file.path))[-1]
+        whole = FileSlice(file.path, 0, size, delete_after=True)
+        return Response.from_block(status, block, whole)
+    if status != 200 or method not in ("GET", "HEAD"):
+        return Response.from_block(status, block, _choose(file, None).body)
+    accept_encoding = headers.get("accept-encoding")
+    if response._headers is not None or response._block is not None:
+        block = _REPLACED.sub(b"", block)
+        if accept_encoding is not None and _CODED.search(block):
+            accept_encoding = None
+    chosen = _choose(file, accept_encoding)
+    finished = Response.from_block(200, block + chosen.block, chosen.body)
+    if headers and any(name in headers for name in _CONDITIONS):
+        return _meet_request(method, headers, finished, chosen)
+    return finished
+
+
+def resolve_file(method: str, headers: Headers, response: Response) -> Response:
+    """Return the finished answer for a response whose body is a StaticFile.
+
+    It is a new Response, its body bytes, a FileSlice, or an async iterator (several
+    ranges of a file on disk). Any other response is returned as it came.
+
+    Args:
+        headers: the request's headers, see `deciding_headers`.
+        response: what `static_file` returned, perhaps changed by its handler.
+            Conditions and ranges count only for GET and HEAD, and for status 200.
+
+    Raises:
+        HTTPError: 404, the file has gone since the handler found it.
+    """
+    file = response.body
+    if not isinstance(file, StaticFile):
+        return response
+    try:
+        finished = _answer(method, headers, response, file)
+    except OSError as error:
+        raise _file_error(error) from None
+    finished._cookies = response._cookies[:]
+    return finished
+
+
+def conditional_response(method: str, headers: Headers, response: Response) -> Response:
+    """Return the response, or in its place the 304 or 412 that its ETag calls for.
+
+    For answers that are made, not read from a file: those with a 2xx status and a
+    header ETag or Last-Modified.
+    """
+    etag = response.headers.get("etag")
+    modified = parse_date(response.headers.get("last-modified") or "")
+    if not 200 <= response.status < 300 or (etag is None and modified is None):
+        return response
+    status = evaluate_preconditions(method, headers, etag, modified)
+    return response if status is None else _without_content(response, status)
+
+
+# ======================================================================================
+# 9. Templates
+# ======================================================================================
+# The language is that of bottle's SimpleTemplate. A template takes three steps:
+#
+#     text --_Translator--> Python source, and where each line of it stands in the text
+#          --_localise----> a syntax tree with the text's own lines and columns: one
+#                           function whose local variables are the template's names
+#          --compile------> that function; it appends strings to a list
+#
+# Between two lines of code all text is one f-string, and its values are checked for the
+# five characters of HTML together, joined with NULs: one check for a row of a table.
+# What needs the dictionary of exec() (`global`, `eval`, `include` in a `def` ...) is
+# run by exec(): slower, the same output.
+#
+# SECURITY: a template is a program, and there is no sandbox. Values are never parsed,
+# and a name only ever finds a regular file inside one of the template directories.
+
+MAX_CACHED_TEMPLATES = 1024  # Jinja2 keeps 400, bottle and Mako all of them
+TEMPLATE_SYNTAX = "<% %> % {{ }}"  # as bottle writes it: block, line, expression
+TEMPLATE_EXTENSIONS = (".tpl", ".html")
+
+_Directory = Union[str, "os.PathLike[str]"]
+_Directories = Tuple[_Directory, ...]
+_TemplateCode = Callable[
+    ["_Execution", Dict[str, object], Callable[[str], None]], Dict[str, object]
+]
+_COMPILE_ERRORS = (SyntaxError, ValueError, RecursionError, MemoryError, OverflowError)
+_BUILTINS: Dict[str, object] = vars(builtins)
+_HELPERS = frozenset(("include", "rebase", "get", "defined"))
+_DYNAMIC = _HELPERS | set("setdefault globals locals vars dir eval exec *".split())
+# No alternative below can match in two ways, so a failing match takes linear time.
+_PYTHON_STRING = (
+    r'"""(?:[^\\"]|\\[\s\S]|"(?!""))*"""|'
+    r"'''(?:[^\\']|\\[\s\S]|'(?!''))*'''|"
+    r'"(?!"")(?:[^\\"\n]|\\[\s\S])*"|'
+    r"'(?!'')(?:[^\\'\n]|\\[\s\S])*'"
+)
+
+
+class Renderable(Protocol):
+    """What `Template.load` returns: a Template, or the template of another engine."""
+
+    def render(self, **variables: Any) -> str:
+        """Return the text."""
+
+
+class _Safe(str):
+    """HTML that an object's own `__html__` made."""
+
+
+def _text(value: object) -> str:
+    """Return what `{{!value}}` shows."""
+    if value is None:
+        return ""
+    return value.decode("utf-8") if isinstance(value, bytes) else str(value)
+
+
+def _html(value: object) -> str:
+    """Return what `{{value}}` shows: text to be escaped, or `_Safe` HTML."""
+    return _Safe(escape(value)) if hasattr(value, "__html__") else _text(value)
+
+
+def _escape_values(joined: str, *values: str) -> Sequence[str]:
+    """Return the values escaped; `joined` are the same values with NULs between."""
+    if not any(type(value) is _Safe for value in values):
+        parts = escape(joined).split("\0")
+        if len(parts) == len(values):  # SECURITY: else a value holds a NUL of its own.
+            return parts
+    return [value if type(value) is _Safe else escape(value) for value in values]
+
+
+_RUNTIME = {
+    "__name__": "template",
+    "_px_type": type,
+    "_px_str": str,
+    "_px_numbers": frozenset((int, float, bool)),
+    "_px_text": _text,
+    "_px_html": _html,
+    "_px_escape": _escape_values,
+}
+
+
+# From the text to Python source -------------------------------------------------------
+
+
+@lru_cache(maxsize=16)
+def _template_patterns(syntax: str) -> Tuple[re.Pattern[str], re.Pattern[str], re.Pattern[str]]:
+    """Return patterns for the start of code, for Python's tokens, and for {{...}}."""
+    block, close, line, opening, closing = (re.escape(mark) for mark in syntax.split())
+    starts = rf"(?m)^[ \t]*(\\?)({line}|({block}))"
+    tokens = rf"""(?mx)
+        (?P<string>{_PYTHON_STRING})
+        |(?P<comment>\#.*)
+        |(?P<open>[\[{{(]) |(?P<close>[\]}})])
+        |(?P<block>(?<![ \t])[ \t]*(?:if|for|while|with|try|def|class)\b)
+        |(?P<middle>(?<![ \t])[ \t]*(?:elif|else|except|finally)\b)
+        |(?P<end>(?:;[ \t]*|(?<![ \t])[ \t]*)end[ \t]*(?=(?:{close}[ \t]*)?\r?$|;|\#))
+        |(?P<stop>{close}[ \t]*(?=\r?$))
+        |(?P<newline>\r?\n)"""
+    inline = rf"{opening}((?:{_PYTHON_STRING}|(?!{closing})[^'\"\n])*){closing}"
+    return re.compile(starts), re.compile(tokens), re.compile(inline)
+
+
+def _template_error(
+    filename: str, source: str, first_line: int, error: BaseException
+) -> TemplateError:
+    """Return a TemplateError for code whose first line is `first_line` of `source`."""
+    why = str(error) or "nested too deeply"
+    if isinstance(error, SyntaxError):
+        why, first_line = error.msg, first_line + (error.lineno or 1) - 1
+    shown = source.split("\n")[first_line - 1 : first_line] or [""]
+    return TemplateError(f"{filename}:{first_line}: {why}\n    {shown[0].strip()}")
+
+
+class _Translator:
+    """Translate one template; afterwards `code[i]` comes from line `origin[i][0]`.
+
+    `origin[i][1]` is what to add to a column of that line, in bytes, as Python counts.
+    """
+
+    def __init__(self, source: str, filename: str, syntax: str) -> None:
+        self.source = source
+        self.filename = filename
+        self.starts, self.tokens, self.inline = _template_patterns(syntax)
+        self.block_close = syntax.split()[1]
+        self.code: List[str] = []
+        self.origin: List[Tuple[int, int]] = []
+        self.line, self.position = 1, 0  # how far emit() has counted lines
+        # Open blocks (where each begins), and the number of open brackets.
+        self.blocks: List[int] = []
+        self.brackets = 0
+        # Text and expressions since the last code: (is an expression, text, position).
+        self.pieces: List[Tuple[bool, str, int]] = []
+
+    def translate(self) -> None:
+        offset, source = 0, self.source
+        while True:
+            found = self.starts.search(source, offset)
+            self.read_text(offset, found.start() if found else len(source))
+            if found is None:
+                break
+            if found.group(1):  # A backslash: the line is text.
+                offset = source.find("\n", found.end()) + 1 or len(source)
+                self.read_text(found.start(), found.start(1))
+                self.read_text(found.start(2), offset)
+            else:
+                self.write_text()
+                offset = self.read_code(found.end(), found.group(3) is not None)
+        self.write_text()
+        if self.blocks:
+            raise self.error(self.blocks[-1], "this block has no 'end'")
+
+    def error(self, position: int, why: Union[str, BaseException]) -> TemplateError:
+        line = self.source.count("\n", 0, position) + 1
+        error = why if isinstance(why, BaseException) else ValueError(why)
+        return _template_error(self.filename, self.source, line, error)
+
+    def emit(self, before: str, python: str = "", position: int = 0) -> None:
+        """Add code, of which `python` stands in the template at `position`."""
+        source, position = self.source, max(position, self.position)
+        self.line += source.count("\n", self.position, position)
+        self.position = position
+        left = source[source.rfind("\n", 0, position) + 1 : position]
+        shift = len(left.encode("utf-8", "surrogatepass")) - len(before)
+        for number, text in enumerate(re.split(r"\r\n?|\n", before + python)):
+            self.code.append(text)
+            self.origin.append((self.line + number, 0 if number else shift))
+
+    def read_code(self, offset: int, in_block: bool) -> int:
+        """Translate a line of code, or a <% block %>; return where the text goes on."""
+        opened = start = offset
+        level, statement = len(self.blocks), ""
+        while True:
+            found = self.tokens.search(self.source, offset)
+            kind, text = (found.lastgroup, found.group()) if found else ("newline", "")
+            stop = found.start() if found else len(self.source)
+            statement += self.source[offset:stop]
+            offset = stop + len(text)
+            first = stop == start and not self.brackets
+            if kind == "newline":
+                code = statement.lstrip()
+                if code:
+                    start += len(statement) - len(code)
+                    self.emit(" " * level, code.rstrip(), start)
+                if not (in_block and text):
+                    break
+                start, level, statement = offset, len(self.blocks), ""
+            elif kind == "comment" or (kind == "stop" and in_block):
+                in_block = in_block and not text.rstrip().endswith(self.block_close)
+            elif kind == "end" and (first or (text[0] == ";" and not self.brackets)):
+                if not self.blocks:
+                    raise self.error(stop, "'end' without a block to end")
+                self.blocks.pop()
+            else:
+                statement += text
+                step = {"open": 1, "close": -1}.get(kind or "", 0)
+                self.brackets = max(self.brackets + step, 0)
+                level -= first and kind == "middle"
+                if first and kind == "block":
+                    self.blocks.append(start)
+        if in_block:
+            raise self.error(opened, f"this block has no {self.block_close!r}")
+        return offset
+
+    def read_text(self, start: int, stop: int) -> None:
+        """Cut text into plain text and {{expressions}}."""
+        for found in self.inline.finditer(self.source, start, stop):
+            if start < found.start():
+                self.pieces.append((False, self.source[start : found.start()], start))
+            self.pieces.append((True, found.group(1), found.start(1)))
+            start = found.end()
+        if start < stop:
+            self.pieces.append((False, self.source[start:stop], start))
+
+    def write_text(self) -> None:
+        """Write one append() of all text and values since the last code."""
+        if not self.pieces:
+            return
+        is_expression, text, position = self.pieces[-1]
+        if self.brackets:
+            raise self.error(position, "text inside a bracket that code has opened")
+        if not is_expression:  # Two backslashes swallow the newline in front of code.
+            text = re.sub(r"\\\\\r?\n\Z", "", text)
+            self.pieces[-1] = False, text, position
+        indent, chunks, escaped = " " * len(self.blocks), [], []
+        for number, (is_expression, text, position) in enumerate(self.pieces):
+            chunks.append(f"f'{{_px_{number}}}'" if is_expression else repr(text))
+            if is_expression and self.write_value(indent, number, text, position):
+                escaped.append(f"_px_{number}")
+        if escaped:
+            joined = escaped[0]
+            if len(escaped) > 1:
+                joined = "_px_joined"
+                values = "\\0".join(f"{{{name}}}" for name in escaped)
+                self.emit(f"{indent}{joined} = f'{values}'")
+            # PERF: five `in` are faster than a pattern, and 4 times than escape().
+            test = " or ".join(f"{special!r} in {joined}" for special in "&<>\"'")
+            names = ", ".join(escaped)
+            self.emit(f"{indent}if {test}: {names}, = _px_escape({joined}, {names})")
+        self.emit(f"{indent}_px_append({' '.join(chunks)})")
+        self.pieces = []
+
+    def write_value(self, indent: str, number: int, text: str, position: int) -> bool:
+        """Write the string of an expression; return whether it is to be escaped."""
+        expression = text.strip()
+        raw = expression.startswith("!")
+        expression = expression[raw:].strip()
+        position += text.index(expression)
+        try:
+            ast.parse(expression, mode="eval")
+        except _COMPILE_ERRORS as error:
+            raise self.error(position, error) from None
+        name, convert = f"_px_{number}", "_px_text" if raw else "_px_html"
+        self.emit(f"{indent}{name} = ", expression, position)
+        # PERF: numbers inline: a row of five is 1.2 times faster.
+        self.emit(
+            f"{indent}if _px_type({name}) is not _px_str: {name} = _px_str({name}) "
+            f"if _px_type({name}) in _px_numbers else {convert}({name})"
+        )
+        return not raw
+
+
+# From Python source to a function -----------------------------------------------------
+
+
+def _relocate(tree: ast.AST, origin: Sequence[Tuple[int, int]]) -> None:
+    """Give the nodes of generated code the lines and columns of the template."""
+    node: Any  # Only some nodes have a place.
+    for node in ast.walk(tree):
+        if hasattr(node, "lineno"):
+            line, shift = origin[node.lineno - 1]
+            end_line, end_shift = origin[node.end_lineno - 1]
+            start, end = node.col_offset + shift, node.end_col_offset + end_shift
+            node.lineno, node.end_lineno = line, max(line, end_line)
+            node.col_offset = max(start, 0)
+            node.end_col_offset = max(end, node.col_offset if end_line == line else 0)
+
+
+def _top_level(tree: ast.Module) -> Iterator[ast.AST]:
+    """Yield the nodes that are in no function, class or comprehension."""
+    nodes: List[ast.AST] = list(tree.body)
+    scopes = (ast.FunctionDef, ast.ClassDef, ast.Lambda, ast.GeneratorExp)
+    while nodes:
+        node = nodes.pop()
+        yield node
+        if not isinstance(node, scopes + (ast.ListComp, ast.SetComp, ast.DictComp)):
+            nodes.extend(ast.iter_child_nodes(node))
+
+
+def _helper_calls(tree: ast.Module) -> Optional[List[ast.Call]]:
+    """Return the calls of include(), get() ..., or None if it takes exec()."""
+    calls: List[ast.Call] = []
+    for node in _top_level(tree):
+        if isinstance(node, (ast.Return, ast.Yield, ast.YieldFrom, ast.Await)):
+            return None  # exec() has the right error message.
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") in _HELPERS:
+            calls.append(node)
+    mentions = 0
+    for inner in ast.walk(tree):
+        if isinstance(inner, (ast.Global, ast.AsyncFunctionDef)):
+            return None
+        names = (getattr(inner, field, None) for field in ("id", "name", "asname"))
+        mentions += not _DYNAMIC.isdisjoint(names)
+    return calls if mentions == len(calls) else None
+
+
+def _localise(tree: ast.Module) -> bool:
+    """Put the statements into a function template(), or return False.
+
+    Each name is a local variable, set at the top from the variables that are given. One
+    that is not given stays unbound, and so is a NameError on the line that uses it; one
+    that is built into Python has that as its default.
+    """
+    calls = _helper_calls(tree)
+    if calls is None:
+        return False
+    found = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+    names = {n for n in found - _HELPERS if n[:3] != "_px" and n != "__debug__"}
+    for call in calls:  # get(...) becomes _px.get(locals(), ...)
+        helper = cast(ast.Name, call.func).id
+        call.func = ast.Attribute(ast.Name("_px", ast.Load()), helper, ast.Load())
+        call.args.insert(0, ast.Call(ast.Name("locals", ast.Load()), [], []))
+    defaults = "".join(f", {name}={name}" for name in names & _BUILTINS.keys())
+    lines = [f"def template(_px, _px_given, _px_append{defaults}):"]
+    lines += [f" if {n!r} in _px_given: {n} = _px_given[{n!r}]" for n in names]
+    frame = ast.parse("\n".join(lines) + "\n return locals()")
+    _relocate(frame, [(1, 0)] * (len(lines) + 1))
+    cast(ast.FunctionDef, frame.body[0]).body[-1:-1] = tree.body
+    tree.body = frame.body
+    return True
+
+
+class _TemplateSource:
+    """Shows `linecache`, and so tracebacks, a template that is not in a file."""
+
+    def __init__(self, source: str) -> None:
+        self.source = source
+
+    def get_source(self, name: str) -> str:
+        return self.source
+
+
+@lru_cache(maxsize=MAX_CACHED_TEMPLATES)
+def _compile_template(source: str, filename: str, syntax: str) -> _TemplateCode:
+    """Return what renders a template: it appends the text, and returns the names."""
+    translator = _Translator(source, filename, syntax)
+    translator.translate()
+    origin = translator.origin + [(translator.line, 0)]
+    try:
+        tree = ast.parse("\n".join(translator.code))
+    except _COMPILE_ERRORS as error:
+        if isinstance(error, SyntaxError):
+            error.lineno = origin[min(error.lineno or 1, len(origin)) - 1][0]
+        raise _template_error(filename, source, 1, error) from None
+    _relocate(tree, origin)
+    namespace: Dict[str, Any] = {**_RUNTIME, "__loader__": _TemplateSource(source)}
+    try:
+        is_function = _localise(tree)
+        code = compile(ast.fix_missing_locations(tree), filename, "exec")
+    except _COMPILE_ERRORS as error:
+        raise _template_error(filename, source, 1, error) from None
+    if not is_function:
+        return partial(_execute_module, code, namespace)
+    exec(code, namespace)
+    return cast(_TemplateCode, namespace["template"])
+
+
+def _execute_module(
+    code: types.CodeType,
+    namespace: Dict[str, object],
+    execution: _Execution,
+    given: Dict[str, object],
+    append: Callable[[str], None],
+) -> Dict[str, object]:
+    """Run a template that can't be a function; its names are keys of a dictionary."""
+    names = {**given, **namespace, "_px_append": append}
+    names["include"] = partial(execution.include, names)
+    names["rebase"] = partial(execution.rebase, names)
+    names["get"], names["setdefault"] = names.get, names.setdefault
+    names["defined"] = names.__contains__
+    exec(code, names)
+    return names
+
+
+# Finding and rendering ----------------------------------------------------------------
+
+
+class _Execution:
+    """One template on its way into the output, with what its helpers need."""
+
+    __slots__ = ("given", "layout", "output", "template")
+
+    def __init__(
+        self, template: Template, given: Dict[str, object], output: List[str]
+    ) -> None:
+        self.template = template
+        self.given = given
+        self.output = output
+        self.layout: Optional[Tuple[str, Dict[str, object]]] = None
+
+    def run(self) -> Dict[str, object]:
+        """Render, then the layout around it; return the names and values at the end."""
+        start = len(self.output)
+        names = self.template._code(self, self.given, self.output.append)
+        if self.layout is None:
+            return names
+        layout, variables = self.layout
+        variables["base"] = "".join(self.output[start:])
+        del self.output[start:]
+        return self.include(names, layout, **variables)
+
+    def include(
+        self, names: Dict[str, object], name: str, /, **variables: object
+    ) -> Dict[str, object]:
+        """Render the template `name` here; it sees all variables of this one."""
+        given = {**self.given, **_own(names), **variables}
+        path = _directories(self.template.path)
+        template = _find_template(name, path, self.template.cache)
+        if isinstance(template, Template):
+            return _own(_Execution(template, given, self.output).run())
+        self.output.append(template.render(**given))
+        return given
+
+    def rebase(self, names: object, name: str, /, **variables: object) -> None:
+        """Have the template `name` rendered around this one, which is its `base`."""
+        self.layout = name, variables
+
+    def get(
+        self, names: Dict[str, object], name: str, default: object = None, /
+    ) -> object:
+        """Return a variable, given or assigned, or the default."""
+        return _own(names).get(name, self.given.get(name, default))
+
+    def defined(self, names: Dict[str, object], name: str, /) -> bool:
+        """Return whether there is a variable of this name."""
+        return name in self.given or name in _own(names)
+
+
+def _own(names: Dict[str, object]) -> Dict[str, object]:
+    """Return the names without those of the machinery and of Python itself."""
+    return {
+        name: value
+        for name, value in names.items()
+        if name[:3] != "_px" and _BUILTINS.get(name, names) is not value
+    }
+
+
+class Template:
+    """A template in the language of bottle's SimpleTemplate, compiled.
+
+    Args:
+        source: the text, or bytes in UTF-8. It is a program: never a client's text.
+        filename: without `source`, the template to look up in `path`; else the name
+            that errors show.
+        path: directories (one or several, str or path) in which this template and those
+            it includes are looked up; `Template.path` when None.
+        syntax: the five marks, separated by spaces; `"<% %> % {{ }}"` when None.
+
+    Raises:
+        TemplateError: not found, not UTF-8, or wrong; names the template's line.
+    """
+
+    #: Where templates are looked up; relative ones start at the working directory.
+    path: Union[_Directory, Sequence[_Directory]] = ("views", "templates")
+    #: None: kept in memory, and checked against the file's state at each use.
+    #: True: kept, and the file never looked at again. False: read at each use.
+    cache: Optional[bool] = None
+    #: Variables that every template has.
+    defaults: ClassVar[Dict[str, object]] = {}
+    #: Other engines: extension to a function of (name, directory) -> Renderable.
+    engines: ClassVar[Dict[str, Callable[[str, str], Renderable]]] = {}
+
+    def __init__(
+        self,
+        source: Union[str, bytes, None] = None,
+        *,
+        filename: Optional[str] = None,
+        path: Union[_Directory, Sequence[_Directory], None] = None,
+        syntax: Optional[str] = None,
+    ) -> None:
+        self.path = _directories(self.path if path is None else path)
+        if source is None:
+            if filename is None:
+                raise TypeError("Template() takes the source, or filename=")
+            filename = _locate_template(filename, self.path).real
+            with open(filename, "rb") as file:
+                source = file.read()
+        if isinstance(source, bytes):
+            try:
+                source = source.decode("utf-8-sig")
+            except UnicodeDecodeError as error:
+                raise TemplateError(f"{filename}: not UTF-8: {error}") from None
+        self.filename = filename or f"template {hash(source) & 0xFFFFFFFF:08x}"
+        self._code = _compile_template(source, self.filename, syntax or TEMPLATE_SYNTAX)
+
+    @classmethod
+    def load(
+        cls,
+        name: str,
+        *,
+        path: Union[_Directory, Sequence[_Directory], None] = None,
+        cache: Optional[bool] = None,
+    ) -> Renderable:
+        """Return the template `name`, with or without .tpl or .html at its end.
+
+        `path` and `cache` stand for `Template.path` and `Template.cache` when None.
+
+        Raises:
+            TemplateError: no regular file of that name there, or a wrong template.
+        """
+        directories = _directories(cls.path if path is None else path)
+        return _find_template(name, directories, cls.cache if cache is None else cache)
+
+    def render(self, /, *mappings: Mapping[str, object], **variables: object) -> str:
+        """Return the text, rendered with the variables; keywords win over mappings.
+
+        What the template's code raises passes through, with the template's file and
+        line in its traceback.
+        """
+        given = dict(self.defaults)
+        for mapping in (*mappings, variables):
+            given.update(mapping)
+        output: List[str] = []
+        try:
+            _Execution(self, given, output).run()
+        except NameError as error:
+            name = _unbound_name(error)
+            if name is None:
+                raise
+            missing = NameError(f"name {name!r} is not defined")
+            raise missing.with_traceback(error.__traceback__) from None
+        return "".join(output)
+
+
+def _unbound_name(error: NameError) -> Optional[str]:
+    """Return the name that a template used, but that it was not given."""
+    traceback = error.__traceback__
+    while traceback and traceback.tb_next:
+        traceback = traceback.tb_next
+    loader = traceback and traceback.tb_frame.f_globals.get("__loader__")
+    found = re.search(r"(?:local|free) variable '(\w+)'", str(error))
+    return found.group(1) if found and isinstance(loader, _TemplateSource) else None
+
+
+def _directories(path: Union[_Directory, Sequence[_Directory]]) -> _Directories:
+    return (path,) if isinstance(path, (str, os.PathLike)) else tuple(path)
+
+
+class _TemplateFile(NamedTuple):
+    real: str
+    name: str
+    directory: str
+    state: Tuple[int, ...]
+
+
+@lru_cache(maxsize=MAX_CACHED_TEMPLATES)
+def _real_template(directory: str, name: str, state: Tuple[int, ...]) -> str:
+    """Return the file's real path; `state` is but a key, so that a new file is seen."""
+    root = os.path.realpath(directory)
+    real = os.path.realpath(os.path.join(directory, name))
+    # SECURITY: links are resolved first, and whole segments are compared (CWE-22).
+    if os.path.commonpath((root, real)) != root:
+        raise FileNotFoundError
+    return real
+
+
+def _locate_template(name: str, path: _Directories) -> _TemplateFile:
+    """Return the first regular file that `name` means and that `path` contains.
+
+    SECURITY: the error is the same for what is outside and for what does not exist.
+    """
+    added = (*TEMPLATE_EXTENSIONS, *Template.engines)
+    directories = [os.fspath(directory) for directory in path]
+    for directory in directories:
+        for extension in ("", *added) if "." in name else (*added, ""):
+            try:
+                found = os.stat(f"{directory}{os.sep}{name}{extension}")
+                if stat.S_ISREG(found.st_mode):
+                    state = found.st_ino, found.st_mtime_ns, found.st_size
+                    real = _real_template(directory, name + extension, state)
+                    return _TemplateFile(real, name + extension, directory, state)
+            except (OSError, ValueError):
+                continue
+    places = ", ".join(map(os.path.abspath, directories)) or "an empty path"
+    hint = "; a text is rendered by Template(text).render(...)"
+    hint = "" if {"\n", "{", "%"}.isdisjoint(name) else hint
+    raise TemplateError(f"template {name[:200]!r} not found in {places}{hint}")
+
+
+def _open_template(
+    file: _TemplateFile, path: _Directories, cache: Optional[bool]
+) -> Renderable:
+    engine = Template.engines.get(os.path.splitext(file.name)[1])
+    if engine is not None:
+        return engine(file.name, file.directory)
+    with open(file.real, "rb") as opened:
+        template = Template(opened.read(), filename=file.real, path=path)
+    template.cache = cache
+    return template
+
+
+# Keyed on the file's time and size, among others.
+_kept_template = lru_cache(maxsize=MAX_CACHED_TEMPLATES)(_open_template)
+
+
+@lru_cache(maxsize=MAX_CACHED_TEMPLATES)
+def _required_template(name: str, path: _Directories) -> Renderable:
+    return _open_template(_locate_template(name, path), path, True)
+
+
+def _find_template(name: str, path: _Directories, cache: Optional[bool]) -> Renderable:
+    if cache:
+        return _required_template(name, path)
+    opened = _open_template if cache is False else _kept_template
+    return opened(_locate_template(name, path), path, cache)
+
+
+def template(
+    name: Union[str, Template], /, *mappings: Mapping[str, object], **variables: object
+) -> str:
+    """Return the template `name` of `Template.path`, rendered with the variables.
+
+    SECURITY: this takes a name and never a text, unlike bottle's: a text that came from
+    a client would be run as a program. `Template(text).render(...)` is for texts.
+
+    Raises:
+        TemplateError: as `Template.load`.
+    """
+    found = Template.load(name) if isinstance(name, str) else name
+    for mapping in mappings:
+        variables = {**mapping, **variables}
+    return found.render(**variables)
+
+
+# ======================================================================================
+# 10. Routes
+# ======================================================================================
+# From the pattern "/user/<id:int>" to the target of a request for "/user/7", and back.
+# A target is anything: nothing here knows of handlers or placements.
+#
+# Precedence: a path without wildcards wins, then whatever was declared first. GET
+# answers HEAD, unless HEAD is declared for that path. A pattern that has the method
+# wins over an earlier one that lacks it; only when none has it is the answer 405.
+#
+# A static path is one lookup in a dictionary. The others stand in a tree, one level for
+# each segment: "/<lang>/item/<id:int>" hangs under [any] - "item" - [any]. A request
+# walks down the branches that fit; only what it meets there is tried as an expression.
+# Where a wildcard may hold a slash, the pattern hangs at the level above, open below.
+#
+# SECURITY: wildcards that may share a text out in many ways ("<a>-<b>-<n:int>") make an
+# expression try them all: half a second for a path of 8,000 dashes. Such a pattern
+# takes short paths only, and three such wildcards are refused. What an application
+# brings along (<name:re:...>, filters) is run as it is.
+
+MAX_NUMBER_DIGITS = 40  # 2**128 has 39; int() of thousands is slow (CVE-2020-10735)
+MAX_AMBIGUOUS_PATH_CHARS = 400  # 10 ms at worst
+
+_WILDCARD = re.compile(r"<([^<>:]*)(?::([^<>:]*)(?::((?:\\.|[^\\>])*))?)?>")
+_NOT_LITERAL = re.compile(r"[<>?]|%[0-9A-Fa-f]{2}")
+_BACKREFERENCE = re.compile(r"(?<!\\)(?:\\\\)*\\[1-9]|\(\?\(")
+_SAFE_IN_PATH = b"/:@!$*,;=+()"  # RFC 3986 section 3.3, less & and ' for HTML's sake
+# Expressions that surely match no slash: a range between two letters or digits holds
+# none (as [+-9] does), nor does a class that begins with [^/.
+_SLASHLESS = re.compile(
+    r"(?:[0-9A-Za-z]-[0-9A-Za-z]|\\[.dw]|\[\^/|\[-|-\]|[0-9A-Za-z_|(){}\[\],?*+:])+"
+)
+
+
+Target = TypeVar("Target")
+
+
+class Filter(NamedTuple):
+    """What may stand in a wildcard: its expression, and how it is read and written."""
+
+    expression: str
+    to_python: Callable[[str], Any] = str
+    to_url: Callable[[Any], str] = str
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if number - number != 0:
+        raise ValueError(f"{text} is too large")
+    return number
+
+
+_DIGITS = f"[0-9]{{1,{MAX_NUMBER_DIGITS}}}"
+_FLOAT = (
+    rf"[-+]?(?:{_DIGITS}(?:\.(?:{_DIGITS})?)?|\.{_DIGITS})(?:[eE][-+]?[0-9]{{1,3}})?"
+)
+_SEGMENT = Filter("[^/]+")
+_PATH = Filter("(?s:.+?)")
+_REST = Filter("(?s:.+)")  # PERF: a path at the end takes all in one step
+_FILTERS = {
+    "float": Filter(_FLOAT, _finite),
+    "int": Filter(f"[-+]?{_DIGITS}", int),
+    "path": _PATH,
+}
+
+
+def _join(literals: Sequence[str], between: Sequence[str]) -> str:
+    pairs = zip(between, literals[1:])
+    return literals[0] + "".join(text + literal for text, literal in pairs)
+
+
+def _check_expression(expression: str, where: str) -> None:
+    """Raise RouteError unless the expression can become part of another."""
+    try:
+        compiled = re.compile(expression)
+    except (re.error, OverflowError, RecursionError) as error:
+        raise RouteError(
+            f"bad expression {expression!r} in {where!r}: {error}"
+        ) from None
+    refers = compiled.groupindex or _BACKREFERENCE.search(expression)
+    if refers or compiled.flags != re.UNICODE:
+        raise RouteError(
+            f"{expression!r} in {where!r} can't have named groups, references or "
+            "global flags: write (...) and (?i:...)"
+        )
+
+
+def _find_filter(
+    kind: Optional[str],
+    argument: Optional[str],
+    text: str,
+    filters: Mapping[str, Filter],
+) -> Filter:
+    if kind is None:
+        return _SEGMENT
+    if kind == "re":
+        if not argument:
+            raise RouteError(f"write an expression in {text!r}, as in <name:re:[a-z]+>")
+        _check_expression(argument, text)
+        return Filter(argument)
+    if kind not in filters:
+        known = ", ".join(sorted([*filters, "re"]))
+        raise RouteError(
+            f"unknown filter {kind!r} in {text!r}: filters are {known}; "
+            f"add one with app.filter({kind!r}, ...)"
+        )
+    if argument is not None:
+        raise RouteError(f"the filter {kind} in {text!r} takes no {argument!r}")
+    return filters[kind]
+
+
+def _check_literal(literal: str, text: str) -> None:
+    bad = _NOT_LITERAL.search(literal)
+    if bad is None:
+        return
+    hint = {
+        "?": "the query is not part of a path, read it from env.query",
+        "%": "paths are compared decoded, so write the character itself",
+    }.get(bad.group()[0], r"write <name>, <name:int> or <name:re:[a-z]+>, and \> for >")
+    raise RouteError(f"{bad.group()!r} in {text!r}: {hint}")
+
+
+def _split_pattern(
+    text: str, filters: Mapping[str, Filter]
+) -> Tuple[List[str], List[str], List[Filter]]:
+    """Return what stands around the wildcards, their names, and their filters."""
+    if not text.startswith("/"):
+        raise RouteError(f"a path starts with a slash: write {'/' + text!r}")
+    literals: List[str] = []
+    names: List[str] = []
+    found_filters: List[Filter] = []
+    end = 0
+    for found in _WILDCARD.finditer(text):
+        name, kind, argument = found.groups()
+        if not name.isidentifier():
+            raise RouteError(f"{name!r} in {text!r} can't name a Python argument")
+        if name in names:
+            raise RouteError(f"the wildcard <{name}> stands twice in {text!r}")
+        literals.append(text[end : found.start()])
+        names.append(name)
+        found_filters.append(_find_filter(kind, argument, text, filters))
+        end = found.end()
+    literals.append(text[end:])
+    for literal in literals:
+        _check_literal(literal, text)
+    if found_filters and found_filters[-1] is _PATH and not literals[-1]:
+        found_filters[-1] = _REST
+    return literals, names, found_filters
+
+
+def _length_limit(text: str, literals: Sequence[str], filters: Sequence[Filter]) -> str:
+    """Return an expression for the paths that a pattern is tried on: see the top.
+
+    The time grows like length ** n when n wildcards compete: those of any length
+    between two slashes, and those that may hold a slash. One that ends the pattern has
+    no choice.
+    """
+    between_slashes = paths = most = 0
+    for index, (filter_, literal) in enumerate(zip(filters, literals[1:])):
+        between_slashes += filter_ is _SEGMENT or filter_ is _PATH
+        paths += filter_ is _PATH
+        ends = filter_ is _SEGMENT and index + 1 == len(filters) and not literal
+        most = max(most, between_slashes - ends, paths)
+        if "/" in literal:
+            between_slashes = 0
+    if most > 2:
+        raise RouteError(
+            f"too many ways to read {text!r}: between two slashes, and of kind path, "
+            "only two wildcards may be open; write <name:int> or <name:re:[a-z]+>"
+        )
+    return rf"(?s:(?=.{{0,{MAX_AMBIGUOUS_PATH_CHARS}}}\Z))" if most == 2 else ""
+
+
+class Pattern:
+    """A compiled path such as "/user/<id:int>/<rest:path>".
+
+    Args:
+        text: the path, decoded, with wildcards in angle brackets.
+        filters: name to filter, save `re`.
+
+    Raises:
+        RouteError: the path is not well-formed; says what to write.
+    """
+
+    def __init__(self, text: str, filters: Mapping[str, Filter]) -> None:
+        self.text = text
+        self._literals, names, self._filters = _split_pattern(text, filters)
+        self.names = tuple(names)
+        self.is_static = not names
+        self._readers = [(n, f.to_python) for n, f in zip(names, self._filters)]
+        # What two patterns have in common that differ in the names of wildcards only.
+        self.shape = _join(self._literals, [f"<{f.expression}>" for f in self._filters])
+        named = [f"(?P<{n}>{f.expression})" for n, f in zip(names, self._filters)]
+        source = _join([re.escape(literal) for literal in self._literals], named)
+        limit = _length_limit(text, self._literals, self._filters)
+        self.fullmatch = re.compile(limit + source).fullmatch
+
+    def match(self, path: str) -> Optional[Tuple[str, ...]]:
+        """Return the texts that stand for the wildcards, or None."""
+        found = self.fullmatch(path)
+        return tuple(found.groupdict().values()) if found else None
+
+    def convert(self, raw: Tuple[str, ...]) -> Dict[str, Any]:
+        """Return the arguments of a handler, from the texts that `match` returned.
+
+        Raises:
+            ValueError: a filter refuses its text.
+        """
+        parts = zip(self._readers, raw)
+        return {name: to_python(text) for (name, to_python), text in parts}
+
+    def build(self, /, **args: Any) -> str:
+        """Return the path, percent-encoded, that this pattern matches with `args`.
+
+        "/user/<name>" with name="a b" -> "/user/a%20b"
+
+        Raises:
+            RouteError: an argument is missing, or there is no such wildcard.
+            ValueError: a value does not fit its filter, or could not be read back.
+        """
+        if set(args) != set(self.names):
+            wanted, got = ", ".join(self.names), ", ".join(args)
+            raise RouteError(f"{self.text!r} takes {wanted or 'nothing'}, got {got}")
+        texts = []
+        for name, filter_ in zip(self.names, self._filters):
+            texts.append(filter_.to_url(args[name]))
+            if not re.fullmatch(filter_.expression, texts[-1]):
+                raise ValueError(
+                    f"{texts[-1]!r} does not fit <{name}> of {self.text!r}"
+                )
+        path = _join(self._literals, texts)
+        if self.match(path) != tuple(texts):
+            raise ValueError(f"{path!r} would be read differently by {self.text!r}")
+        if not {".", ".."}.isdisjoint(path.split("/")):
+            raise ValueError(f"clients resolve the dots of {path!r} before they ask")
+        url = percent_encode(path, _SAFE_IN_PATH)
+        # SECURITY: a URL that starts with two slashes names another host.
+        return f"/%2F{url[2:]}" if url.startswith("//") else url
+
+    def skeleton(self) -> Tuple[List[Optional[str]], bool]:
+        """Return the segments, None for a variable one, and whether more may follow.
+
+        "/a/<x>/b" -> (["a", None, "b"], False); "/a/<x:path>/b" -> (["a"], True)
+        """
+        kept = [bool(_SLASHLESS.fullmatch(f.expression)) for f in self._filters]
+        marked = _join(self._literals, ["\0" if kind else "\1" for kind in kept])
+        segments: List[Optional[str]] = []
+        for segment in marked.split("/")[1:]:
+            if "\1" in segment:
+                return segments, True
+            segments.append(None if "\0" in segment else segment)
+        return segments, False
+
+
+class Match(Generic[Target]):
+    """The target of a request, and the arguments that its path holds.
+
+    `args` may be shared between requests and is not to be changed; `raw` are the texts
+    that `Pattern.convert` makes it of, in another process too.
+    """
+
+    __slots__ = ("args", "raw", "target")
+
+    def __init__(
+        self, target: Target, args: Mapping[str, Any], raw: Tuple[str, ...]
+    ) -> None:
+        self.target = target
+        self.args = args
+        self.raw = raw
+
+
+class _Entry(NamedTuple):
+    order: int
+    pattern: Pattern
+    target: Any
+
+
+class _Node:
+    """One level of the tree; `children[None]` is the branch for any segment.
+
+    `ends` are the patterns that end here, `opens` those that go on freely: by shape,
+    then by method.
+    """
+
+    __slots__ = ("children", "ends", "opens")
+
+    def __init__(self) -> None:
+        self.children: Dict[Optional[str], _Node] = {}
+        self.ends: Dict[str, Dict[str, _Entry]] = {}
+        self.opens: Dict[str, Dict[str, _Entry]] = {}
+
+
+def _enter(table: Dict[str, Target], methods: Iterable[str], entry: Target) -> None:
+    """Put `entry` under each method; GET answers HEAD, unless HEAD is declared."""
+    table.update(dict.fromkeys(methods, entry))
+    if "GET" in methods:
+        table.setdefault("HEAD", entry)
+
+
+def _check_methods(methods: Iterable[str], path: str) -> List[str]:
+    names = [methods] if isinstance(methods, str) else list(methods)
+    for name in names or [""]:
+        if not is_token(name) or name != name.upper():
+            raise RouteError(f"no method {name!r} for {path!r}: write 'GET' or 'POST'")
+    return names
+
+
+class Router(Generic[Target]):
+    """Finds the target of a method and a path. Safe in several threads once frozen."""
+
+    def __init__(self) -> None:
+        self._filters: Dict[str, Filter] = dict(_FILTERS)
+        self._declared: Dict[Tuple[str, str], str] = {}  # (shape, method) to text
+        self._static: Dict[str, Dict[str, Match[Target]]] = {}
+        self._root = _Node()
+        self._depth = 1
+        self._frozen = False
+
+    def add_filter(
+        self,
+        name: str,
+        pattern: str,
+        to_python: Callable[[str], Any] = str,
+        to_url: Callable[[Any], str] = str,
+    ) -> None:
+        """Let `<x:name>` stand for what the expression `pattern` matches.
+
+        Args:
+            name: the word to write in a path.
+            pattern: a regular expression, without global flags and references.
+            to_python: from text to what the handler gets; a ValueError means no match.
+            to_url: from such a value to text, for `Pattern.build`.
+        """
+        self._check_open(f"the filter {name!r}")
+        if not name.isidentifier() or name == "re" or name in self._filters:
+            raise RouteError(f"a filter's name is a new word, got {name!r}")
+        _check_expression(pattern, f"the filter {name}")
+        self._filters[name] = Filter(pattern, to_python, to_url)
+
+    def add(self, path: str, methods: Iterable[str], target: Target) -> Pattern:
+        """Declare the target of a path for some methods (case-sensitive, RFC 9110 9.1).
+
+        Raises:
+            RouteError: a wrong path or method, the same twice, or routes are frozen.
+        """
+        self._check_open(repr(path))
+        pattern = Pattern(path, self._filters)
+        methods = _check_methods(methods, path)
+        for method in methods:
+            earlier = self._declared.get((pattern.shape, method))
+            if earlier is not None:
+                raise RouteError(f"{method} {path!r} is declared already: {earlier!r}")
+        order = len(self._declared)
+        self._declared.update({(pattern.shape, method): path for method in methods})
+        if pattern.is_static:
+            match: Match[Target] = Match(target, {}, ())
+            _enter(self._static.setdefault(path, {}), methods, match)
+        else:
+            _enter(self._hang(pattern), methods, _Entry(order, pattern, target))
+        return pattern
+
+    def match(self, method: str, path: str) -> Match[Target]:
+        """Return the match of a request, of a method as sent and a path as decoded.
+
+        Raises:
+            HTTPError: 404; or 405 with Allow, when only other methods are declared.
+        """
+        methods = self._static.get(path)
+        if methods is not None:
+            match = methods.get(method)
+            if match is not None:
+                return match
+        match = self._match_wildcards(method, path)
+        if match is not None:
+            return match
+        allowed = self.allowed(path)
+        if not allowed:
+            raise HTTPError(404)
+        raise HTTPError(405, headers={"Allow": ", ".join(allowed)})
+
+    def allowed(self, path: str) -> List[str]:
+        """Return the methods of a path, sorted, OPTIONS too; [] if it has no route."""
+        methods = set(self._static.get(path, ()))
+        for method in {method for table in self._candidates(path) for method in table}:
+            if self._match_wildcards(method, path) is not None:
+                methods.add(method)
+        return sorted(methods | {"OPTIONS"}) if methods else []
+
+    def freeze(self) -> None:
+        """Refuse routes from now on: other threads and processes rely on these."""
+        self._frozen = True
+
+    def _check_open(self, what: str) -> None:
+        if self._frozen:
+            raise RouteError(
+                f"routes are frozen when the server starts: declare {what} before run()"
+            )
+
+    def _match_wildcards(self, method: str, path: str) -> Optional[Match[Target]]:
+        tables = self._candidates(path)
+        entries = [table[method] for table in tables if method in table]
+        if len(entries) > 1:
+            entries.sort(key=lambda entry: entry.order)
+        for _, pattern, target in entries:
+            found = pattern.fullmatch(path)
+            if found is not None:
+                raw = tuple(found.groupdict().values())
+                try:
+                    return Match(target, pattern.convert(raw), raw)
+                except ValueError:
+                    continue
+        return None
+
+    def _hang(self, pattern: Pattern) -> Dict[str, _Entry]:
+        """Return the table in the tree for the shape of a pattern."""
+        segments, is_open = pattern.skeleton()
+        self._depth = max(self._depth, len(segments))
+        node = self._root
+        for segment in segments:
+            node = node.children.setdefault(segment, _Node())
+        return (node.opens if is_open else node.ends).setdefault(pattern.shape, {})
+
+    def _candidates(self, path: str) -> List[Dict[str, _Entry]]:
+        """Return the tables of the patterns whose static segments fit."""
+        found: List[Dict[str, _Entry]] = []
+        nodes = [self._root]
+        # Nothing hangs deeper: the rest of a path with 4,000 slashes stays one text.
+        for segment in path.split("/", self._depth + 1)[1:]:
+            below = []
+            for node in nodes:
+                found += node.opens.values()
+                children = node.children
+                if segment in children:
+                    below.append(children[segment])
+                if None in children:
+                    below.append(children[None])
+            nodes = below
+        for node in nodes:
+            found += node.ends.values()
+        return found
+
+
+# ======================================================================================
+# 11. Placement
+# ======================================================================================
+# Where a handler runs. Every placement is one function (route, request) -> Response, and
+# in each the same `answer` runs triggers, handler and error handlers: so a handler gives
+# the same bytes wherever it stands. `sync` calls it on the event loop, `thread` in a
+# thread, `asnc` in a Task, and `pool` and `stream` in a worker process:
+#
+#     main                                          zygote               worker 1..n
+#     +------------------------+   fork, kill      +----------+  fork   +-----------+
+#     | loop, sockets, TLS     |------------------>| one      |-------->| one job   |
+#     | Pool: idle workers,    |<------------------| thread,  |         | at a time |
+#     |       waiting jobs     |   pid, exit code  | no loop  |         +-----------+
+#     |                        |                   +----------+            ^     |
+#     |                        |--- RUN, CANCEL ---------------------------+     |
+#     |                        |<-- RESPONSE | HEAD DATA* END | FILE ------------+
+#     +------------------------+    one private socketpair for each worker
+#
+# The zygote is forked before main has a loop, TLS or threads, so its own forks are clean,
+# take a millisecond, and give workers the application as it was then. It alone kills
+# and reaps. Nothing is shared between workers, and nothing is pickled: requests travel
+# as the bytes that came, answers as the bytes that go. A worker's life, seen from main:
+#
+#     starting --READY--> idle --RUN--> busy --RESPONSE, END--> idle
+#         \                |             |  deadline, crash, exit()
+#          `---------------+-------------+--> dying --exit seen--> (gone, replaced)
+#
+# Main trusts no byte of a worker, and never uses the socket of a dying one again: an
+# answer can't reach the wrong client. A slow client stops its stream's worker by nothing
+# but the kernel's buffers: main stops reading, and the worker's send blocks.
+
+WORKER_TIMEOUT_SECONDS = 30.0  # gunicorn and PHP-FPM: 30 s
+QUEUE_TIMEOUT_SECONDS = 30.0
+TIMEOUT_GRACE_SECONDS = 0.5  # from the soft exception to SIGKILL
+STOP_SECONDS = 5.0  # for a worker that ends in good order: on_worker_stop
+WORKER_NICENESS = 5  # below main, which has to answer everybody in the meantime
+BOOT_SECONDS = 60.0  # a worker that is not ready by then is replaced
+MAX_FRAME_BYTES = 256 * 1024 * 1024  # a worker that announces more has gone mad
+STREAM_BUFFER_BYTES = 256 * 1024  # held for a slow client before its worker is paused
+MAX_CHUNK_BYTES = 256 * 1024  # larger bodies leave a worker in pieces of this size
+WAITING_PER_SLOT = 16  # jobs that may wait for each worker, or thread, or place
+MAX_THREADS = 40  # as anyio and Starlette
+STREAMS_PER_WORKER = 4
+
+log = logging.getLogger("pixie_web")
+
+
+class RouteType(Enum):
+    """Where a route's handler runs."""
+
+    sync = "sync"
+    thread = "thread"
+    asnc = "asnc"
+    pool = "pool"
+    stream = "stream"
+
+
+class ProcessType(Enum):
+    """What a process is: the main one, or a worker of the pool."""
+
+    main = "main"
+    pool = "pool"
+
+
+class ProcessEnvironment:
+    """What a handler may ask of the process it runs in.
+
+    Attributes:
+        proc_type: ProcessType.main or ProcessType.pool.
+        worker: the worker's number in the pool, from 1; None in main.
+        pool: the running Pool in main; None before it runs, and in workers.
+    """
+
+    def __init__(self) -> None:
+        self.proc_type = ProcessType.main
+        self.worker: Optional[int] = None
+        self.pool: Optional[Pool] = None
+
+
+proc_env = ProcessEnvironment()
+
+Handler = Callable[..., Any]
+HandlerType = TypeVar("HandlerType", bound=Handler)
+
+
+class Route:
+    """A handler, where it runs, and the bounds it runs under.
+
+    Attributes:
+        path: the pattern it was declared with.
+        methods: the verbs it answers.
+        placement: a RouteType.
+        kind: "def", "generator", "async def" or "async generator".
+        timeout: seconds it may run, None without a bound; for streams, seconds between
+            two chunks.
+        limit: how many may run at once, or None.
+        queue_timeout: seconds a request may wait for its turn.
+        on_disconnect: "finish", "stop" or "kill": what becomes of it without a client.
+        max_body_bytes: the largest body it takes.
+    """
+
+    def __init__(
+        self, path: str, methods: Tuple[str, ...], handler: Handler, placement: RouteType
+    ) -> None:
+        self.path = path
+        self.methods = methods
+        self.handler = handler
+        self.placement = placement
+        self.kind = handler_kind(handler)
+        self.name: Optional[str] = None
+        self.before: Tuple[Handler, ...] = ()
+        self.after: Tuple[Handler, ...] = ()
+        self.timeout: Optional[float] = None
+        self.limit: Optional[int] = None
+        self.queue_timeout = QUEUE_TIMEOUT_SECONDS
+        self.on_disconnect = "finish"
+        self.max_body_bytes = MAX_BODY_BYTES
+        self.index = -1  # its place in the table of routes, the same in every process
+        self.app: Any = None  # the application it was declared on
+        self.pattern: Pattern  # its compiled path
+        self.triggers: Tuple[Sequence[Handler], ...] = ((), (), (), ())
+        self.gate: Optional[Gate] = None
+
+    def __repr__(self) -> str:
+        return f"<Route {self.path} {self.placement.name}>"
+
+
+# What may stand where ------------------------------------------------------------------
+
+
+def handler_kind(handler: Handler) -> str:
+    """Return "def", "generator", "async def" or "async generator".
+
+    Of decorators that use `functools.wraps` the outermost counts that is not a plain def.
+    """
+    function = handler
+    if not inspect.isroutine(function) and not hasattr(function, "func"):
+        function = getattr(function, "__call__", function)  # noqa: B004
+    if inspect.isasyncgenfunction(function):
+        return "async generator"
+    if inspect.iscoroutinefunction(function):
+        return "async def"
+    if inspect.isgeneratorfunction(function):
+        return "generator"
+    inner = getattr(handler, "__wrapped__", None)
+    return "def" if inner is None else handler_kind(inner)
+
+
+DEFAULT_PLACEMENT = {
+    "def": RouteType.pool,
+    "generator": RouteType.stream,
+    "async def": RouteType.asnc,
+    "async generator": RouteType.asnc,
+}
+ALLOWED_KINDS = {
+    RouteType.sync: ("def", "generator"),
+    RouteType.thread: ("def", "generator"),
+    RouteType.asnc: ("async def", "async generator"),
+    RouteType.pool: ("def",),
+    RouteType.stream: ("generator",),
+}
+# What a client's leaving may do: the first is the default for a handler that returns.
+ALLOWED_ON_DISCONNECT = {
+    RouteType.sync: ("finish",),
+    RouteType.thread: ("finish",),
+    RouteType.asnc: ("finish", "stop"),
+    RouteType.pool: ("finish", "stop", "kill"),
+    RouteType.stream: ("stop", "kill"),
+}
+
+
+def check_kind(handler: Handler, placement: RouteType) -> None:
+    """Raise RouteError where a handler can't run in a placement; say what to write."""
+    kind = handler_kind(handler)
+    if kind in ALLOWED_KINDS[placement]:
+        return
+    name = getattr(handler, "__name__", repr(handler))
+    better = DEFAULT_PLACEMENT[kind]
+    raise RouteError(
+        f"{name} is {'an' if kind[0] == 'a' else 'a'} {kind}, which can't run in "
+        f"RouteType.{placement.name}; write RouteType.{better.name}"
+        + (", or make it a plain def" if kind != "def" else "")
+        + (" that yields" if placement is RouteType.stream and kind == "def" else "")
+    )
+
+
+def set_bounds(
+    route: Route,
+    timeout: Optional[float],
+    limit: Optional[int],
+    queue_timeout: Optional[float],
+    on_disconnect: Optional[str],
+) -> None:
+    """Set a route's bounds, or their defaults; raise RouteError for what can't be."""
+    placement = route.placement
+    in_worker = placement in (RouteType.pool, RouteType.stream)
+    if placement is RouteType.sync and (timeout, limit, queue_timeout) != (None,) * 3:
+        raise RouteError(
+            f"{route.path} is sync: nothing can stop it or make it wait, so it takes no "
+            "timeout, limit or queue_timeout; write RouteType.thread or RouteType.pool"
+        )
+    for name, value in (("timeout", timeout), ("queue_timeout", queue_timeout)):
+        if value is not None and not (type(value) in (int, float) and value > 0):
+            raise RouteError(f"{name} is in seconds, more than 0, got {value!r}")
+    if limit is not None and (type(limit) is not int or limit < 1):
+        raise RouteError(f"limit is a whole number from 1, got {limit!r}")
+    if timeout is None and in_worker:
+        timeout = WORKER_TIMEOUT_SECONDS
+    route.timeout = None if timeout == float("inf") else timeout
+    route.limit = limit
+    route.queue_timeout = queue_timeout or QUEUE_TIMEOUT_SECONDS
+    allowed = ALLOWED_ON_DISCONNECT[placement]
+    if route.kind == "async generator":
+        allowed = ("stop",)
+    if on_disconnect is not None and on_disconnect not in allowed:
+        words = " or ".join(f'"{word}"' for word in allowed)
+        raise RouteError(
+            f"on_disconnect of {route.path}, a {placement.name} route, is {words}, "
+            f"not {on_disconnect!r}"
+        )
+    route.on_disconnect = on_disconnect or allowed[0]
+    if limit is not None and not in_worker:
+        route.gate = Gate(limit)
+
+
+class Gate:
+    """At most `limit` at once; the others wait in line, up to a bound.
+
+    Args:
+        limit: how many may be inside (int).
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.inside = 0
+        self._line: Deque[asyncio.Future[None]] = deque()
+
+    async def enter(self, seconds: float) -> None:
+        """Go in, or wait in line.
+
+        Raises:
+            HTTPError: 503 when the line is full, or after `seconds` in it.
+        """
+        if self.inside < self.limit:
+            self.inside += 1
+            return
+        if len(self._line) >= WAITING_PER_SLOT * self.limit:
+            raise busy_error(1)
+        loop = asyncio.get_running_loop()
+        turn: asyncio.Future[None] = loop.create_future()
+        timer = loop.call_later(seconds, self._give_up, turn)
+        self._line.append(turn)
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled() and not turn.exception():
+                self.leave()  # the turn came together with the cancellation
+            raise
+        finally:
+            timer.cancel()
+
+    def leave(self) -> None:
+        """Go out, and let the next one in."""
+        while self._line:
+            turn = self._line.popleft()
+            if not turn.done():
+                turn.set_result(None)
+                return
+        self.inside -= 1
+
+    def _give_up(self, turn: asyncio.Future[None]) -> None:
+        if not turn.done():
+            self._line.remove(turn)
+            turn.set_exception(busy_error(1))
+
+
+def busy_error(retry_seconds: int) -> HTTPError:
+    """Return the 503 of a full queue."""
+    return HTTPError(503, "Too busy; try again.", {"Retry-After": str(retry_seconds)})
+
+
+def deadline_error(route: Route) -> HTTPError:
+    """Return the 504 of a handler that outlived its timeout."""
+    log.warning("%s ran longer than its timeout of %g s", route.path, route.timeout)
+    return HTTPError(504, "The request took too long.")
+
+
+Answer = Callable[[Route, Request], Response]
+AsyncAnswer = Callable[[Route, Request], Awaitable[Response]]
+
+
+class HandlerLeft(PixieError):
+    """A handler called sys.exit() in the middle of its stream."""
+
+
+class Chunks:
+    """A stream's pieces as bytes: the first one, which is here, and then the others.
+
+    Whoever primes a stream (runs it to its first `yield`) hands it on in this form.
+    """
+
+    def __init__(self, first: bytes, rest: Iterator[Any]) -> None:
+        self._first: Optional[bytes] = first or None
+        self._rest = rest
+
+    def __iter__(self) -> Chunks:
+        return self
+
+    def __next__(self) -> bytes:
+        first, self._first = self._first, None
+        try:
+            return to_chunk(next(self._rest)) if first is None else first
+        except (SystemExit, KeyboardInterrupt) as error:
+            raise HandlerLeft(f"the handler left by {error!r}") from error
+
+    def close(self) -> None:
+        """Close the generator, so that its `finally` runs."""
+        close = getattr(self._rest, "close", None)
+        try:
+            if close is not None:
+                close()
+        except (SystemExit, KeyboardInterrupt) as error:
+            raise HandlerLeft(f"the handler left by {error!r}") from error
+
+
+class AsyncChunks:
+    """The same as Chunks, for an async iterator."""
+
+    def __init__(self, first: bytes, rest: AsyncIterator[Any]) -> None:
+        self._first: Optional[bytes] = first or None
+        self._rest = rest
+
+    def __aiter__(self) -> AsyncChunks:
+        return self
+
+    async def __anext__(self) -> bytes:
+        first, self._first = self._first, None
+        return await self._step(self._rest.__anext__) if first is None else first
+
+    async def throw(self, error: BaseException) -> bytes:
+        """Raise an error at the `yield` where the async generator stands."""
+        if not hasattr(self._rest, "athrow"):
+            raise error
+        self._first = None
+        return await self._step(self._rest.athrow, error)
+
+    async def _step(self, step: Callable[..., Awaitable[Any]], *args: Any) -> bytes:
+        try:
+            return to_chunk(await step(*args))
+        except (SystemExit, KeyboardInterrupt) as error:
+            raise HandlerLeft(f"the handler left by {error!r}") from error
+
+    async def aclose(self) -> None:
+        """Close the async generator, so that its `finally` runs."""
+        aclose = getattr(self._rest, "aclose", None)
+        try:
+            if aclose is not None:
+                await aclose()
+        except (SystemExit, KeyboardInterrupt) as error:
+            raise HandlerLeft(f"the handler left by {error!r}") from error
+
+
+def close_request(request: Request) -> None:
+    """Run what `after_response` collected; the answer is out, so a failure is logged."""
+    try:
+        request.close()
+    except (Exception, SystemExit):
+        log.exception("%r failed after its response", request)
+
+
+# sync: on the event loop ---------------------------------------------------------------
+
+
+class LoopStream:
+    """The stream of a `sync` route: each step runs on the loop, in the route's context."""
+
+    def __init__(self, chunks: Iterator[bytes], context: Context) -> None:
+        self._chunks = chunks
+        self._context = context
+
+    def __aiter__(self) -> LoopStream:
+        return self
+
+    async def __anext__(self) -> bytes:
+        await asyncio.sleep(0)  # the other connections' turn
+        try:
+            return self._context.run(next, self._chunks)
+        except StopIteration:
+            raise StopAsyncIteration from None
+
+    async def aclose(self) -> None:
+        """Close the generator."""
+        self._context.run(self._chunks.close)  # type: ignore[attr-defined]
+
+
+def run_on_loop(answer: Answer, route: Route, request: Request) -> Response:
+    """Run a `sync` route, here and now, in a context of its own."""
+    context = copy_context()
+    response = context.run(answer, route, request)
+    if is_stream(response.body):
+        response.body = LoopStream(cast("Iterator[bytes]", response.body), context)
+    return response
+
+
+# thread: in a thread of main -----------------------------------------------------------
+
+
+class ThreadStream:
+    """The stream of a `thread` route: its own thread makes a chunk when asked for one."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._asked: queue.SimpleQueue[Optional[asyncio.Future[bytes]]]
+        self._asked = queue.SimpleQueue()
+
+    def serve(self, chunks: Chunks) -> None:
+        """Make chunks until the end, or until closed; runs in the thread."""
+        try:
+            for future in iter(self._asked.get, None):
+                try:
+                    chunk = next(chunks)
+                except StopIteration:
+                    settle_from_thread(self._loop, future, None, StopAsyncIteration())
+                    return
+                except BaseException as error:  # the loop's side logs it
+                    settle_from_thread(self._loop, future, None, error)
+                    return
+                settle_from_thread(self._loop, future, chunk, None)
+        finally:
+            try:
+                chunks.close()
+            except Exception:
+                log.exception("a stream failed while it was closed")
+
+    def __aiter__(self) -> ThreadStream:
+        return self
+
+    async def __anext__(self) -> bytes:
+        future: asyncio.Future[bytes] = self._loop.create_future()
+        self._asked.put(future)
+        return await future
+
+    async def aclose(self) -> None:
+        """Have the thread close the generator, after the chunk it is at."""
+        self.end()
+
+    def end(self) -> None:
+        """The same for who can't wait."""
+        self._asked.put(None)
+
+
+def settle_from_thread(
+    loop: asyncio.AbstractEventLoop,
+    future: asyncio.Future[Any],
+    result: object,
+    error: Optional[BaseException],
+) -> None:
+    """Settle a future of `loop` from another thread; nothing, if the loop has closed."""
+
+    def settle() -> None:
+        if future.done():
+            if isinstance(result, Response) and isinstance(result.body, ThreadStream):
+                result.body.end()  # nobody will ask it for a chunk
+            if error is not None and not isinstance(error, StopAsyncIteration):
+                log.error("a thread failed after its request had ended", exc_info=error)
+        elif error is not None:
+            future.set_exception(error)
+        else:
+            future.set_result(result)
+
+    try:
+        loop.call_soon_threadsafe(settle)
+    except RuntimeError:
+        pass  # the loop is closed: nobody waits any more
+
+
+class Threads:
+    """The threads that run `thread` routes: started on demand, up to `size` at once.
+
+    Streams do not count: a thread that turns out to make a stream gives its place back,
+    so that slow readers never starve the other routes.
+    """
+
+    def __init__(self, size: int) -> None:
+        self.gate = Gate(size)
+        self._work: queue.SimpleQueue[Optional[Callable[[], None]]] = queue.SimpleQueue()
+        self._alive = 0
+        self._busy = 0
+
+    async def run(self, answer: Answer, route: Route, request: Request) -> Response:
+        """Run a route in a thread.
+
+        A deadline answers 504 and lets the thread run on; its place stays taken until
+        it has ended, and what it then returns is dropped.
+        """
+        await self.gate.enter(route.queue_timeout)
+        loop = asyncio.get_running_loop()
+        ready: asyncio.Future[Response] = loop.create_future()
+        context = copy_context()
+        job = self._job(loop, ready, lambda: context.run(answer, route, request), context)
+        self._start(job)
+        timer = None
+        if route.timeout is not None:
+            timer = loop.call_later(route.timeout, _expire, ready, route)
+        try:
+            return await ready
+        finally:
+            if timer is not None:
+                timer.cancel()
+
+    def _start(self, job: Callable[[], None]) -> None:
+        self._busy += 1
+        if self._busy > self._alive:
+            self._alive += 1
+            threading.Thread(target=self._live, name="pixie_web", daemon=True).start()
+        self._work.put(job)
+
+    def _live(self) -> None:
+        for job in iter(self._work.get, None):
+            job()
+
+    def _job(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        ready: asyncio.Future[Response],
+        call: Callable[[], Response],
+        context: Context,
+    ) -> Callable[[], None]:
+        def job() -> None:
+            stream = None
+            try:
+                response = call()
+                if is_stream(response.body):
+                    chunks = cast(Chunks, response.body)
+                    stream = response.body = ThreadStream(loop)
+                settle_from_thread(loop, ready, response, None)
+            except BaseException as error:
+                settle_from_thread(loop, ready, None, error)
+            if stream is not None:
+                _call_from_thread(loop, self.gate.leave)
+                context.run(stream.serve, chunks)
+            _call_from_thread(loop, self._ended, stream is None)
+
+        return job
+
+    def _ended(self, held_place: bool) -> None:
+        self._busy -= 1
+        if held_place:
+            self.gate.leave()
+        if self._alive > self.gate.limit and self._busy < self._alive:
+            self._alive -= 1
+            self._work.put(None)
+
+    def stop(self) -> None:
+        """Let the idle threads end; those at work are daemons and end with the process."""
+        for _ in range(self._alive):
+            self._work.put(None)
+
+
+def _call_from_thread(
+    loop: asyncio.AbstractEventLoop, function: Callable[..., object], *args: Any
+) -> None:
+    try:
+        loop.call_soon_threadsafe(function, *args)
+    except RuntimeError:
+        pass  # the loop is closed
+
+
+def _expire(ready: asyncio.Future[Response], route: Route) -> None:
+    if not ready.done():
+        ready.set_exception(deadline_error(route))
+
+
+# asnc: in a Task on the loop -----------------------------------------------------------
+
+
+class TaskRun:
+    """One request of an `asnc` route: the Task in which all of its handler runs.
+
+    The Task has a context of its own, and a stream is pulled from inside it, so
+    `asyncio.timeout`, task groups, anyio and ContextVars work across a `yield` too. When
+    it is cancelled (deadline; client gone, with "stop") it gets CancelledError.
+    """
+
+    def __init__(self, answer: AsyncAnswer, route: Route, request: Request) -> None:
+        self._answer = answer
+        self._route = route
+        self._request = request
+        self._loop = asyncio.get_running_loop()
+        self._response: Optional[Response] = None
+        self._ready: Optional[asyncio.Future[Response]] = None
+        self._asked: Optional[asyncio.Future[bool]] = None  # the task waits for this
+        self._given: Optional[asyncio.Future[bytes]] = None  # the server waits for this
+        self._end: Optional[Exception] = None  # why no more chunks will come
+        self._closed = False
+        self._task: Optional[asyncio.Task[None]] = None
+
+    async def run(self) -> Response:
+        """Return the response, of a stream as soon as its first chunk is there."""
+        self._task = start_task(self._loop, self._main())
+        if self._response is not None:
+            if self._response.body is self:
+                self._task.add_done_callback(self._ended)
+            return self._response
+        self._ready = self._loop.create_future()
+        self._task.add_done_callback(self._ended)
+        timer = None
+        if self._route.timeout is not None:
+            timer = self._loop.call_later(self._route.timeout, self._expire)
+        stops = self._route.on_disconnect == "stop" and self._request.disconnect
+        if stops:
+            stops.add(self._task.cancel)
+        try:
+            return await self._ready
+        finally:
+            if timer is not None:
+                timer.cancel()
+            if stops:
+                stops.remove(self._task.cancel)
+
+    async def _main(self) -> None:
+        response = await self._answer(self._route, self._request)
+        chunks = response.body
+        if is_stream(chunks):
+            response.body = self
+        self._response = response
+        if self._ready is not None and not self._ready.done():
+            self._ready.set_result(response)
+        if response.body is self:
+            await self._serve(cast(AsyncChunks, chunks))
+
+    def _expire(self) -> None:
+        assert self._ready is not None and self._task is not None
+        if not self._ready.done():
+            self._ready.set_exception(deadline_error(self._route))
+            self._task.cancel()
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and task.exception() is None:
+            return
+        error = None if task.cancelled() else task.exception()
+        if not isinstance(error, Exception):
+            if self._request.disconnected:
+                error = ClientDisconnected("the client left")
+            else:
+                error = PixieError(f"the handler left by {error or 'its cancellation'}")
+        if self._ready is not None and not self._ready.done():
+            self._ready.set_exception(error)
+        self._stop(error)
+
+    # The stream.
+
+    async def _serve(self, chunks: AsyncChunks) -> None:
+        early: Optional[bytes] = None
+        try:
+            while True:
+                try:
+                    if not await self._next_asked():
+                        return
+                except asyncio.CancelledError as error:
+                    # Cancelled at its `yield`, by an asyncio.timeout around it perhaps.
+                    early = await chunks.throw(error)
+                    continue
+                chunk, early = early or await chunks.__anext__(), None
+                if self._given is not None and not self._given.done():
+                    self._given.set_result(chunk)
+        except Exception as error:  # the end, or what the server logs
+            self._stop(error)
+        finally:
+            try:
+                await chunks.aclose()
+            except Exception:
+                log.exception("a stream failed while it was closed")
+
+    async def _next_asked(self) -> bool:
+        if not self._closed and (self._given is None or self._given.done()):
+            self._asked = self._loop.create_future()
+            await self._asked
+        return not self._closed
+
+    def _stop(self, end: Exception) -> None:
+        """Note why no more chunks will come; the first reason counts."""
+        if self._end is None:
+            self._end = end
+        if self._given is not None and not self._given.done():
+            self._given.set_exception(self._end)
+
+    def __aiter__(self) -> TaskRun:
+        return self
+
+    async def __anext__(self) -> bytes:
+        if self._end is not None:
+            raise self._end
+        self._given = self._loop.create_future()
+        self._wake()
+        timer = None
+        if self._route.timeout is not None:
+            timer = self._loop.call_later(self._route.timeout, self._chunk_late)
+        try:
+            return await self._given
+        finally:
+            if timer is not None:
+                timer.cancel()
+
+    def _wake(self) -> bool:
+        if self._asked is None or self._asked.done():
+            return False
+        self._asked.set_result(True)
+        return True
+
+    def _chunk_late(self) -> None:
+        self._stop(deadline_error(self._route))
+        assert self._task is not None
+        self._task.cancel()
+
+    async def aclose(self) -> None:
+        """End the stream: at its `yield` if it stands there, else by cancelling it."""
+        self._closed = True
+        assert self._task is not None
+        if not self._task.done() and not self._wake():
+            self._task.cancel()
+
+
+def start_task(
+    loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, T]
+) -> asyncio.Task[T]:
+    """Return a new Task, with a context of its own, for what a program wrote."""
+    if sys.version_info >= (3, 12):
+        # PERF: what never waits is done at once, without a turn of the loop: 1.3 times
+        # the requests of a plain Task.
+        return asyncio.Task(coroutine, loop=loop, eager_start=True)
+    return loop.create_task(coroutine)
+
+
+# The pool: frames ----------------------------------------------------------------------
+# A frame is twelve bytes of header and a payload. The header: payload bytes, type, flags,
+# index of the route, number of the request.
+
+_FRAME = struct.Struct("!IBBHI")
+_RESULT = struct.Struct("!HqI")  # status, body bytes or -1, header block bytes
+_SIZE = struct.Struct("!I")
+
+
+
+class Frame:
+    """The types of frames, and their flags."""
+
+    RUN, CANCEL = 1, 2  # main to worker
+    READY, RESPONSE, HEAD, DATA, END, FILE, LOG = 16, 17, 18, 19, 20, 21, 22  # and back
+
+    DEBUG, HTTPS, SPOOLED = 1, 2, 4  # flags of RUN
+    RETIRE = 1  # flag of RESPONSE, FILE and END: the worker will take no more
+    BROKEN = 2  # flag of END: the stream did not come to its end
+
+
+def encode_run(route: Route, number: int, request: Request) -> List[bytes]:
+    """Return the frame that sends a request to a worker: the least that can travel."""
+    texts = [request.client[0], str(request.client[1]), request.host, request.prefix]
+    texts.append(dump_json(request.context).decode() if request.context else "")
+    texts.extend(request.raw_params)
+    flags = (Frame.DEBUG if request.debug else 0) | (Frame.HTTPS if request.scheme == "https" else 0)
+    body = request._body
+    if body is None:
+        assert request.body_path is not None
+        body = request.body_path.encode()
+        flags |= Frame.SPOOLED
+    record = encode_fields([text.encode("utf-8", "surrogatepass") for text in texts])
+    head = request.raw_head
+    size = len(record) + 2 * _SIZE.size + len(head) + len(body)
+    return [
+        _FRAME.pack(size, Frame.RUN, flags, route.index, number)
+        + _SIZE.pack(len(record))
+        + record
+        + _SIZE.pack(len(head))
+        + head,
+        body,
+    ]
+
+
+def decode_run(payload: memoryview, flags: int) -> Request:
+    """Return the request of a RUN frame, as `encode_run` wrote it."""
+    record, at = _take(payload, 0)
+    raw_head, at = _take(payload, at)
+    fields = [field.decode("utf-8", "surrogatepass") for field in decode_fields(record)]
+    host, port, authority, prefix, context = fields[:5]
+    request = Request(
+        parse_head(raw_head),
+        (host, int(port)),
+        "https" if flags & Frame.HTTPS else "http",
+        debug=bool(flags & Frame.DEBUG),
+    )
+    request.host = authority
+    request.prefix = prefix
+    request.context = json.loads(context) if context else {}
+    request.raw_params = tuple(fields[5:])
+    body = bytes(payload[at:])
+    request._body = None if flags & Frame.SPOOLED else body
+    request.body_path = body.decode() if flags & Frame.SPOOLED else None
+    return request
+
+
+def encode_fields(fields: Sequence[bytes]) -> bytes:
+    """Return byte strings as one, each after its size; [b"ab"] -> b"\\0\\0\\0\\2ab"."""
+    return b"".join(_SIZE.pack(len(field)) + field for field in fields)
+
+
+def decode_fields(data: bytes) -> List[bytes]:
+    """Return what `encode_fields` was given."""
+    fields, at = [], 0
+    while at < len(data):
+        field, at = _take(memoryview(data), at)
+        fields.append(field)
+    return fields
+
+
+def _take(data: memoryview, at: int) -> Tuple[bytes, int]:
+    (size,) = _SIZE.unpack_from(data, at)
+    start = at + _SIZE.size
+    return bytes(data[start : start + size]), start + size
+
+
+class FrameBuffer:
+    """Turns what arrives on a worker's socket into frames: (header, payload) pairs."""
+
+    def __init__(self) -> None:
+        self._data = bytearray()
+
+    def feed(self, data: bytes) -> Iterator[Tuple[Tuple[int, ...], bytes]]:
+        """Take bytes and iterate over the frames that are complete now.
+
+        Raises:
+            PixieError: a frame announces more than MAX_FRAME_BYTES.
+        """
+        self._data += data
+        at = 0
+        while len(self._data) - at >= _FRAME.size:
+            header = _FRAME.unpack_from(self._data, at)
+            if header[0] > MAX_FRAME_BYTES:
+                raise PixieError(f"a worker announced a frame of {header[0]} bytes")
+            end = at + _FRAME.size + header[0]
+            if len(self._data) < end:
+                break
+            yield header[1:], bytes(memoryview(self._data)[at + _FRAME.size : end])
+            at = end
+        del self._data[:at]
+
+
+# The pool: inside a worker -------------------------------------------------------------
+
+
+class Program(NamedTuple):
+    """What a worker needs to know of the application; the rest it inherits."""
+
+    routes: Sequence[Route]
+    answer: Answer
+    on_worker_start: Sequence[Callable[[], object]]
+    on_worker_stop: Sequence[Callable[[], object]]
+
+
+class MainGone:
+    """In a worker: whether main says that the client has gone, or is gone itself."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+
+    @property
+    def gone(self) -> bool:
+        """Look, without waiting: while a job runs, only a CANCEL (or the end) can come."""
+        try:
+            self._connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
+        return True
+
+
+class FrameHandler(logging.Handler):
+    """Sends a worker's log records of this framework to main, as text."""
+
+    def __init__(self, worker: WorkerProcess) -> None:
+        super().__init__()
+        self._worker = worker
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Send one record; in main it goes where main's records go."""
+        text = self.format(record).encode("utf-8", "replace")
+        try:
+            self._worker.send(Frame.LOG, min(record.levelno, 255), text)
+        except OSError:
+            pass  # main is gone, or this is a process that a handler forked
+
+
+class WorkerProcess:
+    """A worker: takes one request after another from its socket, and answers it.
+
+    It ends when main closes the socket, when a handler leaves by `sys.exit()`, or when
+    the zygote kills it.
+    """
+
+    def __init__(self, connection: socket.socket, number: int, program: Program) -> None:
+        self._connection = connection
+        self._number = number
+        self._program = program
+        self._request_number = 0
+        self._interruptible = False
+
+    def serve(self) -> None:
+        """Boot, then answer until the end of the connection."""
+        self._boot()
+        self.send(Frame.READY)
+        while True:
+            header = self._receive(_FRAME.size)
+            if header is None:
+                break
+            size, kind, flags, index, number = _FRAME.unpack(header)
+            payload = self._receive(size)
+            if payload is None:
+                break
+            # A CANCEL read here came too late: its job has ended.
+            if kind == Frame.RUN:
+                self._request_number = number
+                route = self._program.routes[index]
+                request = decode_run(memoryview(payload), flags)
+                request.route = route
+                request.params = route.pattern.convert(request.raw_params)
+                if not self._run(route, request):
+                    break
+        for function in self._program.on_worker_stop:
+            function()
+
+    def _boot(self) -> None:
+        proc_env.proc_type = ProcessType.pool
+        proc_env.worker = self._number
+        proc_env.pool = None
+        # Only main decides when to stop; a Ctrl-C or a supervisor's SIGTERM to the whole
+        # group must not end a running request. Handlers, not SIG_IGN: programs that a
+        # handler starts would inherit the latter.
+        for ignored in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(ignored, _do_nothing)
+        signal.signal(signal.SIGUSR2, self._on_deadline)
+        # What a handler forks must not answer in its name, nor take the next request.
+        os.register_at_fork(after_in_child=self._connection.close)
+        log.handlers[:] = [FrameHandler(self)]
+        log.propagate = False
+        numpy = sys.modules.get("numpy")
+        if numpy is not None:
+            numpy.random.seed()  # or all workers would draw the same numbers
+        try:
+            for function in self._program.on_worker_start:
+                function()
+        except OSError as error:  # not main's end of the socket: a model without a file
+            raise PixieError("on_worker_start failed") from error
+
+    def _on_deadline(self, *_: object) -> None:
+        if self._interruptible:
+            self._interruptible = False
+            raise RequestTimeout
+
+    def _run(self, route: Route, request: Request) -> bool:
+        """Answer one request; return whether this worker may take another."""
+        request.disconnect = MainGone(self._connection)
+        context = copy_context()
+        try:
+            self._interruptible = True
+            response = context.run(self._program.answer, route, request)
+            if is_stream(response.body):
+                self._send_stream(response, request, context)
+            else:
+                self._interruptible = False
+                self._send_response(response, request)
+            self._interruptible = True
+            close_request(request)
+        except RequestTimeout:
+            return False  # main has answered, and waits for the end of this process
+        finally:
+            self._interruptible = False
+        return not request.fatal
+
+    # Sending.
+
+    def _send_response(self, response: Response, request: Request) -> None:
+        flags = Frame.RETIRE if request.fatal else 0
+        block = response.header_block(request.scheme == "https")
+        body = response.body
+        if isinstance(body, StaticFile):
+            fields = [body.path.encode(), dump_json([body.cache, body.delete_after])]
+            data = _RESULT.pack(response.status, -1, len(block)) + block
+            self.send(Frame.FILE, flags, data + encode_fields(fields))
+            return
+        assert isinstance(body, bytes)
+        result = _RESULT.pack(response.status, len(body), len(block)) + block
+        if len(body) <= MAX_CHUNK_BYTES:
+            self.send(Frame.RESPONSE, flags, result + body)
+            return
+        self.send(Frame.HEAD, 0, result)
+        if request.method != "HEAD":
+            self._send_data(body)
+        self.send(Frame.END, flags)
+
+    def _send_stream(
+        self, response: Response, request: Request, context: Context
+    ) -> None:
+        """Send each chunk as it comes; a CANCEL is seen at the next `yield`."""
+        chunks = cast(Chunks, response.body)
+        block = response.header_block(request.scheme == "https")
+        self.send(Frame.HEAD, 0, _RESULT.pack(response.status, -1, len(block)) + block)
+        flags = 0
+        try:
+            while request.method != "HEAD" and not request.disconnected:
+                self._send_data(context.run(next, chunks))
+        except StopIteration:
+            pass
+        except Exception as error:
+            log.exception("%s failed in the middle of its stream", request)
+            flags, request.fatal = Frame.BROKEN, isinstance(error, HandlerLeft)
+        try:
+            context.run(chunks.close)
+        except Exception:
+            log.exception("%s failed while its stream was closed", request)
+        self.send(Frame.END, flags | (Frame.RETIRE if request.fatal else 0))
+
+    def _send_data(self, data: bytes) -> None:
+        for at in range(0, len(data), MAX_CHUNK_BYTES):
+            self.send(Frame.DATA, 0, data[at : at + MAX_CHUNK_BYTES])
+
+    def send(self, kind: int, flags: int = 0, payload: bytes = b"") -> None:
+        """Send one frame, whole: a deadline's signal must not cut it in two."""
+        interruptible, self._interruptible = self._interruptible, False
+        header = _FRAME.pack(len(payload), kind, flags, 0, self._request_number)
+        self._connection.sendall(header + payload)
+        self._interruptible = interruptible
+
+    def _receive(self, size: int) -> Optional[bytes]:
+        data = bytearray()
+        while len(data) < size:
+            part = self._connection.recv(size - len(data))
+            if not part:
+                return None
+            data += part
+        return bytes(data)
+
+
+def _do_nothing(*_: object) -> None:
+    pass
+
+
+# The pool: the zygote ------------------------------------------------------------------
+# It speaks with main over one socketpair in messages of fixed size. From main: FORK (with
+# the worker's end of a new socketpair as a descriptor) and SIGNAL; back: FORKED and EXITED.
+
+_ORDER = struct.Struct("!BII")  # what, the worker's number, a signal
+_REPORT = struct.Struct("!BIIi")  # what, the worker's number, its pid, its wait status
+FORK, SIGNAL, FORKED, EXITED = 1, 2, 3, 4
+
+
+class Zygote:
+    """The process that forks, signals and reaps the workers, and ends them with main."""
+
+    def __init__(self, control: socket.socket, program: Program) -> None:
+        self._control = control
+        self._program = program
+        self._pids: Dict[int, int] = {}  # worker's number to pid, alive ones only
+
+    def serve(self) -> None:
+        """Do as main says until it closes the connection or dies; then end all workers."""
+        name_process("pixie:zygote")
+        _prctl(36, 1)  # PR_SET_CHILD_SUBREAPER: orphans of handlers come here to be reaped
+        for ignored in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(ignored, _do_nothing)
+        woken, wakeup = socket.socketpair()
+        woken.setblocking(False)
+        wakeup.setblocking(False)
+        signal.signal(signal.SIGCHLD, _do_nothing)
+        signal.set_wakeup_fd(wakeup.fileno(), warn_on_full_buffer=False)
+        poll = select.poll()
+        poll.register(self._control, select.POLLIN)
+        poll.register(woken, select.POLLIN)
+        running = True
+        while running:
+            ready = [descriptor for descriptor, _ in poll.poll()]
+            if woken.fileno() in ready:
+                woken.recv(4096)
+                self._reap()
+            if self._control.fileno() in ready:
+                running = self._obey(woken, wakeup)
+        for number in list(self._pids):
+            self._kill(number, signal.SIGKILL)
+        for one in (self._control, woken, wakeup):
+            one.close()
+
+    def _obey(self, *inherited: socket.socket) -> bool:
+        size = _ORDER.size
+        data, ancillary, _, _ = self._control.recvmsg(size, socket.CMSG_SPACE(4))
+        if len(data) < size:
+            return False
+        what, number, value = _ORDER.unpack(data)
+        if what == SIGNAL:
+            self._kill(number, value)
+            return True
+        descriptors = array.array("i")
+        descriptors.frombytes(ancillary[0][2][:4])
+        with socket.socket(fileno=descriptors[0]) as connection:
+            self._fork(number, connection, inherited)
+        return True
+
+    def _fork(
+        self,
+        number: int,
+        connection: socket.socket,
+        inherited: Tuple[socket.socket, ...],
+    ) -> None:
+        parent = os.getpid()
+        try:
+            pid = os.fork()
+        except OSError as error:
+            self._report(EXITED, number, 0, -(error.errno or errno.EAGAIN))
+            return
+        if pid == 0:
+            signal.set_wakeup_fd(-1)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            for one in (self._control, *inherited):
+                one.close()
+            live_as_worker(connection, number, self._program, parent)
+        try:
+            os.setpgid(pid, pid)  # also done by the worker: whoever comes first
+        except OSError:
+            pass
+        self._pids[number] = pid
+        self._report(FORKED, number, pid, 0)
+
+    def _kill(self, number: int, value: int) -> None:
+        # Only the parent signals, and only what it has not reaped: a pid can't have been
+        # given to another process. SIGKILL goes to the group, so to what the handler
+        # started too; a soft signal is for the worker alone.
+        pid = self._pids.get(number)
+        if pid is None:
+            return
+        try:
+            (os.killpg if value == signal.SIGKILL else os.kill)(pid, value)
+        except (ProcessLookupError, PermissionError):
+            pass
+
+    def _reap(self) -> None:
+        numbers = {pid: number for number, pid in self._pids.items()}
+        while True:
+            try:
+                dead = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            except ChildProcessError:
+                return
+            if dead is None:
+                return
+            number = numbers.get(dead.si_pid)
+            if number is not None:
+                # What its handler left running goes too; before the pid is free again.
+                self._kill(number, signal.SIGKILL)
+            pid, status = os.waitpid(dead.si_pid, 0)
+            if number is not None:  # else an orphan of a handler, adopted
+                del self._pids[number]
+                self._report(EXITED, number, pid, status)
+
+    def _report(self, what: int, number: int, pid: int, status: int) -> None:
+        try:
+            self._control.sendall(_REPORT.pack(what, number, pid, status))
+        except OSError:
+            pass  # main is gone; the next receive says so
+
+
+def live_as_worker(
+    connection: socket.socket, number: int, program: Program, zygote_pid: int
+) -> None:
+    """Be a worker until the end of the process; never returns."""
+    code = 1
+    try:
+        os.setpgid(0, 0)
+        die_with_parent(zygote_pid)
+        name_process(f"pixie:worker {number}")
+        make_first_victim()
+        os.nice(WORKER_NICENESS)
+        WorkerProcess(connection, number, program).serve()
+        code = 0
+    except (OSError, RequestTimeout):
+        pass  # main is gone, or has done with this worker
+    except BaseException:
+        log.exception("worker %d ended", number)
+    finally:
+        # Not sys.exit(): that would run the clean-up of main's objects in this copy.
+        flush_output()
+        os._exit(code)
+
+
+def flush_output() -> None:
+    """Write out what print() has buffered; before a fork, or it would come out twice."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (AttributeError, OSError, ValueError):
+            pass  # closed, or replaced by None: nothing to lose
+
+
+def _prctl(option: int, argument: Any) -> None:
+    """Ask something of the Linux kernel for this process; elsewhere, or refused: no."""
+    try:
+        import ctypes
+
+        ctypes.CDLL(None).prctl(option, argument, 0, 0, 0)
+    except (ImportError, OSError, AttributeError):
+        pass
+
+
+def name_process(name: str) -> None:
+    """Set the name that `ps` and `top` show (Linux: 15 bytes)."""
+    _prctl(15, name.encode()[:15])  # PR_SET_NAME
+
+
+def die_with_parent(pid: int) -> None:
+    """Be killed when the zygote is killed (Linux); a belt beside the closed sockets."""
+    _prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+    if os.getppid() != pid:
+        os._exit(1)  # it died in between
+
+
+def make_first_victim() -> None:
+    """Have the kernel's out-of-memory killer take a worker before it takes main."""
+    try:
+        with open("/proc/self/oom_score_adj", "w") as file:
+            file.write("300")
+    except OSError:
+        pass
+
+
+def fork_zygote(program: Program) -> Tuple[socket.socket, int]:
+    """Fork the zygote; return main's end of its socket, and its pid.
+
+    To be called while this process has one thread and no event loop.
+    """
+    import gc
+
+    # Objects that the collector never looks at again stay shared between processes:
+    # measured, a worker's own memory falls from 25 MB to 13 MB.
+    gc.collect()
+    gc.freeze()
+    control, remote = socket.socketpair()
+    flush_output()
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            os.setpgid(0, 0)
+            control.close()
+            Zygote(remote, program).serve()
+            code = 0
+        finally:
+            flush_output()
+            os._exit(code)
+    remote.close()
+    return control, pid
+
+
+# The pool: in main ---------------------------------------------------------------------
+
+
+class Job:
+    """One request for the pool, from its arrival to its answer."""
+
+    def __init__(self, number: int, route: Route, request: Request) -> None:
+        self.number = number
+        self.route = route
+        self.request = request
+        self.arrived = time.monotonic()
+        self.started = 0.0
+        self.future: asyncio.Future[Response] = (
+            asyncio.get_running_loop().create_future()
+        )
+        self.worker: Optional[Worker] = None
+        self.stream: Optional[WorkerStream] = None
+        self.timer: Optional[asyncio.TimerHandle] = None
+        self.is_stream = route.placement is RouteType.stream  # which kind of slot it has
+
+    def answer(self, response: Response) -> None:
+        """Give the answer to whoever waits; nobody, if the client has gone."""
+        self.stop_timer()
+        if not self.future.done():
+            self.future.set_result(response)
+
+    def fail(self, error: Exception) -> None:
+        """End with an error: of the request, or of the stream that is under way."""
+        self.stop_timer()
+        if self.stream is not None:
+            self.stream.end(error)
+        elif not self.future.done():
+            self.future.set_exception(error)
+
+    def stop_timer(self) -> None:
+        """Cancel the timer that is running, if one is."""
+        if self.timer is not None:
+            self.timer.cancel()
+            self.timer = None
+
+
+class WorkerStream:
+    """The chunks that a worker sends, for whoever sends them on.
+
+    Not pulling is the backpressure: main stops reading from the worker, whose next send
+    then blocks. The deadline between two chunks runs only while somebody waits.
+    """
+
+    def __init__(self, pool: Pool, worker: Worker, job: Job) -> None:
+        self._pool = pool
+        self._worker = worker
+        self._job = job
+        self._chunks: Deque[bytes] = deque()
+        self._held_bytes = 0
+        self._waiter: Optional[asyncio.Future[None]] = None
+        self._ended = False
+        self._error: Optional[Exception] = None
+        self._discarding = False
+        self._paused = False
+
+    def put(self, chunk: bytes) -> None:
+        """Take a chunk from the worker."""
+        if self._discarding:
+            return
+        self._chunks.append(chunk)
+        self._held_bytes += len(chunk)
+        self._wake()
+        if self._held_bytes > STREAM_BUFFER_BYTES and not self._paused:
+            self._paused = True
+            self._worker.pause()
+
+    def end(self, error: Optional[Exception] = None) -> None:
+        """Note that no more will come: an orderly end, or an error."""
+        if not self._ended:
+            self._ended, self._error = True, error
+            self._wake()
+            if self._paused:
+                # The worker's next job must be heard, however slow this client is.
+                self._paused = False
+                self._worker.resume()
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def __aiter__(self) -> WorkerStream:
+        return self
+
+    async def __anext__(self) -> bytes:
+        while not self._chunks:
+            if self._error is not None:
+                raise self._error
+            if self._ended:
+                raise StopAsyncIteration
+            await self._wait()
+        chunk = self._chunks.popleft()
+        self._held_bytes -= len(chunk)
+        if self._paused and self._held_bytes <= STREAM_BUFFER_BYTES // 2:
+            self._paused = False
+            self._worker.resume()
+        return chunk
+
+    async def _wait(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._waiter = loop.create_future()
+        self._pool.watch(self._job)
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
+            self._job.stop_timer()
+
+    async def aclose(self) -> None:
+        """Stop the worker's generator at its next `yield`, or at once with "kill".
+
+        What it still sends is read and dropped: it may be blocked in a send, and would
+        not see the Frame.CANCEL otherwise.
+        """
+        if self._ended or self._discarding:
+            return
+        self._discarding = True
+        self._chunks.clear()
+        if self._job.route.on_disconnect == "kill":
+            self._pool.retire(self._worker, hard=True)
+            return
+        self._worker.send(Frame.CANCEL, self._job)
+        if self._paused:
+            self._paused = False
+            self._worker.resume()
+        self._pool.watch(self._job)
+
+
+class Worker(asyncio.Protocol):
+    """Main's view of one worker process: its state, its socket, its job."""
+
+    def __init__(self, pool: Pool, number: int) -> None:
+        self.pool = pool
+        self.number = number
+        self.pid = 0
+        self.state = "starting"
+        self.job: Optional[Job] = None
+        self.slot_is_stream: Optional[bool] = None  # which kind of slot it takes up
+        self.tasks = 0
+        self.booted = False
+        self.crashed = False  # it ended without being asked to
+        self.ended = False  # the process is gone; what it sent may still be unread
+        self.transport: Optional[asyncio.Transport] = None
+        self.timer: Optional[asyncio.TimerHandle] = None
+        self._frames = FrameBuffer()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Keep the transport of the worker's socket."""
+        self.transport = cast(asyncio.Transport, transport)
+        if self.state == "dying":
+            self.transport.abort()
+
+    def data_received(self, data: bytes) -> None:
+        """Take frames; a worker that sends what can't be is retired."""
+        try:
+            for header, payload in self._frames.feed(data):
+                if self.state == "dying":
+                    return
+                self._take(header, payload)
+        except (PixieError, ValueError, struct.error) as error:
+            log.error("worker %d sent no proper frame: %s", self.number, error)
+            self.pool.lost(self)
+
+    def connection_lost(self, exc: Optional[Exception]) -> None:
+        """The worker has died, or closed its socket, which comes to the same."""
+        self.pool.lost(self)
+
+    def take_rest(self) -> None:
+        """Take what the process sent before it ended: its end may be known sooner."""
+        self.ended = True
+        if self.transport is None or self.state == "dying":
+            return
+        try:
+            descriptor = self.transport.get_extra_info("socket").fileno()
+            for data in iter(lambda: os.read(descriptor, 65_536), b""):
+                self.data_received(data)
+        except OSError:
+            pass  # nothing is left, or it is closed
+
+    def send(self, kind: int, job: Job) -> None:
+        """Send a frame without payload that is about a job."""
+        self._write(_FRAME.pack(0, kind, 0, job.route.index, job.number))
+
+    def _write(self, data: bytes) -> None:
+        assert self.transport is not None
+        if not self.transport.is_closing():  # else `lost` is about to be called
+            self.transport.write(data)
+
+    def pause(self) -> None:
+        """Stop reading, so that the worker's next send blocks."""
+        if self.transport is not None and not self.transport.is_closing():
+            self.transport.pause_reading()
+
+    def resume(self) -> None:
+        """Read on."""
+        if self.transport is not None and not self.transport.is_closing():
+            self.transport.resume_reading()
+
+    def start(self, job: Job) -> None:
+        """Send a job to the worker."""
+        self.state = "busy"
+        self.job = job
+        self.tasks += 1
+        job.worker = self
+        head, body = encode_run(job.route, job.number, job.request)
+        if len(body) <= MAX_HEAD_BYTES:
+            self._write(head + body)
+        else:
+            self._write(head)
+            self._write(body)
+
+    def _take(self, header: Tuple[int, ...], payload: bytes) -> None:
+        kind, flags, _, number = header
+        if kind == Frame.LOG:
+            log.log(flags, "%s", payload.decode("utf-8", "replace"))
+            return
+        if kind == Frame.READY and self.state == "starting":
+            self.pool.ready(self)
+            return
+        job = self.job
+        if job is None or number != job.number:
+            raise PixieError(f"frame {kind} for a request that it does not have")
+        if kind in (Frame.RESPONSE, Frame.FILE, Frame.HEAD) and job.stream is None:
+            self._take_result(job, kind, payload)
+            if kind != Frame.HEAD:
+                self.pool.release(self, bool(flags & Frame.RETIRE))
+        elif kind == Frame.DATA and job.stream is not None:
+            job.stream.put(payload)
+        elif kind == Frame.END and job.stream is not None:
+            broken = PixieError("the stream broke") if flags & Frame.BROKEN else None
+            job.stream.end(broken)
+            self.pool.release(self, bool(flags & Frame.RETIRE))
+        else:
+            raise PixieError(f"frame {kind} out of turn")
+
+    def _take_result(self, job: Job, kind: int, payload: bytes) -> None:
+        status, size, block_size = _RESULT.unpack_from(payload)
+        at = _RESULT.size + block_size
+        block = payload[_RESULT.size : at]
+        # SECURITY: a worker runs code we do not know; what it sends is checked before
+        # it is put on the wire.
+        if not 200 <= status <= 999 or not is_header_block(block):
+            raise PixieError("a malformed response")
+        body: AnyBody
+        if kind == Frame.FILE:
+            path, options = decode_fields(payload[at:])
+            body = StaticFile(path.decode(), *json.loads(options))
+        elif kind == Frame.HEAD:
+            body = job.stream = WorkerStream(self.pool, self, job)
+        else:
+            body = payload[at:]
+        response = Response.from_block(status, block, body)
+        if kind == Frame.HEAD:
+            response.stream_bytes = size if size >= 0 else None
+            self.pool.streams(job)
+        job.answer(response)
+
+
+class Pool:
+    """The worker processes, and the jobs that wait for them.
+
+    Args:
+        program: what the workers run.
+        size: how many handlers run at once (int, from 1).
+
+    Jobs that return run on `size` slots; streams run on `max_streams` slots of their own,
+    so slow readers do not starve the rest. Idle workers are taken last in, first out: the
+    caches of the last one are warm.
+    """
+
+    def __init__(self, program: Program, size: int) -> None:
+        self.size = size
+        self.max_streams = STREAMS_PER_WORKER * size
+        self._program = program
+        self._control: socket.socket
+        self._zygote_pid = 0
+        self._loop: asyncio.AbstractEventLoop
+        self._workers: Dict[int, Worker] = {}
+        self._idle: List[Worker] = []
+        self._admitted: Deque[Job] = deque()  # have a slot, wait for a worker to boot
+        self._queues: Dict[Route, Deque[Job]] = {}
+        self._running: Dict[Route, int] = {}
+        self._waiting = 0
+        self._jobs = 0
+        self._streams = 0
+        self._numbers = 0
+        self._requests = 0
+        self._mean_seconds = 0.1
+        self._starting = 0  # workers about to be asked for
+        self._boot_failures = 0
+        self._closing = False
+        self._all_gone: Optional[asyncio.Future[None]] = None
+        self._reports = bytearray()
+
+    # Life.
+
+    def fork(self) -> None:
+        """Fork the zygote; before there is a loop or a thread."""
+        self._control, self._zygote_pid = fork_zygote(self._program)
+
+    async def start(self) -> None:
+        """Start the workers; jobs that come before they are ready wait for them."""
+        self._loop = asyncio.get_running_loop()
+        self._control.setblocking(False)
+        self._loop.add_reader(self._control.fileno(), self._read_reports)
+        proc_env.pool = self
+        for _ in range(self.size):
+            await self._spawn()
+
+    async def stop(self, seconds: float = STOP_SECONDS) -> None:
+        """Let the workers end, kill those that don't within `seconds`, end the zygote."""
+        self._closing = True
+        for worker in list(self._workers.values()):
+            self.retire(worker)
+        if self._workers:
+            self._all_gone = self._loop.create_future()
+            timer = self._loop.call_later(seconds, self._kill_all)
+            give_up = self._loop.call_later(seconds + 2, self._stop_waiting)
+            await self._all_gone
+            timer.cancel()
+            give_up.cancel()
+        self._loop.remove_reader(self._control.fileno())
+        proc_env.pool = None
+        self.end_zygote()
+
+    def end_zygote(self) -> None:
+        """End the zygote; all there is to do for a pool that was never started."""
+        self._control.close()
+        os.waitpid(self._zygote_pid, 0)
+
+    def hurry(self) -> None:
+        """Kill the workers that `stop` waits for."""
+        if self._closing:
+            self._kill_all()
+
+    def _kill_all(self) -> None:
+        for worker in list(self._workers.values()):
+            self._order(SIGNAL, worker.number, signal.SIGKILL)
+
+    def _stop_waiting(self) -> None:
+        if self._all_gone is not None and not self._all_gone.done():
+            self._all_gone.set_result(None)
+
+    # The zygote.
+
+    def _order(
+        self, what: int, number: int, value: int = 0, descriptor: Optional[int] = None
+    ) -> None:
+        rights = []
+        if descriptor is not None:
+            numbers = array.array("i", [descriptor])
+            rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, numbers)]
+        try:
+            self._control.sendmsg([_ORDER.pack(what, number, value)], rights)
+        except OSError as error:
+            log.critical("the zygote does not take orders: %s", error)
+
+    def _read_reports(self) -> None:
+        try:
+            data = self._control.recv(65_536)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if not data:
+            self._zygote_died()
+            return
+        self._reports += data
+        while len(self._reports) >= _REPORT.size:
+            what, number, pid, status = _REPORT.unpack_from(self._reports)
+            del self._reports[: _REPORT.size]
+            if what == EXITED:
+                self._exited(number, status)
+            elif number in self._workers:
+                self._workers[number].pid = pid
+
+    def _zygote_died(self) -> None:
+        self._loop.remove_reader(self._control.fileno())
+        self._closing = True
+        log.critical("the process that starts the workers has died: restart the server")
+        for worker in list(self._workers.values()):
+            self._exited(worker.number, signal.SIGKILL)
+
+    # Workers.
+
+    async def _spawn(self) -> None:
+        here, there = socket.socketpair()
+        self._numbers += 1
+        worker = Worker(self, self._numbers)
+        self._workers[worker.number] = worker
+        with there:
+            self._order(FORK, worker.number, descriptor=there.fileno())
+        here.setblocking(False)
+        worker.timer = self._loop.call_later(BOOT_SECONDS, self._boot_late, worker)
+        await self._loop.create_connection(lambda: worker, sock=here)
+
+    def _ensure_workers(self, delay_seconds: float = 0.0) -> None:
+        """Start as many workers as there are slots taken, and `size` at least."""
+        wanted = max(self.size, self._jobs + self._streams) - self._starting
+        for worker in self._workers.values():
+            wanted -= worker.state != "dying" or worker.slot_is_stream is not None
+        for _ in range(wanted):
+            self._starting += 1
+            self._loop.call_later(delay_seconds, self._start_one)
+
+    def _start_one(self) -> None:
+        self._starting -= 1
+        if not self._closing:
+            task = self._loop.create_task(self._spawn())
+            task.add_done_callback(self._spawned)
+
+    def _spawned(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and task.exception() is not None:
+            log.error("a worker can't be started: %s", task.exception())
+            self._boot_failures += 1
+            self._ensure_workers(boot_delay_seconds(self._boot_failures))
+
+    def _boot_late(self, worker: Worker) -> None:
+        log.error("worker %d was not ready within %g s", worker.number, BOOT_SECONDS)
+        self.retire(worker, hard=True)
+
+    def ready(self, worker: Worker) -> None:
+        """Take a worker that has booted."""
+        self._boot_failures = 0
+        worker.booted = True
+        assert worker.timer is not None
+        worker.timer.cancel()
+        self._put_to_work(worker)
+
+    def release(self, worker: Worker, retire: bool) -> None:
+        """Take back a worker whose job is done."""
+        job, worker.job = worker.job, None
+        assert job is not None
+        job.stop_timer()
+        seconds = time.monotonic() - job.started
+        if not job.is_stream:
+            self._mean_seconds += 0.1 * (seconds - self._mean_seconds)
+        self._running[job.route] -= 1
+        if retire:
+            self.retire(worker)
+            return
+        self._free_slot(worker)
+        self._put_to_work(worker)
+        self._dispatch()
+
+    def _free_slot(self, worker: Worker) -> None:
+        if worker.slot_is_stream is not None:
+            if worker.slot_is_stream:
+                self._streams -= 1
+            else:
+                self._jobs -= 1
+            worker.slot_is_stream = None
+
+    def _put_to_work(self, worker: Worker) -> None:
+        if worker.ended:
+            self.retire(worker)
+        elif self._admitted:
+            self._start(worker, self._admitted.popleft())
+        elif len(self._idle) >= self.size or self._closing:
+            self.retire(worker)  # was started for a stream, and is one too many now
+        else:
+            worker.state = "idle"
+            self._idle.append(worker)
+
+    def retire(self, worker: Worker, hard: bool = False, soft: bool = False) -> None:
+        """End a worker; its socket is never used again, its slot is free when it is gone.
+
+        Args:
+            hard: kill at once.
+            soft: raise RequestTimeout in its handler first.
+        Otherwise it may end by itself. In each case it is killed after the grace.
+        """
+        if worker.state == "dying":
+            return
+        if worker in self._idle:
+            self._idle.remove(worker)
+        worker.state = "dying"
+        if worker.timer is not None:
+            worker.timer.cancel()
+        if worker.transport is not None:
+            worker.transport.abort()
+        if hard or soft:
+            first = signal.SIGKILL if hard else signal.SIGUSR2
+            self._order(SIGNAL, worker.number, first)
+        grace = TIMEOUT_GRACE_SECONDS if soft else STOP_SECONDS
+        worker.timer = self._loop.call_later(
+            grace, self._order, SIGNAL, worker.number, signal.SIGKILL
+        )
+
+    def lost(self, worker: Worker) -> None:
+        """Note that a worker's connection has ended; its job has failed."""
+        if worker.state == "dying":
+            return
+        worker.crashed = True
+        self.retire(worker, hard=True)
+        if worker.job is not None:
+            worker.job.fail(HTTPError(502, "The worker that ran this request died."))
+
+    def _exited(self, number: int, status: int) -> None:
+        worker = self._workers.pop(number, None)
+        if worker is None:
+            return
+        worker.take_rest()
+        self.lost(worker)
+        if worker.timer is not None:
+            worker.timer.cancel()
+        job, worker.job = worker.job, None
+        self._free_slot(worker)
+        if job is not None:
+            self._running[job.route] -= 1
+        if worker.crashed and not self._closing:
+            log_exit(worker, job, status)
+        if self._closing:
+            if not self._workers:
+                self._stop_waiting()
+            return
+        self._boot_failures += not worker.booted
+        self._ensure_workers(boot_delay_seconds(self._boot_failures))
+        self._dispatch()
+
+    # Jobs.
+
+    async def run(self, route: Route, request: Request) -> Response:
+        """Run a route in a worker, now or when its turn has come.
+
+        Raises:
+            HTTPError: 503 when too much waits or it waited too long, 504 at the deadline,
+                502 when the worker died.
+        """
+        self._requests = (self._requests + 1) & 0xFFFFFFFF
+        job = Job(self._requests, route, request)
+        if self._closing:
+            raise busy_error(1)
+        if self._may_start(route) and not self._queues.get(route):
+            self._admit(job)
+        else:
+            self._enqueue(job)
+        disconnect = request.disconnect
+        if disconnect is None:
+            return await job.future
+
+        def left() -> None:
+            self._client_left(job)
+
+        disconnect.add(left)
+        try:
+            return await job.future
+        finally:
+            disconnect.remove(left)
+            request.queue_seconds = max(0.0, job.started - job.arrived)
+
+    def _may_start(self, route: Route) -> bool:
+        if route.limit is not None and self._running.get(route, 0) >= route.limit:
+            return False
+        if route.placement is RouteType.stream:
+            return self._streams < self.max_streams
+        return self._jobs < self.size
+
+    def _admit(self, job: Job) -> None:
+        """Give a job its slot, and a worker: an idle one, or the next that is ready."""
+        self._running[job.route] = self._running.get(job.route, 0) + 1
+        if job.is_stream:
+            self._streams += 1
+        else:
+            self._jobs += 1
+        if self._idle:
+            self._start(self._idle.pop(), job)
+            return
+        self._admitted.append(job)
+        self._limit_wait(job)
+        self._ensure_workers(boot_delay_seconds(self._boot_failures))
+
+    def _start(self, worker: Worker, job: Job) -> None:
+        worker.slot_is_stream = job.is_stream
+        job.started = time.monotonic()
+        worker.start(job)
+        self.watch(job)
+
+    def _enqueue(self, job: Job) -> None:
+        queue = self._queues.setdefault(job.route, deque())
+        room = WAITING_PER_SLOT * self.size
+        own_room = min(room, WAITING_PER_SLOT * (job.route.limit or self.size))
+        if job.is_stream:
+            own_room = min(own_room, room // 2)  # streams last: leave room for the others
+        if self._waiting >= room or len(queue) >= own_room:
+            raise busy_error(self._retry_seconds())
+        self._waiting += 1
+        queue.append(job)
+        self._limit_wait(job)
+
+    def _limit_wait(self, job: Job) -> None:
+        seconds = job.arrived + job.route.queue_timeout - time.monotonic()
+        job.timer = self._loop.call_later(max(0.0, seconds), self._waited_too_long, job)
+
+    def _retry_seconds(self) -> int:
+        return max(1, int(self._waiting * self._mean_seconds / self.size + 0.999))
+
+    def _waited_too_long(self, job: Job) -> None:
+        if self._drop(job):
+            job.fail(busy_error(self._retry_seconds()))
+
+    def _drop(self, job: Job) -> bool:
+        """Take a job out, if it has not been started yet; return whether that is so."""
+        if job in self._admitted:
+            self._admitted.remove(job)
+            self._running[job.route] -= 1
+            if job.is_stream:
+                self._streams -= 1
+            else:
+                self._jobs -= 1
+            self._dispatch()
+            return True
+        waiting = self._queues.get(job.route)
+        if not waiting or job not in waiting:
+            return False
+        waiting.remove(job)
+        self._waiting -= 1
+        return True
+
+    def _dispatch(self) -> None:
+        """Start what may start now: the oldest first, but no route above its limit."""
+        while self._waiting:
+            heads = [q[0] for q in self._queues.values() if q and self._may_start(q[0].route)]
+            if not heads:
+                return
+            job = min(heads, key=lambda head: head.arrived)
+            self._queues[job.route].popleft()
+            self._waiting -= 1
+            job.stop_timer()
+            self._admit(job)
+
+    def streams(self, job: Job) -> None:
+        """Note that a job on an ordinary slot turned out to be a stream."""
+        if not job.is_stream and job.worker is not None:
+            job.is_stream = job.worker.slot_is_stream = True
+            self._jobs -= 1
+            self._streams += 1
+            self._dispatch()
+
+    def watch(self, job: Job) -> None:
+        """Start the deadline of a job: of all of it, or of a stream's next chunk."""
+        job.stop_timer()
+        if job.route.timeout is not None:
+            job.timer = self._loop.call_later(job.route.timeout, self._deadline, job)
+
+    def _deadline(self, job: Job) -> None:
+        # The client is told now; the worker is given a moment to run its `finally`.
+        worker = job.worker
+        if worker is None or worker.job is not job:
+            return
+        job.fail(deadline_error(job.route))
+        self.retire(worker, soft=True)
+
+    def _client_left(self, job: Job) -> None:
+        gone = ClientDisconnected("the client left")
+        if self._drop(job):
+            job.fail(gone)
+        elif job.stream is None and job.worker is not None and not job.future.done():
+            kill = job.route.on_disconnect == "kill"
+            if job.route.on_disconnect == "finish" or (job.is_stream and not kill):
+                job.worker.send(Frame.CANCEL, job)  # for env.disconnected
+                return
+            self.retire(job.worker, hard=kill, soft=not kill)
+            job.fail(gone)
+
+
+def boot_delay_seconds(failures: int) -> float:
+    """Return how long to wait before the next try to boot a worker: 0, 0.2 ... 10."""
+    return min(10.0, 0.1 * 2**failures) if failures else 0.0
+
+
+def log_exit(worker: Worker, job: Optional[Job], status: int) -> None:
+    """Log the end of a worker that main did not ask for, and why it ended."""
+    if status < 0:
+        how = f"could not be forked: {os.strerror(-status)}"
+    elif os.WIFSIGNALED(status):
+        number = os.WTERMSIG(status)
+        known = number in set(signal.Signals)
+        how = f"was killed by {signal.Signals(number).name if known else number}"
+    else:
+        how = f"ended with exit code {os.WEXITSTATUS(status)}"
+    what = "while it was idle" if worker.booted else "while it booted"
+    if job is not None:
+        what = f"while it ran {job.route.path}"
+    log.error("worker %d (pid %d) %s %s", worker.number, worker.pid, how, what)
+
+
+# All placements ------------------------------------------------------------------------
+
+
+class GatedStream:
+    """A stream that stands inside its route's gate until it is closed."""
+
+    def __init__(self, chunks: AsyncIterator[bytes], gate: Gate) -> None:
+        self._chunks = chunks
+        self._gate: Optional[Gate] = gate
+
+    def __aiter__(self) -> GatedStream:
+        return self
+
+    async def __anext__(self) -> bytes:
+        return await self._chunks.__anext__()
+
+    async def aclose(self) -> None:
+        """Close the stream, and let the next request in."""
+        gate, self._gate = self._gate, None
+        if gate is not None:
+            gate.leave()
+        await self._chunks.aclose()  # type: ignore[attr-defined]
+
+
+class Placements:
+    """Runs a route where it says; the application's only door to this section.
+
+    Args:
+        answer: runs triggers, handler and error handlers, where it is called.
+        answer_async: the same for `asnc` routes.
+    """
+
+    def __init__(self, answer: Answer, answer_async: AsyncAnswer) -> None:
+        self._answer = answer
+        self._answer_async = answer_async
+        self.threads = Threads(MAX_THREADS)
+        self.pool: Optional[Pool] = None  # None: pool routes run in threads of main
+
+    async def run(self, route: Route, request: Request) -> Response:
+        """Run a route where it says and return its response.
+
+        Raises:
+            HTTPError: 502, 503 or 504, as the placement's table says.
+        """
+        if route.placement is RouteType.sync:
+            return run_on_loop(self._answer, route, request)
+        if route.gate is None:
+            return await self._run(route, request)
+        await route.gate.enter(route.queue_timeout)
+        response = None
+        try:
+            response = await self._run(route, request)
+        finally:
+            if response is None or not is_stream(response.body):
+                route.gate.leave()
+        if is_stream(response.body):
+            chunks = cast("AsyncIterator[bytes]", response.body)
+            response.body = GatedStream(chunks, route.gate)
+        return response
+
+    async def _run(self, route: Route, request: Request) -> Response:
+        if route.placement is RouteType.asnc:
+            return await TaskRun(self._answer_async, route, request).run()
+        if route.placement is RouteType.thread or self.pool is None:
+            return await self.threads.run(self._answer, route, request)
+        return await self.pool.run(route, request)
+
+
+# ======================================================================================
+# 12. The application
+# ======================================================================================
+# Routes, triggers and error handlers, and the narrow waist that everything goes through:
+# `await handle(request) -> Response`. It is called when a request's head is complete, and
+# refuses what needs no body (404, 405, 413, an `async def` trigger that answers) before
+# it pulls one. The server, the gateways, HTTP/2 and the tests know nothing else of it.
+#
+#     handle -+- match, async before triggers, body            in main, on the loop
+#             +- placement: before triggers, handler,
+#             |             error handler, after triggers       where the route says
+#             `- async after triggers, file conditions          in main, on the loop
+
+Trigger = TypeVar("Trigger", bound=Callable[..., Any])
+ALL_METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
+
+
+class Triggers:
+    """The before and after triggers of an application or a route, by where they run."""
+
+    def __init__(self) -> None:
+        self.before: List[Handler] = []
+        self.after: List[Handler] = []
+
+    def sorted(self) -> Tuple[List[Handler], List[Handler], List[Handler], List[Handler]]:
+        """Return (before def, before async def, after def, after async def)."""
+
+        def split(triggers: List[Handler]) -> Tuple[List[Handler], List[Handler]]:
+            asynchronous = [t for t in triggers if handler_kind(t) == "async def"]
+            return [t for t in triggers if t not in asynchronous], asynchronous
+
+        return (*split(self.before), *split(self.after))
+
+
+class Application:
+    """What `Pixie` can do apart from serving itself: routes, triggers, errors, `handle`."""
+
+    def __init__(self, import_name: Optional[str] = None) -> None:
+        self.import_name = import_name
+        self.debug = False
+        self._router: Router[Route] = Router()
+        self._routes: List[Route] = []
+        self._mounts: List[Tuple[str, Application]] = []
+        self._triggers = Triggers()
+        self._status_handlers: Dict[int, Handler] = {}
+        self._error_handlers: Dict[Type[BaseException], Handler] = {}
+        self._on_start: List[Callable[[], Any]] = []
+        self._on_stop: List[Callable[[], Any]] = []
+        self._on_worker_start: List[Callable[[], object]] = []
+        self._on_worker_stop: List[Callable[[], object]] = []
+        self._frozen = False
+        self.placements = Placements(answer, answer_async)
+
+    # Declaring routes.
+
+    def route(
+        self,
+        path: Union[str, Iterable[str]],
+        route_type: Union[RouteType, str, None] = None,
+        method: Union[str, Iterable[str]] = "GET",
+        *,
+        name: Optional[str] = None,
+        before: Iterable[Handler] = (),
+        after: Iterable[Handler] = (),
+        timeout: Optional[float] = None,
+        limit: Optional[int] = None,
+        queue_timeout: Optional[float] = None,
+        on_disconnect: Optional[str] = None,
+        max_body_bytes: int = MAX_BODY_BYTES,
+    ) -> Callable[[HandlerType], HandlerType]:
+        """Declare a route; a decorator that returns the handler unchanged.
+
+        Args:
+            path: a pattern such as "/user/<id:int>", or several.
+            route_type: where the handler runs. None: a `def` in the pool, a generator as
+                a stream out of the pool, a coroutine function on the event loop.
+            method: a verb, or several. GET answers HEAD too.
+            name: for `url_for`; the handler's name when left out.
+            before, after: triggers of this route alone.
+            timeout: seconds it may run (of a stream: seconds between two chunks); then
+                504. Default 30 in the pool, none elsewhere; inf for none. A worker is
+                killed, a coroutine cancelled; a thread runs on, its place taken.
+            limit: how many may run at once; not for `sync`.
+            queue_timeout: seconds to wait for a turn, then 503; default 30.
+            on_disconnect: what becomes of it when its client leaves: "finish", "stop" or
+                "kill", as the placement allows.
+            max_body_bytes: the largest body it takes; above that 413.
+
+        Raises:
+            RouteError: what can't be, where it is written, saying what to write.
+        """
+        paths = [path] if isinstance(path, str) else list(path)
+        methods = (method,) if isinstance(method, str) else tuple(method)
+        if not paths or not methods:
+            raise RouteError("a route needs a path and a method")
+        if type(max_body_bytes) is not int or max_body_bytes < 0:
+            raise RouteError(
+                f"max_body_bytes is a whole number from 0, got {max_body_bytes!r}"
+            )
+
+        def declare(handler: HandlerType) -> HandlerType:
+            placement = _placement(route_type, handler)
+            for pattern in paths:
+                route = Route(pattern, methods, handler, placement)
+                set_bounds(route, timeout, limit, queue_timeout, on_disconnect)
+                route.max_body_bytes = max_body_bytes
+                route.name = name or getattr(handler, "__name__", None)
+                route.before = tuple(_check_trigger(t, "before") for t in before)
+                route.after = tuple(_check_trigger(t, "after") for t in after)
+                self._add(route)
+            return handler
+
+        return declare
+
+    def _add(self, route: Route) -> None:
+        if self._frozen:
+            raise RouteError(f"{route.path}: routes are frozen once the server has started")
+        route.app = self
+        route.pattern = self._router.add(route.path, route.methods, route)
+        _check_parameters(route)
+        self._routes.append(route)
+
+    def get(
+        self,
+        path: Union[str, Iterable[str]],
+        route_type: Union[RouteType, str, None] = None,
+        **options: Any,
+    ) -> Callable[[HandlerType], HandlerType]:
+        """Declare a route for GET (and HEAD); arguments as for `route`."""
+        return self.route(path, route_type, "GET", **options)
+
+    def post(
+        self,
+        path: Union[str, Iterable[str]],
+        route_type: Union[RouteType, str, None] = None,
+        **options: Any,
+    ) -> Callable[[HandlerType], HandlerType]:
+        """Declare a route for POST; arguments as for `route`."""
+        return self.route(path, route_type, "POST", **options)
+
+    def put(
+        self,
+        path: Union[str, Iterable[str]],
+        route_type: Union[RouteType, str, None] = None,
+        **options: Any,
+    ) -> Callable[[HandlerType], HandlerType]:
+        """Declare a route for PUT; arguments as for `route`."""
+        return self.route(path, route_type, "PUT", **options)
+
+    def delete(
+        self,
+        path: Union[str, Iterable[str]],
+        route_type: Union[RouteType, str, None] = None,
+        **options: Any,
+    ) -> Callable[[HandlerType], HandlerType]:
+        """Declare a route for DELETE; arguments as for `route`."""
+        return self.route(path, route_type, "DELETE", **options)
+
+    def patch(
+        self,
+        path: Union[str, Iterable[str]],
+        route_type: Union[RouteType, str, None] = None,
+        **options: Any,
+    ) -> Callable[[HandlerType], HandlerType]:
+        """Declare a route for PATCH; arguments as for `route`."""
+        return self.route(path, route_type, "PATCH", **options)
+
+    def head(
+        self,
+        path: Union[str, Iterable[str]],
+        route_type: Union[RouteType, str, None] = None,
+        **options: Any,
+    ) -> Callable[[HandlerType], HandlerType]:
+        """Declare a route for HEAD alone; arguments as for `route`."""
+        return self.route(path, route_type, "HEAD", **options)
+
+    def options(
+        self,
+        path: Union[str, Iterable[str]],
+        route_type: Union[RouteType, str, None] = None,
+        **options: Any,
+    ) -> Callable[[HandlerType], HandlerType]:
+        """Declare a route for OPTIONS, in place of the automatic answer."""
+        return self.route(path, route_type, "OPTIONS", **options)
+
+    def filter(
+        self,
+        name: str,
+        pattern: str,
+        to_python: Callable[[str], Any] = str,
+        to_url: Callable[[Any], str] = str,
+    ) -> None:
+        """Let `<x:name>` in later paths stand for what `pattern` matches.
+
+        Args:
+            name: the word to write in a path.
+            pattern: a regular expression (str).
+            to_python: text to value; a ValueError means that the path does not match.
+            to_url: value to text, for `url_for`.
+        """
+        self._router.add_filter(name, pattern, to_python, to_url)
+
+    def static(self, prefix: str, root: str, **options: Any) -> None:
+        """Serve the files below a directory under a path.
+
+        Args:
+            prefix: the path, such as "/assets/".
+            root: the directory.
+            options: as for `static_file`.
+        """
+        prefix = prefix.rstrip("/") + "/"
+        root = os.path.abspath(root)
+
+        def serve_static(env: Request, filename: str) -> Response:
+            return static_file(filename, root, **options)
+
+        self.route(f"{prefix}<filename:path>", RouteType.sync)(serve_static)
+
+    def mount(self, prefix: str, application: Application) -> None:
+        """Have another application answer for all paths below `prefix`.
+
+        Its handlers see the path without the prefix, which is `env.prefix`.
+        """
+        prefix = prefix.rstrip("/")
+        if not prefix.startswith("/") or "<" in prefix:
+            raise RouteError(f'a mount\'s prefix is a path such as "/admin", got {prefix!r}')
+        self._mounts.append((prefix, application))
+        self._mounts.sort(key=lambda mount: -len(mount[0]))
+
+    @property
+    def routes(self) -> Tuple[Route, ...]:
+        """All routes, in order of declaration, those of mounted applications last."""
+        mounted = [route for _, app in self._mounts for route in app.routes]
+        return (*self._routes, *mounted)
+
+    def url_for(self, name: str, **args: Any) -> str:
+        """Return the path of the route with this name.
+
+        Raises:
+            RouteError: there is none, or the arguments do not fit.
+        """
+        for route in self._routes:
+            if route.name == name:
+                url: str = route.pattern.build(**args)
+                return url
+        raise RouteError(f"no route is named {name!r}")
+
+    # Declaring triggers and error handlers.
+
+    def before(self, trigger: Trigger) -> Trigger:
+        """Have `trigger(env)` called ahead of each handler; what it returns answers.
+
+        A `def` runs where the handler runs; an `async def` on the loop, ahead of the body.
+        """
+        self._triggers.before.append(_check_trigger(trigger, "before"))
+        return trigger
+
+    def after(self, trigger: Trigger) -> Trigger:
+        """Have `trigger(env, response)` called after each handler.
+
+        It may change the response, or return another.
+        """
+        self._triggers.after.append(_check_trigger(trigger, "after"))
+        return trigger
+
+    def error(
+        self, what: Union[int, Type[BaseException]]
+    ) -> Callable[[HandlerType], HandlerType]:
+        """Declare what makes the answer for a status or an exception; a decorator.
+
+        Args:
+            what: a status code, or an exception class: of several the closest one wins.
+
+        The handler is a `def` that takes (env, error) and returns what any handler may;
+        it runs where the error was.
+        """
+
+        def declare(handler: HandlerType) -> HandlerType:
+            if handler_kind(handler) != "def":
+                raise RouteError("an error handler is a plain def: it runs anywhere")
+            if isinstance(what, int):
+                self._status_handlers[what] = handler
+            else:
+                self._error_handlers[what] = handler
+            return handler
+
+        return declare
+
+    def on_start(self, function: HandlerType) -> HandlerType:
+        """Have `function()` called in main before it serves, after the pool exists."""
+        self._on_start.append(function)
+        return function
+
+    def on_stop(self, function: HandlerType) -> HandlerType:
+        """Have `function()` called in main when it has stopped serving."""
+        self._on_stop.append(function)
+        return function
+
+    def on_worker_start(self, function: HandlerType) -> HandlerType:
+        """Have `function()` called in each worker before its first job: load models."""
+        self._on_worker_start.append(function)
+        return function
+
+    def on_worker_stop(self, function: HandlerType) -> HandlerType:
+        """Have `function()` called in each worker that ends in good order."""
+        self._on_worker_stop.append(function)
+        return function
+
+    # Serving.
+
+    def freeze(self) -> Program:
+        """Fix the routes, and return what the workers need to know."""
+        applications = [self, *(app for _, app in self._mounts)]
+        for application in applications:
+            application._frozen = True
+            application.placements = self.placements
+            application._router.freeze()
+        for index, route in enumerate(self.routes):
+            route.index = index
+            route.triggers = join_triggers(route)
+        starts = [f for app in applications for f in app._on_worker_start]
+        stops = [f for app in applications for f in app._on_worker_stop]
+        return Program(self.routes, answer, starts, stops)
+
+    async def start(self) -> None:
+        """Run what `on_start` declared."""
+        for application in [self, *(app for _, app in self._mounts)]:
+            await _call_all(application._on_start)
+
+    async def stop(self) -> None:
+        """Run what `on_stop` declared."""
+        for application in [self, *(app for _, app in self._mounts)]:
+            await _call_all(application._on_stop)
+
+    async def handle(self, request: Request) -> Response:
+        """Answer a request whose head is complete; the one way in.
+
+        Returns:
+            a response whose body is bytes, a FileSlice, or an async iterator that is to
+            be closed by `aclose`; not pulling it holds its handler back.
+
+        Raises:
+            ClientDisconnected, ProtocolError: the body did not arrive; no answer is owed,
+                or the one that the error says.
+        """
+        if not self._frozen:
+            self.freeze()
+        owner = self._owner(request)
+        response = await owner._respond(request)
+        if isinstance(response.body, StaticFile):
+            try:
+                return resolve_file(request.method, request.headers, response)
+            except HTTPError as error:
+                return seal(owner, request, owner.error_response(request, error))
+        return response
+
+    def _owner(self, request: Request) -> Application:
+        path = request.head.path
+        for prefix, application in self._mounts:
+            if path.startswith(prefix) and path[len(prefix) : len(prefix) + 1] in ("", "/"):
+                request.prefix += prefix
+                return application
+        return self
+
+    async def _respond(self, request: Request) -> Response:
+        try:
+            match = self._router.match(request.method, request.path)
+        except HTTPError as error:
+            return await self._unmatched(request, error)
+        route = request.route = match.target
+        request.params = dict(match.args)
+        request.raw_params = match.raw
+        _, before, after, after_async = route.triggers
+        response = None
+        try:
+            if before:
+                response = await self._ask_first(before, request)
+            if response is None:
+                if request.source is not None:
+                    await read_body(request, route.max_body_bytes)
+                response = await self.placements.run(route, request)
+                after = ()  # they have run where the handler has
+        except (ClientDisconnected, ProtocolError):
+            raise
+        except Exception as error:
+            response = self.error_response(request, error)
+        return await self._finish(request, response, after, after_async)
+
+    async def _unmatched(self, request: Request, error: HTTPError) -> Response:
+        """Answer where no route matched; the application's triggers run all the same."""
+        before, before_async, after, after_async = self._triggers.sorted()
+        response = await self._ask_first(before_async, request)
+        if response is None:
+            response = ask_first(self, before, request)
+        if response is None:
+            of_server = request.head.path == "*"  # RFC 9110 section 9.3.7
+            if request.method == "OPTIONS" and (of_server or "Allow" in error.headers):
+                response = Response(None, 204, headers=error.headers).settle()
+            else:
+                response = self.error_response(request, error)
+        return await self._finish(request, response, after, after_async)
+
+    async def _ask_first(
+        self, triggers: Sequence[Handler], request: Request
+    ) -> Optional[Response]:
+        """Return what the first `async def` trigger that answers made, or None."""
+        if not triggers:
+            return None
+        loop = asyncio.get_running_loop()
+        return await start_task(loop, ask_first_async(self, triggers, request))
+
+    async def _finish(
+        self,
+        request: Request,
+        response: Response,
+        after: Sequence[Handler],
+        after_async: Sequence[Handler],
+    ) -> Response:
+        """Run what is left of the after triggers in main, and seal the response."""
+        body: Any = response.body
+        if after:
+            response = run_after(self, after, request, response)
+        if after_async:
+            loop = asyncio.get_running_loop()
+            coroutine = run_after_async(self, after_async, request, response)
+            response = await start_task(loop, coroutine)
+        response = seal(self, request, response)
+        if response.body is not body and hasattr(body, "aclose"):
+            await body.aclose()  # a trigger has put something in the stream's place
+        if isinstance(response.body, Chunks):
+            response.body = LoopStream(response.body, copy_context())
+        return response
+
+    def error_response(self, request: Request, error: BaseException) -> Response:
+        """Return the answer to an error: what an error handler makes of it, or a page.
+
+        What no handler knows is logged with its traceback; the client sees it with
+        `debug` only.
+        """
+        handler = self._find_error_handler(error)
+        status = error.status if isinstance(error, HTTPError) else 500
+        if handler is None and not isinstance(error, HTTPError):
+            log_failure(request, error)
+        if handler is not None:
+            try:
+                response = finish(handler(request, error))
+                response.header_block()  # refuses here what can't be sent later
+            except RequestTimeout:
+                raise
+            except BaseException as failure:
+                log_failure(request, failure)
+                return error_page(HTTPError(500))
+            if response.status == 200:
+                response.status = status
+            return response
+        if isinstance(error, HTTPError):
+            return error_page(error)
+        return error_page(HTTPError(500), trace(error) if request.debug else "")
+
+    def _find_error_handler(self, error: BaseException) -> Optional[Handler]:
+        for kind in type(error).__mro__:
+            if kind in self._error_handlers:
+                return self._error_handlers[kind]
+        status = error.status if isinstance(error, HTTPError) else 500
+        return self._status_handlers.get(status)
+
+
+def _placement(route_type: Union[RouteType, str, None], handler: Handler) -> RouteType:
+    if not callable(handler):
+        raise RouteError(f"a handler is a function, not {type(handler).__name__}")
+    if route_type is None:
+        return DEFAULT_PLACEMENT[handler_kind(handler)]
+    try:
+        placement = RouteType(route_type)
+    except ValueError:
+        names = ", ".join(kind.name for kind in RouteType)
+        raise RouteError(f"a route type is one of {names}, not {route_type!r}") from None
+    check_kind(handler, placement)
+    return placement
+
+
+def _check_parameters(route: Route) -> None:
+    """Raise RouteError unless the handler takes `env` and each wildcard by name."""
+    try:
+        signature = inspect.signature(route.handler)
+    except (TypeError, ValueError):
+        return  # a builtin that does not tell
+    try:
+        signature.bind(None, **{name: None for name in route.pattern.names})
+    except TypeError as error:
+        takes = ", ".join(("env", *route.pattern.names))
+        name = getattr(route.handler, "__name__", repr(route.handler))
+        raise RouteError(f"{route.path}: write def {name}({takes}): {error}") from None
+
+
+def _check_trigger(trigger: Trigger, kind: str) -> Trigger:
+    if not callable(trigger) or handler_kind(trigger) not in ("def", "async def"):
+        raise RouteError(f"a {kind} trigger is a def or an async def, got {trigger!r}")
+    return trigger
+
+
+def join_triggers(route: Route) -> Tuple[Sequence[Handler], ...]:
+    """Return a route's triggers with its application's: outside in, then inside out."""
+    joined = Triggers()
+    joined.before = [*route.app._triggers.before, *route.before]
+    joined.after = [*route.after, *route.app._triggers.after]
+    return joined.sorted()
+
+
+async def _call_all(functions: Iterable[Callable[[], Any]]) -> None:
+    for function in functions:
+        result = function()
+        if inspect.isawaitable(result):
+            await result
+
+
+async def read_body(request: Request, max_body_bytes: int) -> None:
+    """Pull a request's body into memory.
+
+    Raises:
+        HTTPError: 413 when it is, or would be, over the limit.
+    """
+    source = cast(BodySource, request.source)
+    source.max_body_bytes = max_body_bytes
+    chunks: List[bytes] = []
+    size = source.content_length or 0
+    while size <= max_body_bytes:
+        chunk = await source.read()
+        if not chunk:
+            request.body = b"".join(chunks)
+            return
+        chunks.append(chunk)
+        size = sum(map(len, chunks)) if source.content_length is None else size
+    raise HTTPError(413, f"The body is larger than {max_body_bytes} bytes.")
+
+
+def ask_first(
+    application: Application, triggers: Sequence[Handler], request: Request
+) -> Optional[Response]:
+    """Return what the first before trigger that answers made, or None."""
+    try:
+        for trigger in triggers:
+            value = trigger(request)
+            if value is not None:
+                return finish(value)
+    except BaseException as error:
+        return failure(application, request, error)
+    return None
+
+
+async def ask_first_async(
+    application: Application, triggers: Sequence[Handler], request: Request
+) -> Optional[Response]:
+    """The same for `async def` triggers."""
+    try:
+        for trigger in triggers:
+            value = await trigger(request)
+            if value is not None:
+                return finish(value)
+    except (asyncio.CancelledError, GeneratorExit):
+        raise
+    except BaseException as error:
+        return failure(application, request, error)
+    return None
+
+
+def run_after(
+    application: Application,
+    triggers: Sequence[Handler],
+    request: Request,
+    response: Response,
+) -> Response:
+    """Run after triggers, each on what the one before made of the response."""
+    for trigger in triggers:
+        try:
+            response = follow(response, response.body, trigger(request, response))
+        except BaseException as error:
+            response = failure(application, request, error)
+    return response
+
+
+async def run_after_async(
+    application: Application,
+    triggers: Sequence[Handler],
+    request: Request,
+    response: Response,
+) -> Response:
+    """The same for `async def` triggers."""
+    for trigger in triggers:
+        try:
+            body = response.body
+            response = follow(response, body, await trigger(request, response))
+        except (asyncio.CancelledError, GeneratorExit):
+            raise
+        except BaseException as error:
+            response = failure(application, request, error)
+    return response
+
+
+def follow(response: Response, body: AnyBody, value: object) -> Response:
+    """Return the response after a trigger that was given it and has returned `value`.
+
+    Args:
+        body: the response's own before; what the trigger put in its place is settled.
+    """
+    value = response if value is None else value
+    if isinstance(value, Response) and value.body is body:
+        return value
+    return finish(value)
+
+
+def failure(
+    application: Application, request: Request, error: BaseException
+) -> Response:
+    """Return the answer to what a handler or trigger raised; RequestTimeout goes on."""
+    if isinstance(error, RequestTimeout):
+        raise error
+    request.fatal = request.fatal or not isinstance(error, Exception)
+    return application.error_response(request, error)
+
+
+def seal(application: Application, request: Request, response: Response) -> Response:
+    """Return the response with its header block rendered, or the answer to its failure."""
+    secure = request.scheme == "https"
+    try:
+        return response.seal(secure)
+    except ValueError as error:
+        return application.error_response(request, error).seal(secure)
+
+
+def answer(route: Route, request: Request) -> Response:
+    """Run triggers, handler and error handlers; in a worker, a thread or on the loop.
+
+    Returns a response whose body is bytes, a StaticFile, or Chunks. Only RequestTimeout
+    leaves it: a handler's `sys.exit()` is a 500, and `request.fatal` tells a worker to end.
+    """
+    before, _, after, _ = route.triggers
+    response = ask_first(route.app, before, request) if before else None
+    if response is None:
+        try:
+            response = finish(route.handler(request, **request.params))
+        except BaseException as error:
+            response = failure(route.app, request, error)
+    if after:
+        response = run_after(route.app, after, request, response)
+    return seal(route.app, request, response)
+
+
+async def answer_async(route: Route, request: Request) -> Response:
+    """The same for `asnc` routes, in the Task of the request: AsyncChunks for Chunks."""
+    before, _, after, _ = route.triggers
+    response = ask_first(route.app, before, request) if before else None
+    if response is None:
+        try:
+            value = route.handler(request, **request.params)
+            if route.kind == "async def":
+                value = await value
+            response = to_response(value)
+            if is_stream(response.body):
+                response = await prime_async(response)
+        except (asyncio.CancelledError, GeneratorExit):
+            raise
+        except BaseException as error:
+            response = failure(route.app, request, error)
+    if after:
+        response = run_after(route.app, after, request, response)
+    response = seal(route.app, request, response)
+    if isinstance(response.body, Chunks):
+        response.body = AsyncChunks(b"", _as_async(response.body))
+    return response
+
+
+def finish(value: object) -> Response:
+    """Return what a handler returned as a Response, a stream run to its first `yield`."""
+    response = to_response(value)
+    return prime(response) if is_stream(response.body) else response
+
+
+def prime(response: Response) -> Response:
+    """Run a stream to its first `yield`, which may be a Response with status and headers."""
+    if isinstance(response.body, Chunks):
+        return response  # the same response once more, from a trigger
+    if not hasattr(response.body, "__next__"):
+        raise TypeError("an async iterator needs an async def, and RouteType.asnc")
+    iterator = cast("Iterator[Any]", response.body)
+    response, first = open_stream(response, next(iterator, None))
+    response.body = cast("Iterator[Any]", Chunks(first, iterator))
+    return response
+
+
+async def prime_async(response: Response) -> Response:
+    """The same for an async iterator; a plain one is taken as well."""
+    iterator: Any = response.body
+    if not hasattr(iterator, "__anext__"):
+        iterator = _as_async(iterator)
+    try:
+        value = await iterator.__anext__()
+    except StopAsyncIteration:
+        value = None
+    response, first = open_stream(response, value)
+    response.body = cast("AsyncIterator[Any]", AsyncChunks(first, iterator))
+    return response
+
+
+async def _as_async(iterator: Iterator[Any]) -> AsyncIterator[Any]:
+    try:
+        for chunk in iterator:
+            yield chunk
+            await asyncio.sleep(0)
+    finally:
+        close = getattr(iterator, "close", None)
+        if close is not None:
+            close()
+
+
+def trace(error: BaseException) -> str:
+    """Return an error's traceback as text."""
+    import traceback
+
+    lines = traceback.format_exception(type(error), error, error.__traceback__)
+    return "".join(lines)
+
+
+def log_failure(request: Request, error: BaseException) -> None:
+    """Log that a handler failed: its request, route, placement, and the traceback."""
+    route = request.route
+    where = f" in {route.path} ({route.placement.name})" if route is not None else ""
+    log.error("%s %s failed%s", request.method, request.head.target, where, exc_info=error)
+
+
+# ======================================================================================
+# 13. The server
+# ======================================================================================
+# One Connection per client: an asyncio.Protocol that feeds section 5's reader, calls
+# `handle` for each head and writes what comes back, one request after the other.
+#
+#     reading   nothing runs, so events are read: a head starts `handle`
+#     handling  `handle` runs; what arrives meanwhile waits in the reader, and beyond
+#               READ_AHEAD_BYTES in the kernel; body bytes go to whoever pulls them
+#     sending   the body is pulled only as fast as the client reads
+#
+# A request is answered inside the call that delivered its bytes if nothing has to wait:
+# no task, no turn of the loop. Time is watched by one sweep over all connections instead
+# of a timer for each request.
+
+KEEP_ALIVE_SECONDS = 75.0  # nginx
+HEAD_SECONDS = 10.0  # from the first byte of a head to its last; hypercorn 5, nginx 60
+BODY_IDLE_SECONDS = 10.0  # between two reads of a body; nginx 60
+SEND_IDLE_SECONDS = 60.0  # without progress in sending; nginx
+DRAIN_SECONDS = 30.0  # gunicorn
+LINGER_SECONDS = 2.0  # after a refusal, for the client to read it; nginx 5
+READ_AHEAD_BYTES = 65_536  # asyncio's own high-water mark
+MAX_DISCARD_BYTES = 65_536  # of a body that nobody wanted; more, and the connection closes
+MAX_PIPELINED = 16  # answered in one turn of the loop, then the others' turn
+SMALL_BODY_BYTES = 65_536  # goes out in one write with its head
+SWEEP_SECONDS = 0.5
+SENDFILE_BYTES = 1024 * 1024  # per call, so one fast client does not hold the loop
+
+access_log = logging.getLogger("pixie_web.access")
+
+
+class ServerOptions(NamedTuple):
+    """The bounds of a server; arguments of `run()` under the same names."""
+
+    keep_alive_seconds: float = KEEP_ALIVE_SECONDS
+    head_seconds: float = HEAD_SECONDS
+    body_idle_seconds: float = BODY_IDLE_SECONDS
+    send_idle_seconds: float = SEND_IDLE_SECONDS
+    drain_seconds: float = DRAIN_SECONDS
+    max_request_line_bytes: int = MAX_REQUEST_LINE_BYTES
+    max_header_line_bytes: int = MAX_HEADER_LINE_BYTES
+    max_headers: int = MAX_HEADERS
+    max_head_bytes: int = MAX_HEAD_BYTES
+    access_log: bool = True
+    debug: bool = False
+
+
+class Server:
+    """What all connections share: the application, the bounds, the clock.
+
+    Args:
+        handle: the application's `handle`.
+        options: the bounds.
+    """
+
+    def __init__(
+        self, handle: Callable[[Request], Awaitable[Response]], options: ServerOptions
+    ) -> None:
+        self.handle = handle
+        self.options = options
+        self.connections: Set[Connection] = set()
+        self.closing = False
+        self.loop: asyncio.AbstractEventLoop
+        self.now = 0.0  # the loop's time, as of the last sweep
+        self._listeners: List[asyncio.AbstractServer] = []
+        self._sweeper: Optional[asyncio.TimerHandle] = None
+        self._empty: Optional[asyncio.Future[None]] = None
+        self._date_second = 0
+        self._date_line = b""
+
+    async def listen(self, sockets: Sequence[socket.socket], ssl: Any = None) -> None:
+        """Accept connections on bound sockets."""
+        self.loop = asyncio.get_running_loop()
+        for one in sockets:
+            # asyncio tries `backlog` times in a row to accept, also when descriptors have
+            # run out, and logs each: with 1 it waits a second instead of spinning.
+            listener = await self.loop.create_server(
+                lambda: Connection(self), sock=one, ssl=ssl, backlog=1
+            )
+            one.listen(1024)
+            self._listeners.append(listener)
+        self._sweep()
+
+    async def close(self) -> None:
+        """Stop accepting, let what runs end within `drain_seconds`, then cut it off."""
+        self.closing = True
+        for listener in self._listeners:
+            listener.close()
+        for connection in list(self.connections):
+            connection.drain()
+        if self.connections:
+            self._empty = self.loop.create_future()
+            timer = self.loop.call_later(self.options.drain_seconds, self.cut_off)
+            await self._empty
+            timer.cancel()
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+
+    def cut_off(self) -> None:
+        """Abort every connection."""
+        for connection in list(self.connections):
+            connection.transport.abort()
+
+    def forget(self, connection: Connection) -> None:
+        """Note that a connection has ended."""
+        self.connections.discard(connection)
+        if not self.connections and self._empty is not None and not self._empty.done():
+            self._empty.set_result(None)
+
+    def date_line(self) -> bytes:
+        """Return the Date header, rendered once a second."""
+        second = int(time.time())
+        if second != self._date_second:
+            self._date_second = second
+            self._date_line = f"Date: {format_date(second)}\r\n".encode()
+        return self._date_line
+
+    def _sweep(self) -> None:
+        self.now = self.loop.time()
+        for connection in list(self.connections):
+            if connection.deadline < self.now:
+                connection.out_of_time()
+        self._sweeper = self.loop.call_later(SWEEP_SECONDS, self._sweep)
+
+
+class ConnectionBody(BodySource):
+    """The body of the request that a connection is at."""
+
+    def __init__(self, connection: Connection, head: Head) -> None:
+        self._connection = connection
+        self.content_length = head.content_length
+        self._expects_continue = head.expects_continue
+        self.ended = False
+
+    @property
+    def asked_for(self) -> bool:
+        """Whether the client sends the body without waiting, or was told to go on."""
+        return not self._expects_continue
+
+    async def read(self) -> bytes:
+        """Return the next bytes, b"" at the end; see BodySource."""
+        if self.ended:
+            return b""
+        if self._expects_continue:
+            # RFC 9110 section 10.1.1: not before somebody wants the body.
+            self._expects_continue = False
+            self._connection.write(CONTINUE)
+        return await self._connection.read_body(self)
+
+
+class Connection(asyncio.Protocol):
+    """One client's connection, from its first byte to its last."""
+
+    def __init__(self, server: Server) -> None:
+        options = server.options
+        # For the life of the connection.
+        self.server = server
+        self.transport: asyncio.Transport
+        self.deadline = float("inf")
+        self.client = ("", 0)
+        self.scheme = "http"
+        self.disconnect = Disconnect()
+        self._reader = RequestReader(
+            max_request_line_bytes=options.max_request_line_bytes,
+            max_header_line_bytes=options.max_header_line_bytes,
+            max_headers=options.max_headers,
+            max_head_bytes=options.max_head_bytes,
+        )
+        self._reading_paused = False
+        self._writable: Optional[asyncio.Future[None]] = None  # set while it is not
+        self._eof = False
+        self._lingering = False
+        self._continuing = False  # more pipelined requests are read in the next turn
+        self._unsent_bytes = 0  # when last looked at, of a client that reads slowly
+        # For the request at hand.
+        self._request: Optional[Request] = None
+        self._body: Optional[ConnectionBody] = None
+        self._body_waiter: Optional[asyncio.Future[None]] = None
+        self._task: Optional[asyncio.Task[None]] = None
+        self._started = 0.0
+        self._sent_bytes = 0
+
+    # What the transport calls.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin: a head is awaited."""
+        self.transport = cast(asyncio.Transport, transport)
+        peer = transport.get_extra_info("peername")
+        if isinstance(peer, tuple):
+            self.client = (str(peer[0]), int(peer[1]))
+        if transport.get_extra_info("ssl_object") is not None:
+            self.scheme = "https"
+        self.server.connections.add(self)
+        self.deadline = self.server.loop.time() + self.server.options.head_seconds
+        if self.server.closing:
+            self.transport.abort()
+
+    def data_received(self, data: bytes) -> None:
+        """Take bytes: of a head, of a body that is pulled, or of what comes later."""
+        if self._lingering:
+            return
+        self._reader.feed(data)
+        if self._request is None and not self._continuing:
+            self._read_requests()
+        elif self._body_waiter is not None:
+            self._wake_body()
+        elif self._reader.buffered > READ_AHEAD_BYTES:
+            self._pause_reading()
+
+    def eof_received(self) -> bool:
+        """The client has sent all it will; it may still want its answer."""
+        self._eof = True
+        if self._lingering:
+            return False
+        self._reader.feed_eof()
+        if self._request is None and not self._continuing:
+            self._read_requests()
+        elif self._body_waiter is not None:
+            self._wake_body()
+        elif self._request is not None:
+            # Most clients that send this have gone; to what can stop it says so.
+            self.disconnect.set()
+        answering = self._request is not None or self._continuing
+        return answering and self.scheme == "http"
+
+    def connection_lost(self, exc: Optional[Exception]) -> None:
+        """The client has gone, or was sent away."""
+        self.server.forget(self)
+        self.deadline = float("inf")
+        self.disconnect.set()
+        if self._body_waiter is not None:
+            self._wake_body()
+        if self._writable is not None and not self._writable.done():
+            self._writable.set_exception(ClientDisconnected("the client left"))
+            self._writable.exception()  # whoever waits gets it; if nobody does, so be it
+
+    def pause_writing(self) -> None:
+        """The client reads slower than we write: whoever sends has to wait."""
+        self._writable = self.server.loop.create_future()
+        self._expect_progress()
+
+    def resume_writing(self) -> None:
+        """The client has caught up."""
+        writable, self._writable = self._writable, None
+        if self._request is not None and self._body_waiter is None:
+            self.deadline = float("inf")
+        if writable is not None and not writable.done():
+            writable.set_result(None)
+
+    # What the server calls.
+
+    def drain(self) -> None:
+        """End after the request at hand; at once, if there is none."""
+        if self._request is None:
+            self._close()
+
+    def out_of_time(self) -> None:
+        """The deadline has passed: of an idle connection, a head, a body, or a send."""
+        self.deadline = float("inf")
+        if self.transport.is_closing() or self._writable is not None:
+            if 0 < self.transport.get_write_buffer_size() < self._unsent_bytes:
+                self._expect_progress()
+            else:
+                self.transport.abort()
+        elif self._body_waiter is not None:
+            waiter, self._body_waiter = self._body_waiter, None
+            if not waiter.done():
+                waiter.set_exception(ProtocolError(408, "The body came too slowly."))
+        elif self._request is not None or self._lingering or not self._reader.buffered:
+            self._close()
+        else:
+            self._refuse_head(ProtocolError(408, "The request head came too slowly."))
+
+    def _expect_progress(self) -> None:
+        """Have the connection cut off if the client takes nothing of what waits for it."""
+        self._unsent_bytes = self.transport.get_write_buffer_size()
+        self.deadline = self.server.loop.time() + self.server.options.send_idle_seconds
+
+    def _close(self) -> None:
+        """Close as soon as the client has taken all that waits for it."""
+        self.transport.close()
+        self._expect_progress()
+
+    @property
+    def _ending(self) -> bool:
+        return self._lingering or self.transport.is_closing()
+
+    # Reading requests.
+
+    def _read_requests(self) -> None:
+        """Start the next request, and further pipelined ones while each ends at once."""
+        self._continuing = False
+        for _ in range(MAX_PIPELINED):
+            try:
+                event = self._reader.next_event()
+            except ProtocolError as error:
+                self._refuse_head(error)
+                return
+            if not isinstance(event, Head):
+                self._await_head(event)
+                return
+            self._start(event)
+            if self._request is not None or self._ending:
+                return
+        self._continuing = True
+        self.server.loop.call_soon(self._continue)
+
+    def _continue(self) -> None:
+        if self._continuing and not self._ending:
+            self._read_requests()
+
+    def _await_head(self, event: object) -> None:
+        if event is CLOSED or self.server.closing:
+            self._close()
+            return
+        self._resume_reading()
+        if self._reader.buffered and not self._started:
+            self._started = self.server.loop.time()
+            self.deadline = self._started + self.server.options.head_seconds
+
+    def _start(self, head: Head) -> None:
+        self._started = self.server.loop.time()
+        self.deadline = float("inf")
+        self._sent_bytes = 0
+        body = None if head.content_length == 0 else ConnectionBody(self, head)
+        self._body = body
+        request = Request(
+            head, self.client, self.scheme, body, self.disconnect, self.server.options.debug
+        )
+        self._request = request
+        coroutine = self._answer(request)
+        # PERF: the coroutine is run up to its first wait without a Task. Where nothing
+        # waits (sync routes, cached files, eager coroutines) that is all of it: 1.5 times
+        # the requests per second.
+        try:
+            awaited = coroutine.send(None)
+        except StopIteration:
+            return
+        self._task = self.server.loop.create_task(_carry_on(coroutine, awaited))
+        self._task.add_done_callback(self._task_done)
+
+    def _task_done(self, task: asyncio.Task[None]) -> None:
+        self._task = None
+        if self._request is None and not self._ending:
+            self._read_requests()
+
+    async def read_body(self, body: ConnectionBody) -> bytes:
+        """Return the next bytes of the body, waiting for them if need be."""
+        self._reader.max_body_bytes = body.max_body_bytes
+        while True:
+            event = self._reader.next_event()
+            if isinstance(event, bytes):
+                return event
+            if event is END:
+                body.ended = True
+                self.deadline = float("inf")
+                return b""
+            if self.disconnect.gone:
+                raise ClientDisconnected("the client left in the middle of its request")
+            self._resume_reading()
+            loop = self.server.loop
+            self.deadline = loop.time() + self.server.options.body_idle_seconds
+            waiter = self._body_waiter = loop.create_future()
+            await waiter
+
+    def _wake_body(self) -> None:
+        waiter, self._body_waiter = self._body_waiter, None
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+
+    def _pause_reading(self) -> None:
+        if not self._reading_paused:
+            self._reading_paused = True
+            self.transport.pause_reading()
+
+    def _resume_reading(self) -> None:
+        if self._reading_paused and not self.transport.is_closing():
+            self._reading_paused = False
+            self.transport.resume_reading()
+
+    # Answering.
+
+    async def _answer(self, request: Request) -> None:
+        """Have one request handled, and send its response."""
+        status = 499  # nginx's code for a client that left without an answer
+        try:
+            response = await self.server.handle(request)
+            status = response.status
+            keep_alive = await self._send(request, response)
+        except ProtocolError as error:
+            self._request = None
+            self._refuse(error)
+            self._log(request, error.status)
+            close_request(request)
+            return
+        except ClientDisconnected:
+            keep_alive = False
+        except Exception as error:
+            log.error("the answer to %r broke off", request, exc_info=error)
+            self.transport.abort()
+            keep_alive = False
+        self._log(request, status)
+        close_request(request)
+        self._end_request(keep_alive)
+
+    def _end_request(self, keep_alive: bool) -> None:
+        self._request = None
+        self._started = 0.0
+        body, self._body = self._body, None
+        if body is not None and not body.ended:
+            self._close_gently()
+        elif not keep_alive or self.server.closing:
+            self._close()
+        else:
+            loop = self.server.loop
+            self.deadline = loop.time() + self.server.options.keep_alive_seconds
+
+    def _discard_body(self) -> bool:
+        """Drop the rest of an unread body; return whether that reached its end."""
+        body = self._body
+        if body is None or body.ended:
+            return True
+        if not body.asked_for:
+            return False  # it may come or not: what follows can't be told apart
+        size = 0
+        while size <= MAX_DISCARD_BYTES:
+            try:
+                event = self._reader.next_event()
+            except ProtocolError:
+                return False
+            if event is END:
+                body.ended = True
+                return True
+            if not isinstance(event, bytes):
+                return False
+            size += len(event)
+        return False
+
+    def _refuse(self, error: ProtocolError) -> None:
+        """Answer what is no request, or too much of one, and close."""
+        response = error_page(error)
+        body = cast(bytes, response.body)
+        head = response_head(
+            error.status,
+            response.header_block(),
+            version="1.1",
+            method="GET",
+            keep_alive=False,
+            content_length=len(body),
+            date_line=self.server.date_line(),
+        )
+        self.transport.write(head.data + body)
+        self._sent_bytes = len(body)
+        self._close_gently()
+
+    def _refuse_head(self, error: ProtocolError) -> None:
+        self._refuse(error)
+        if self.server.options.access_log:
+            client = self.client[0] or "-"
+            access_log.info('%s "-" %d %d', client, error.status, self._sent_bytes)
+
+    def _close_gently(self) -> None:
+        """Close so that the client can read the answer first (RFC 9112 section 9.6).
+
+        Closing with unread input makes the kernel send a reset, which may destroy an
+        answer on its way. So only our half is closed, and input is dropped for a while.
+        """
+        if self.transport.is_closing():
+            return
+        self._lingering = True
+        if self._eof:
+            self._close()
+            return
+        self._resume_reading()
+        try:
+            if self.transport.can_write_eof():
+                self.transport.write_eof()
+        except OSError:
+            pass  # reset by the client a moment ago: the next read says so
+        self.deadline = self.server.loop.time() + LINGER_SECONDS
+
+    # Sending.
+
+    async def _send(self, request: Request, response: Response) -> bool:
+        """Send a response; return whether the connection may go on."""
+        body = response.body
+        if isinstance(body, bytes):
+            length: Optional[int] = len(body)
+        elif isinstance(body, FileSlice):
+            length = body.length
+        else:
+            length = response.stream_bytes
+        # RFC 9112 section 9.3: a body that was not read to its end can't be passed over.
+        at_end = self._discard_body()
+        head = response_head(
+            response.status,
+            response.header_block(request.scheme == "https"),
+            version=request.head.version,
+            method=request.method,
+            keep_alive=request.head.keep_alive and at_end and not self.server.closing,
+            content_length=length,
+            date_line=self.server.date_line(),
+        )
+        if isinstance(body, bytes):
+            await self._send_bytes(head, body)
+        elif isinstance(body, FileSlice):
+            await self._send_file(head, body)
+        else:
+            await self._send_stream(request, head, body, length)
+        return head.keep_alive
+
+    def write(self, data: bytes) -> None:
+        """Send bytes.
+
+        Raises:
+            ClientDisconnected: the connection has ended.
+        """
+        if self.transport.is_closing():
+            raise ClientDisconnected("the client left before the end of its answer")
+        self.transport.write(data)
+
+    async def _send_bytes(self, head: ResponseHead, body: bytes) -> None:
+        if not head.has_body:
+            self.write(head.data)
+        elif len(body) <= SMALL_BODY_BYTES:
+            self.write(head.data + body)
+        else:
+            self.write(head.data)
+            self.write(body)
+        self._sent_bytes = len(body) if head.has_body else 0
+        if self._writable is not None:
+            await self._drained()
+
+    async def _drained(self) -> None:
+        """Wait until the client has read enough for more to be sent."""
+        if self._writable is not None:
+            await self._writable
+        if self.transport.is_closing():
+            raise ClientDisconnected("the client left in the middle of its answer")
+
+    async def _send_stream(
+        self, request: Request, head: ResponseHead, chunks: Any, length: Optional[int]
+    ) -> None:
+        """Send chunks as they come, one by one, as fast as the client reads.
+
+        A stream that fails is cut off without its last chunk: the client can tell.
+        """
+        stops = request.route is None or request.route.on_disconnect != "finish"
+        if stops:
+            self.disconnect.add(self._cancel_task)
+        try:
+            if stops and self.disconnect.gone:
+                raise ClientDisconnected("the client left before its answer")
+            self.write(head.data)
+            if head.has_body:
+                async for chunk in chunks:
+                    for at in range(0, len(chunk), MAX_CHUNK_BYTES):
+                        await self._send_piece(head, chunk[at : at + MAX_CHUNK_BYTES])
+                if length is not None and self._sent_bytes != length:
+                    raise PixieError(f"{self._sent_bytes} bytes, not {length}, were sent")
+                if head.chunked:
+                    self.write(LAST_CHUNK)
+        except asyncio.CancelledError:
+            if self.disconnect.gone:
+                raise ClientDisconnected("the client left") from None
+            raise
+        except Exception:
+            if length is None and not head.chunked:
+                self._reset()
+            raise
+        finally:
+            self.disconnect.remove(self._cancel_task)
+            await chunks.aclose()
+
+    def _reset(self) -> None:
+        # RFC 9112 section 8: of a body that only the end of the connection delimits, a
+        # client takes an orderly end for the whole.
+        if not self.transport.is_closing():
+            linger = struct.pack("ii", 1, 0)
+            connection = self.transport.get_extra_info("socket")
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+            self.transport.abort()
+
+    def _cancel_task(self) -> None:
+        if self._task is not None:
+            # Not at once: a Task that has not begun would end without its coroutine.
+            self.server.loop.call_soon(self._task.cancel)
+
+    async def _send_piece(self, head: ResponseHead, piece: bytes) -> None:
+        self._sent_bytes += len(piece)
+        self.write(encode_chunk(piece) if head.chunked else piece)
+        await self._drained()
+
+    async def _send_file(self, head: ResponseHead, body: FileSlice) -> None:
+        """Send part of a file, by the kernel where the connection is plain."""
+        try:
+            self.write(head.data)
+            if head.has_body and body.length:
+                with open(body.path, "rb") as file:
+                    if self.scheme == "http" and hasattr(os, "sendfile"):
+                        await self._sendfile(file.fileno(), body.offset, body.length)
+                    else:
+                        file.seek(body.offset)
+                        await self._copy_file(file, body.length)
+        finally:
+            if body.delete_after:
+                os.unlink(body.path)
+
+    async def _copy_file(self, file: Any, length: int) -> None:
+        loop = self.server.loop
+        while length:
+            size = min(length, MAX_CHUNK_BYTES)
+            data = await loop.run_in_executor(None, file.read, size)
+            if not data:
+                raise PixieError("a file became shorter while it was sent")
+            length -= len(data)
+            self._sent_bytes += len(data)
+            self.write(data)
+            await self._drained()
+
+    async def _sendfile(self, source: int, offset: int, length: int) -> None:
+        # uvloop has no loop.sendfile. The transport owns its descriptor, so a duplicate
+        # is written to, once the transport has sent all that it holds.
+        self.transport.set_write_buffer_limits(0)
+        try:
+            if self.transport.get_write_buffer_size():
+                await self._drained()
+            target = os.dup(self.transport.get_extra_info("socket").fileno())
+            try:
+                while length:
+                    try:
+                        sent = os.sendfile(
+                            target, source, offset, min(length, SENDFILE_BYTES)
+                        )
+                    except BlockingIOError:
+                        await self._writable_again(target)
+                        continue
+                    if not sent:
+                        raise PixieError("a file became shorter while it was sent")
+                    offset += sent
+                    length -= sent
+                    self._sent_bytes += sent
+                    await asyncio.sleep(0)
+                    await self._drained()
+            except (ConnectionError, TimeoutError):
+                raise ClientDisconnected("the client left during a file") from None
+            finally:
+                os.close(target)
+        finally:
+            if not self.transport.is_closing():
+                self.transport.set_write_buffer_limits()
+
+    async def _writable_again(self, descriptor: int) -> None:
+        loop = self.server.loop
+        self._writable = loop.create_future()
+        self._expect_progress()
+        loop.add_writer(descriptor, self.resume_writing)
+        try:
+            await self._drained()
+        finally:
+            loop.remove_writer(descriptor)
+
+    def _log(self, request: Request, status: int) -> None:
+        if self.server.options.access_log:
+            milliseconds = (self.server.loop.time() - self._started) * 1000
+            access_log.info(
+                '%s "%s %s %s" %d %d %.1fms %s%s',
+                self.client[0] or "-",
+                request.method,
+                request.head.target,
+                request.protocol,
+                status,
+                self._sent_bytes,
+                milliseconds,
+                request.route.placement.name if request.route else "-",
+                f" q={request.queue_seconds * 1000:.1f}ms" if request.queue_seconds else "",
+            )
+
+
+async def _carry_on(coroutine: Coroutine[Any, Any, T], awaited: Any) -> T:
+    return await _resume(coroutine, awaited)
+
+
+@types.coroutine
+def _resume(coroutine: Coroutine[Any, Any, T], awaited: Any) -> Generator[Any, Any, T]:
+    """Run on, inside a Task, a coroutine that has been started outside of one.
+
+    Args:
+        coroutine: suspended at its first wait.
+        awaited: the future it waits for.
+    """
+    while True:
+        try:
+            result = yield awaited
+        except GeneratorExit:
+            coroutine.close()
+            raise
+        except BaseException as error:
+            failure: Optional[BaseException] = error
+        else:
+            failure = None
+        try:
+            if failure is None:
+                awaited = coroutine.send(result)
+            else:
+                awaited = coroutine.throw(failure)
+        except StopIteration as end:
+            return cast(T, end.value)
+
+
+def bind(host: str, port: int) -> List[socket.socket]:
+    """Return sockets bound to an address; "localhost" and "" bind both IP families.
+
+    Raises:
+        OSError: the address is taken, or not this machine's; for "localhost" one family
+            is enough.
+    """
+    found = socket.getaddrinfo(
+        host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )
+    sockets: List[socket.socket] = []
+    errors: List[OSError] = []
+    for family, kind, protocol, _, address in dict.fromkeys(found):
+        if sockets and port == 0:
+            address = (address[0], sockets[0].getsockname()[1], *address[2:])
+        try:
+            sockets.append(_bind_one(family, kind, protocol, address))
+        except OSError as error:
+            errors.append(error)
+    taken = [error for error in errors if error.errno == errno.EADDRINUSE]
+    if taken or not sockets:
+        for one in sockets:
+            one.close()
+        raise (taken or errors)[0]
+    return sockets
+
+
+def _bind_one(family: int, kind: int, protocol: int, address: Any) -> socket.socket:
+    one = socket.socket(family, kind, protocol)
+    try:
+        if os.name == "posix":
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        one.bind(address)
+        one.setblocking(False)
+    except OSError:
+        one.close()
+        raise
+    return one
+
+
+# ======================================================================================
+# 14. The default application, run() and the command line
+# ======================================================================================
+# What a program touches first: an application that is there already, its methods as
+# functions of this module, and `run()`. A setting is taken from the argument (or flag),
+# else from the variable PIXIE_<NAME>, else from the default. The order of `run` matters:
+# the zygote is forked before there is a socket, a loop or a thread for it to inherit.
+
+
+class Pixie(Application):
+    """A web application: routes, triggers and error handlers, and `run`.
+
+    Args:
+        import_name: a name for people to read; `Pixie(__name__)` as elsewhere.
+    """
+
+    def __init__(self, import_name: Optional[str] = None) -> None:
+        super().__init__(import_name)
+        self._kept: Dict[str, Any] = {}  # the arguments of a run() that did nothing
+
+    def run(
+        self,
+        host: Optional[str] = None,
+        port: Optional[int] = None,
+        *,
+        workers: Optional[int] = None,
+        threads: Optional[int] = None,
+        debug: Optional[bool] = None,
+        loop: Optional[str] = None,
+        access_log: Optional[bool] = None,
+        **limits: float,
+    ) -> None:
+        """Serve until SIGINT or SIGTERM; both let running requests end.
+
+        Args:
+            host: the address to bind; "localhost" (the default) binds both IP families.
+            port: the port, 8000 by default; 0 takes a free one.
+            workers: how many pool routes run at once, each in a process of its own; as
+                many as CPUs by default. 0 runs them in threads of main, for debugging.
+            threads: how many `thread` routes run at once; 40 by default.
+            debug: show tracebacks in error pages.
+            loop: "uvloop" or "asyncio"; uvloop by default, where it is installed.
+            access_log: log each request.
+            limits: drain_seconds, keep_alive_seconds, head_seconds, body_idle_seconds,
+                send_idle_seconds, max_request_line_bytes, max_header_line_bytes,
+                max_headers, max_head_bytes.
+
+        Raises:
+            SystemExit: 1, after one line that says why, when it can't start.
+        """
+        given = {name: value for name, value in locals().items() if name != "self"}
+        given.update(given.pop("limits"))
+        given = {key: value for key, value in given.items() if value is not None}
+        if _Runner.loading:
+            self._kept = given
+            return
+        try:
+            settings = read_settings({**self._kept, **given}, os.environ)
+            _Runner(self, settings).run()
+        except (PixieError, OSError) as error:
+            print(f"pixie_web: {error}", file=sys.stderr)
+            raise SystemExit(1) from None
+
+
+DEFAULT_SETTINGS: Dict[str, Any] = {
+    "host": "localhost",
+    "port": 8000,
+    "workers": -1,  # as many as CPUs
+    "threads": MAX_THREADS,
+    "loop": "auto",
+    **ServerOptions()._asdict(),
+}
+_BOOLEANS = {"1": True, "true": True, "yes": True, "on": True}
+_BOOLEANS.update({"0": False, "false": False, "no": False, "off": False, "": False})
+
+
+def read_settings(
+    given: Mapping[str, Any], environment: Mapping[str, str]
+) -> Dict[str, Any]:
+    """Return all settings: given ones first, then PIXIE_* variables, then defaults.
+
+    Raises:
+        PixieError: a name that is no setting, or a value that is none.
+    """
+    settings = dict(DEFAULT_SETTINGS)
+    for name, default in DEFAULT_SETTINGS.items():
+        text = environment.get(f"PIXIE_{name.upper()}")
+        if text is not None:
+            settings[name] = _convert(f"PIXIE_{name.upper()}", text, type(default))
+    for name, value in given.items():
+        if name not in settings:
+            known = ", ".join(DEFAULT_SETTINGS)
+            raise PixieError(f"run() has no argument {name!r}; it takes {known}")
+        settings[name] = value
+    return settings
+
+
+def _convert(name: str, text: str, kind: type) -> Any:
+    try:
+        return _BOOLEANS[text.lower()] if kind is bool else kind(text)
+    except (ValueError, KeyError):
+        what = {bool: "yes or no", int: "a whole number"}.get(kind, "a number")
+        raise PixieError(f"{name} is {what}, got {text!r}") from None
+
+
+def cpu_count() -> int:
+    """Return how many CPUs this process may use: affinity and cgroup quota."""
+    try:
+        count = len(os.sched_getaffinity(0))
+    except AttributeError:
+        count = os.cpu_count() or 1
+    try:
+        with open("/sys/fs/cgroup/cpu.max") as file:
+            quota, period = file.read().split()
+        count = min(count, max(1, int(int(quota) / int(period) + 0.5)))
+    except (OSError, ValueError):
+        pass  # no cgroup, or "max": no quota
+    return count
+
+
+class _Runner:
+    """One run of an application, from its settings to its end."""
+
+    loading = False  # another runner imports the program: its own run() does nothing
+
+    def __init__(self, application: Pixie, settings: Dict[str, Any]) -> None:
+        self._application = application
+        self._settings = settings
+        names = ServerOptions._fields
+        options = ServerOptions(**{name: settings[name] for name in names})
+        self._server = Server(application.handle, options)
+        self._stop: asyncio.Event
+        self._signals = 0
+
+    def run(self) -> None:
+        """Start, serve, stop."""
+        configure_logging()
+        application = self._application
+        application.debug = self._server.options.debug
+        program = application.freeze()
+        application.placements.threads = Threads(self._settings["threads"])
+        pool = self._make_pool(program)
+        try:
+            sockets = bind(self._settings["host"], self._settings["port"])
+        except OSError as error:
+            if pool is not None:
+                pool.end_zygote()
+            address = f"{self._settings['host']}:{self._settings['port']}"
+            raise PixieError(f"can't listen on {address}: {error.strerror}") from None
+        loop = self._new_loop()
+        asyncio.set_event_loop(loop)
+        try:
+            loop.run_until_complete(self._serve(pool, sockets))
+        finally:
+            loop.run_until_complete(_cancel_tasks())
+            loop.run_until_complete(loop.shutdown_asyncgens())
+            asyncio.set_event_loop(None)
+            loop.close()
+
+    def _make_pool(self, program: Program) -> Optional[Pool]:
+        in_pool = (RouteType.pool, RouteType.stream)
+        if not any(route.placement in in_pool for route in program.routes):
+            return None
+        workers = self._settings["workers"]
+        if workers == 0 or not hasattr(os, "fork"):
+            why = "workers=0" if workers == 0 else "this system has no fork"
+            log.warning("pool routes run in threads of the main process: %s", why)
+            return None
+        pool = Pool(program, cpu_count() if workers < 0 else workers)
+        pool.fork()
+        return pool
+
+    def _new_loop(self) -> asyncio.AbstractEventLoop:
+        wanted = self._settings["loop"]
+        if wanted not in ("auto", "uvloop", "asyncio"):
+            raise PixieError(f'loop is "uvloop" or "asyncio", got {wanted!r}')
+        if wanted != "asyncio":
+            try:
+                import uvloop
+
+                return cast(asyncio.AbstractEventLoop, uvloop.new_event_loop())
+            except ImportError:
+                if wanted == "uvloop":
+                    raise MissingExtra(
+                        "loop=\"uvloop\" needs: pip install 'pixie-web[fast]'"
+                    ) from None
+        return asyncio.new_event_loop()
+
+    async def _serve(
+        self, pool: Optional[Pool], sockets: Sequence[socket.socket]
+    ) -> None:
+        loop = asyncio.get_running_loop()
+        self._stop = asyncio.Event()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self._on_signal)
+        application = self._application
+        application.placements.pool = pool
+        try:
+            if pool is not None:
+                await pool.start()
+            await application.start()
+            await self._server.listen(sockets)
+            self._print_banner(sockets, pool, loop)
+            await self._stop.wait()
+            await self._server.close()
+            await application.stop()
+        finally:
+            if pool is not None:
+                await pool.stop(STOP_SECONDS if self._signals < 2 else 0.0)
+            application.placements.threads.stop()
+
+    def _on_signal(self) -> None:
+        self._signals += 1
+        if self._signals == 1:
+            self._stop.set()
+            return
+        self._server.cut_off()
+        if self._application.placements.pool is not None:
+            self._application.placements.pool.hurry()
+
+    def _print_banner(
+        self,
+        sockets: Sequence[socket.socket],
+        pool: Optional[Pool],
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
+        port = sockets[0].getsockname()[1]
+        host = self._settings["host"] or "localhost"
+        host = f"[{host}]" if ":" in host else host
+        kind = type(loop).__module__.partition(".")[0]
+        workers = f"{pool.size} workers" if pool is not None else "no workers"
+        python = ".".join(map(str, sys.version_info[:3]))
+        print(
+            f"pixie_web {__version__} on http://{host}:{port} (Ctrl-C stops it)\n"
+            f"main process {os.getpid()}, {workers}, {kind}, Python {python}",
+            file=sys.stderr,
+            flush=True,
+        )
+
+
+async def _cancel_tasks() -> None:
+    """Cancel what is still running, and give it a moment for its `finally`."""
+    tasks = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in tasks:
+        task.cancel()
+    if tasks:
+        await asyncio.wait(tasks, timeout=STOP_SECONDS)
+
+
+def configure_logging() -> None:
+    """Send this framework's log to stderr, unless the program has set up logging."""
+    if log.handlers or logging.getLogger().handlers:
+        return
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+
+
+app = Pixie()  # the default application; its methods are functions of this module
+
+route, filter_, run = app.route, app.filter, app.run
+get, post, put, delete = app.get, app.post, app.put, app.delete
+patch, head, options = app.patch, app.head, app.options
+error, before, after = app.error, app.before, app.after
+static, mount = app.static, app.mount
+
+
+# The command line ----------------------------------------------------------------------
+
+
+def load_application(target: str) -> Pixie:
+    """Import `module`, `module:name` or `file.py[:name]` and return its application.
+
+    Without a name it is `app`, else `application`, else the default application.
+
+    Raises:
+        PixieError: there is no such module, or no application in it.
+    """
+    import importlib
+
+    module_name, _, name = target.partition(":")
+    directory = os.getcwd()
+    if module_name.endswith(".py"):
+        directory = os.path.dirname(os.path.abspath(module_name))
+        module_name = os.path.basename(module_name)[:-3]
+    sys.path.insert(0, directory)
+    _Runner.loading = True
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as missing:
+        if missing.name != module_name.partition(".")[0]:
+            raise
+        raise PixieError(f"no module {module_name!r} in {directory}") from None
+    finally:
+        _Runner.loading = False
+    for candidate in (name,) if name else ("app", "application"):
+        found = getattr(module, candidate, None)
+        if isinstance(found, Pixie):
+            return found
+    if name or not app.routes:
+        raise PixieError(f"{module_name} has no Pixie application {name or 'app'!r}")
+    return app
+
+
+def main(arguments: Optional[Sequence[str]] = None) -> int:
+    """Run the command line and return its exit status.
+
+    `app:app --port 8080` serves; `routes app:app` lists the routes; `check app:app`
+    imports the program and says whether its routes can be served.
+    """
+    import argparse
+
+    parser = argparse.ArgumentParser("pixie_web", description="Serve an application.")
+    parser.add_argument("command", nargs="?", help="routes or check; else serve")
+    parser.add_argument("target", help="module:name, module or file.py")
+    for name, default in DEFAULT_SETTINGS.items():
+        kind = _flag if isinstance(default, bool) else type(default)
+        parser.add_argument(f"--{name.replace('_', '-')}", type=kind, metavar="VALUE")
+    parser.add_argument("--version", action="version", version=__version__)
+    parsed = vars(parser.parse_args(arguments))
+    command, target = parsed.pop("command"), parsed.pop("target")
+    if command not in (None, "routes", "check"):
+        parser.error(f"a command is routes or check, not {command!r}")
+    try:
+        application = load_application(target)
+    except PixieError as problem:
+        print(f"pixie_web: {problem}", file=sys.stderr)
+        return 1
+    if command is None:
+        application.run(**parsed)
+    else:
+        print_routes(application)
+    return 0
+
+
+def _flag(text: str) -> bool:
+    return cast(bool, _convert("the value", text, bool))
+
+
+def print_routes(application: Pixie) -> None:
+    """Print a line for each route: verbs, path, placement, handler."""
+    rows = [
+        (
+            ",".join(route.methods),
+            route.path,
+            route.placement.name,
+            getattr(route.handler, "__name__", repr(route.handler)),
+        )
+        for route in application.routes
+    ]
+    widths = [max(map(len, column)) for column in zip(*rows)] if rows else []
+    for row in rows:
+        print("  ".join(map(str.ljust, row, widths)).rstrip())
+
+
+if __name__ == "__main__":
+    # The program imports `pixie_web`: that must be this module, not a second copy.
+    sys.modules["pixie_web"] = sys.modules["__main__"]
+    sys.exit(main())
