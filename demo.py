@@ -67,7 +67,7 @@ def index(env: Request) -> str:
         source=source,
         python=platform.python_version(),
         pid=os.getpid(),
-        cpus=os.cpu_count(),
+        workers=proc_env.pool.size if proc_env.pool else 0,
         tick_ms=round(TICK_SECONDS * 1000),
         picture={"width": WIDTH, "height": HEIGHT, "tile": TILE},
     )
@@ -134,7 +134,7 @@ def who_am_i(env: Request) -> Dict[str, object]:
         "process": proc_env.proc_type.name,
         "pid": os.getpid(),
         "worker": proc_env.worker,
-        "thread": threading.current_thread().name,
+        "thread": threading.get_native_id(),
     }
 
 
@@ -277,4 +277,4 @@ def own_source(env: Request) -> Response:
 
 
 if __name__ == "__main__":
-    run()
+    run(drain_seconds=1)  # On Ctrl-C, clocks that tick without end are not waited for.

@@ -183,6 +183,7 @@ class Browser:
         if not whole_page:
             assert self.chrome.save_screenshot(str(path))
             return
+        self.run("scrollTo(0, 0)")
         size = self._command("Page.getLayoutMetrics")["cssContentSize"]
         clip = {"x": 0, "y": 0, "scale": 1, **{k: size[k] for k in ("width", "height")}}
         shot = self._command(

@@ -3,8 +3,9 @@
     with serve(PROGRAM, loop="asyncio") as server:
         assert server.get("/").text == "hello"
 
-The application runs in a process of its own, so that its pool is forked from a clean one.
-Nothing here sleeps for a fixed time: what is waited for has a condition and a deadline.
+The application runs in a process of its own, so that its pool is forked from a clean
+one. Nothing here sleeps for a fixed time: what is waited for has a condition and a
+deadline.
 """
 
 from __future__ import annotations
@@ -177,7 +178,9 @@ class Server:
         one = socket.socket()
         try:
             if receive_buffer_bytes:
-                one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer_bytes)
+                one.setsockopt(
+                    socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer_bytes
+                )
             one.settimeout(PATIENCE_SECONDS)
             one.connect(("127.0.0.1", self.port))
             yield one

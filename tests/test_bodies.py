@@ -120,7 +120,9 @@ def test_bodies_of_python_multipart_are_parsed_as_expected(case: Any) -> None:
         pytest.skip("shared/data is not here")
     body = base64.b64decode(case["body_b64"])
     content_type = f'multipart/form-data; boundary="{case["boundary"]}"'
-    if isinstance(case["expected"], dict):
+    # RFC 7578 section 4.7 deprecates what encodes a part; nothing sends it.
+    encoded = re.search(rb"(?i)transfer-encoding: (base64|quoted)", body)
+    if isinstance(case["expected"], dict) or encoded:
         assert status_of(body, content_type) == 400
         return
     form, files = parse_form(content_type, body)
@@ -289,7 +291,7 @@ def test_the_short_way_through_a_head_means_what_the_long_way_means() -> None:
             head = f"Content-Disposition: form-data; {disposition}{content_type}"
             short, long = Part(head.encode()), Part(head.encode() + b"\r\nX: 1")
             assert short.lines() == long.lines()[:-1]
-            for name in ("name", "filename", "content_type", "encoding", "in_memory"):
+            for name in ("name", "filename", "content_type"):
                 assert getattr(short, name) == getattr(long, name)
 
 
@@ -334,10 +336,15 @@ REFUSED = {
     )
     + b"1"
     + END,
-    "bad base64": FIELD.replace(
+    "a part in base64": FIELD.replace(
         b"\r\n\r\n", b"\r\nContent-Transfer-Encoding: base64\r\n\r\n"
     )
-    + b"A"
+    + b"QUJD"
+    + END,
+    "a part in quoted-printable": FIELD.replace(
+        b"\r\n\r\n", b"\r\nContent-Transfer-Encoding: Quoted-Printable\r\n\r\n"
+    )
+    + b"a=3Db"
     + END,
 }
 
@@ -346,9 +353,7 @@ REFUSED = {
 def test_a_malformed_body_is_refused_with_400_at_every_split(body: bytes) -> None:
     assert status_of(body) == 400
     whole = parse([body])
-    if isinstance(whole, list):
-        return  # its parts are fine, and one can't be decoded
-    assert whole.startswith("400 ")
+    assert str(whole).startswith("400 ")
     assert parse(cut(body, 1)) == whole
     for split in range(1, len(body)):
         assert parse([body[:split], body[split:]]) == whole
@@ -496,12 +501,6 @@ def test_files_do_not_count_as_form_data() -> None:
     assert status_of(FILE + b"x" * 600_000 + END) == 200
 
 
-def test_an_encoded_file_is_limited_like_a_field() -> None:
-    head = FILE.replace(b"\r\n\r\n", b"\r\nContent-Transfer-Encoding: base64\r\n\r\n")
-    assert status_of(head + b"QUJD" * 16_384 + END) == 200
-    assert status_of(head + b"QUJD" * 16_385 + END) == 413
-
-
 @pytest.mark.parametrize(
     "filler", [b"\r", b"\n", b"\r\n", b"\r\n--xY", b"\r\n--xYz ", b"--xYz", b"-"]
 )
@@ -623,26 +622,11 @@ def test_a_file_input_without_a_choice_is_left_out() -> None:
     assert (files["f"].filename, files["f"].size) == ("upload", 1)
 
 
-@pytest.mark.parametrize(
-    "encoding,data,expected",
-    [
-        ("base64", b"QUJD\r\nRA==", b"ABCD"),
-        ("BASE64", b"QUJD", b"ABC"),
-        ("quoted-printable", b"a=3Db=\r\nc", b"a=bc"),
-        ("8bit", b"QUJD", b"QUJD"),
-        ("binary", b"=41", b"=41"),
-        ("7bit", b"=41", b"=41"),
-    ],
-)
-def test_a_transfer_encoding_is_taken_off(
-    encoding: str, data: bytes, expected: bytes
-) -> None:
+@pytest.mark.parametrize("encoding", ["7bit", "8bit", "Binary"])
+def test_a_transfer_encoding_that_is_none_changes_nothing(encoding: str) -> None:
     extra = b"\r\nContent-Transfer-Encoding: " + encoding.encode() + b"\r\n\r\n"
-    assert form_of(FIELD.replace(b"\r\n\r\n", extra) + data + END) == {
-        "a": [expected.decode()]
-    }
-    upload = upload_of(FILE.replace(b"\r\n\r\n", extra) + data + END)
-    assert (upload.file.read(), upload.size) == (expected, len(expected))
+    assert form_of(FIELD.replace(b"\r\n\r\n", extra) + b"=41" + END) == {"a": ["=41"]}
+    assert upload_of(FILE.replace(b"\r\n\r\n", extra) + b"=41" + END).size == 3
 
 
 def test_parameters_of_a_header() -> None:
@@ -706,10 +690,10 @@ FILENAMES = [
     ("console.txt", "console.txt"),
     ("exe\u202etxt.gpj", "exe_txt.gpj"),
     ("\ud800.profile", "_.profile"),
-    ("a" * 300 + ".tar.gz", "a" * 197 + ".gz"),
+    ("a" * 300 + ".tar.gz", "a" * 193 + ".tar.gz"),
     ("ä" * 300 + ".png", "ä" * 98 + ".png"),
     ("." + "a" * 300, "a" * 200),
-    ("a." + "b" * 300, "a." + "b" * 198),
+    ("a." + "b" * 300, "b" * 200),
 ]
 
 
@@ -812,7 +796,7 @@ def test_an_upload_is_saved_in_a_directory(upload: FileUpload, tmp_path: Path) -
 
 def test_an_upload_is_saved_to_a_path(upload: FileUpload, tmp_path: Path) -> None:
     path = str(tmp_path / "g.bin")
-    assert upload.save(path, chunk_bytes=1000) == path
+    assert upload.save(path) == path
     assert Path(path).read_bytes() == DATA_BYTES
 
 
@@ -849,7 +833,7 @@ def test_saving_does_not_follow_a_dangling_link(
 def test_a_save_that_fails_leaves_nothing(
     upload: FileUpload, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def disk_full(target: Any, chunk_bytes: int) -> None:
+    def disk_full(target: Any) -> None:
         target.write(b"some")
         raise OSError(28, "No space left on device")
 

@@ -7,6 +7,7 @@ Nothing here judges speed: a test waits for what must come, however slow the mac
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from typing import Any, Iterator
 
@@ -45,7 +46,8 @@ return new Promise((resolve) => {
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
     reason = why_no_browser()
-    if reason and os.environ.get("CI"):
+    # Selenium has left the older Pythons; where it runs, CI must not skip in silence.
+    if reason and os.environ.get("CI") and sys.version_info >= (3, 11):
         pytest.fail(reason)
     if reason:
         pytest.skip(reason)
@@ -116,11 +118,9 @@ def test_the_picture_grows_while_the_clock_ticks(
     assert growth == sorted(growth)
     assert len(set(growth)) > TILES // 2
     assert growth[-1] == 800 * 500
-    interval = demo.run(
-        "return Number(document.querySelector('.pulse').dataset.tickMs)"
-    )
+    interval = int(demo.one(".pulse").get_attribute("data-tick-ms"))
     assert ticks > elapsed / interval / 2
-    assert number(demo, "#clock-computing") > 0
+    assert number(demo, "#clock-drawing") > 0
     assert demo.complaints() == []
 
 

@@ -1,8 +1,8 @@
 """The coroutine test: in an `asnc` handler, coroutines do what they do elsewhere.
 
-A handler runs in a Task of its own, in a context of its own, and a stream is pulled from
-inside that Task: so timeouts, task groups, cancel scopes and ContextVars work, across an
-`await` and across a `yield`.
+A handler runs in a Task of its own, in a context of its own, and a stream is pulled
+from inside that Task: so timeouts, task groups, cancel scopes and ContextVars work,
+across an `await` and across a `yield`.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def server(request: pytest.FixtureRequest) -> Iterator[Server]:
         yield running
 
 
-# What a handler may use ----------------------------------------------------------------
+# What a handler may use ---------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ def test_each_request_has_a_task_of_its_own(server: Server) -> None:
     assert (answers.count(b"True"), answers.count(b"False")) == (4, 0)
 
 
-# ContextVars ---------------------------------------------------------------------------
+# ContextVars --------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -118,17 +118,19 @@ def test_nothing_leaks_between_connections(server: Server) -> None:
         assert "somebody" not in server.get(f"/var/{name}").text
 
 
-# Eager tasks ---------------------------------------------------------------------------
+# Eager tasks --------------------------------------------------------------------------
 
 
-def test_what_never_waits_is_answered_without_a_turn_of_the_loop(server: Server) -> None:
+def test_what_never_waits_is_answered_without_a_turn_of_the_loop(
+    server: Server,
+) -> None:
     data = (REQUEST * 7 + CLOSE).format(*["/eager"] * 8).encode()
     turns = [int(found) for found in re.findall(rb"\r\n\r\n(\d+)", server.raw(data))]
     assert len(turns) == 8
     assert len(set(turns)) == (1 if sys.version_info >= (3, 12) else 8)
 
 
-# Deadlines and cancellation ------------------------------------------------------------
+# Deadlines and cancellation -----------------------------------------------------------
 
 
 @pytest.mark.parametrize("path", ["/too_slow", "/too_slow_first"])
@@ -141,7 +143,9 @@ def test_a_deadline_gives_504_and_runs_finally(path: str, server: Server) -> Non
     server.wait_for_log(f"{path} ran longer than its timeout of 0.1 s", mark)
 
 
-def test_a_handler_that_ignores_its_cancellation_is_answered_for(server: Server) -> None:
+def test_a_handler_that_ignores_its_cancellation_is_answered_for(
+    server: Server,
+) -> None:
     mark = server.mark()
     data = (REQUEST + CLOSE).format("/stubborn", "/gather").encode()
     answers = server.raw(data)
@@ -176,7 +180,7 @@ def test_a_stream_cancelled_at_its_yield_is_cut(server: Server) -> None:
     assert not answer.endswith(b"0\r\n\r\n")
 
 
-# A yield inside asyncio.timeout: PEP 789 ------------------------------------------------
+# A yield inside asyncio.timeout: PEP 789 ----------------------------------------------
 
 
 def wait_for_a_full_buffer(server: Server, path: str) -> socket.socket:
@@ -209,7 +213,7 @@ def test_a_timeout_at_a_yield_that_nobody_catches_cuts_the_stream(
     server.wait_for_log("TimeoutError", mark)
 
 
-# Clients that leave --------------------------------------------------------------------
+# Clients that leave -------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["endless", "ticks", "waits"])

@@ -170,7 +170,8 @@ def test_these_placements_answer_from_the_main_process(
     who = client.ask(f"/who/{placement}").json
     assert (who["process"], who["pid"]) == ("main", server.process.pid)
     assert who["worker"] is None
-    assert (who["thread"] == "MainThread") == (placement != "thread")
+    loop = client.ask("/who/sync").json["thread"]
+    assert (who["thread"] == loop) == (placement != "thread")
 
 
 @pytest.mark.parametrize("placement", ["pool", "stream"])

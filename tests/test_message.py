@@ -6,6 +6,7 @@ import re
 from typing import Any, Callable, Dict, List, Optional
 
 import pytest
+
 from pixie_web import HTTPError, PixieError, Request, Response, abort, redirect
 from pixie_web.core import (
     BodySource,
@@ -25,14 +26,16 @@ OCTETS = b"Content-Type: application/octet-stream\r\n"
 JSON = b"Content-Type: application/json\r\n"
 
 
-def request_of(target: str = "/", *lines: str, body: bytes = b"", **more: Any) -> Request:
+def request_of(
+    target: str = "/", *lines: str, body: bytes = b"", **more: Any
+) -> Request:
     head = "\r\n".join([f"POST {target} HTTP/1.1", "Host: pixie.example:80", *lines])
     request = Request(parse_head(head.encode("latin-1") + b"\r\n\r\n"), **more)
     request.body = body
     return request
 
 
-# Request -------------------------------------------------------------------------------
+# Request ------------------------------------------------------------------------------
 
 
 def test_a_request_tells_what_stands_in_its_head() -> None:
@@ -49,7 +52,10 @@ def test_a_request_tells_what_stands_in_its_head() -> None:
 def test_the_path_is_what_follows_the_prefix() -> None:
     request = request_of("/admin/users")
     request.prefix = "/admin"
-    assert (request.path, request.url) == ("/users", "http://pixie.example:80/admin/users")
+    assert (request.path, request.url) == (
+        "/users",
+        "http://pixie.example:80/admin/users",
+    )
     request.prefix = "/admin/users"
     assert request.path == "/"
 
@@ -125,7 +131,8 @@ def test_a_body_that_has_not_arrived_says_so() -> None:
 
 
 @pytest.mark.parametrize(
-    "kind", ["application/json", "APPLICATION/JSON; charset=utf-8", "application/a+json"]
+    "kind",
+    ["application/json", "APPLICATION/JSON; charset=utf-8", "application/a+json"],
 )
 def test_json_is_read_where_the_type_says_so(kind: str) -> None:
     assert request_of("/", f"Content-Type: {kind}", body=b'{"a":1}').json == {"a": 1}
@@ -175,10 +182,11 @@ def test_close_runs_what_after_response_collected_once() -> None:
 
 
 def test_close_closes_uploaded_files() -> None:
-    body = (
-        b'--e\r\nContent-Disposition: form-data; name="f"; filename="a"\r\n\r\nx\r\n--e--\r\n'
+    disposition = b'Content-Disposition: form-data; name="f"; filename="a"'
+    body = b"--e\r\n" + disposition + b"\r\n\r\nx\r\n--e--\r\n"
+    request = request_of(
+        "/", "Content-Type: multipart/form-data; boundary=e", body=body
     )
-    request = request_of("/", "Content-Type: multipart/form-data; boundary=e", body=body)
     file = request.files["f"].file
     assert file.read() == b"x"
     request.close()
@@ -206,7 +214,7 @@ def test_disconnect_calls_back_once() -> None:
     assert request_of("/").disconnected is False
 
 
-# Response ------------------------------------------------------------------------------
+# Response -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -234,7 +242,12 @@ def test_disconnect_calls_back_once() -> None:
         (Response("x"), 200, HTML, b"x"),
         (Response({"a": 1}, 400), 400, JSON, b'{"a":1}'),
         (Response(None), 200, b"", b""),
-        (Response("x", content_type="text/csv"), 200, b"Content-Type: text/csv\r\n", b"x"),
+        (
+            Response("x", content_type="text/csv"),
+            200,
+            b"Content-Type: text/csv\r\n",
+            b"x",
+        ),
     ],
 )
 def test_what_a_handler_may_return(
@@ -315,7 +328,9 @@ def test_the_content_type_may_be_set_anew() -> None:
 
 @pytest.mark.parametrize("name", ["Content-Length", "date", "Content-LENGTH"])
 def test_what_only_the_server_knows_is_dropped(name: str) -> None:
-    assert Response("x", headers={name: "5", "X-A": "1"}).header_block() == b"X-A: 1\r\n"
+    assert (
+        Response("x", headers={name: "5", "X-A": "1"}).header_block() == b"X-A: 1\r\n"
+    )
 
 
 @pytest.mark.parametrize(
@@ -470,12 +485,17 @@ def test_a_response_says_what_it_is() -> None:
     assert repr(Response("x", 404)) == "<Response 404 str>"
 
 
-# Streams -------------------------------------------------------------------------------
+# Streams ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     "value, chunk",
-    [("ü", b"\xc3\xbc"), (b"x", b"x"), (bytearray(b"x"), b"x"), (memoryview(b"x"), b"x")],
+    [
+        ("ü", b"\xc3\xbc"),
+        (b"x", b"x"),
+        (bytearray(b"x"), b"x"),
+        (memoryview(b"x"), b"x"),
+    ],
 )
 def test_a_chunk_is_text_or_bytes(value: object, chunk: bytes) -> None:
     assert to_chunk(value) == chunk
@@ -507,13 +527,15 @@ def test_the_first_chunk_decides(
     assert response.body is pieces
 
 
-@pytest.mark.parametrize("first", [1, Response(iter(["x"])), Response(StaticFile("/a"))])
+@pytest.mark.parametrize(
+    "first", [1, Response(iter(["x"])), Response(StaticFile("/a"))]
+)
 def test_a_first_chunk_that_can_not_be_is_refused(first: object) -> None:
     with pytest.raises(TypeError):
         open_stream(Response(iter([])), first)
 
 
-# abort, redirect, the error page -------------------------------------------------------
+# abort, redirect, the error page ------------------------------------------------------
 
 
 def test_abort_raises_an_http_error() -> None:

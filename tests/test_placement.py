@@ -12,13 +12,15 @@ import inspect
 import json
 import os
 import re
+import socket
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple
 
 import pytest
+from support import LOOPS, PATIENCE_SECONDS, Server, read_all, serve, wait_for
+
 from pixie_web import HTTPError, Pixie, RouteError, RouteType
 from pixie_web.core import check_kind, error_page, handler_kind
-from support import LOOPS, Server, serve
 
 PROGRAM = Path(__file__).with_name("programs") / "placement.py"
 PAGE = "<!doctype html><p>größe</p>".encode()
@@ -27,9 +29,11 @@ TEXT = "Content-Type: text/plain"
 OCTETS = "Content-Type: application/octet-stream"
 JSON = "Content-Type: application/json"
 EPOCH = "Thu, 01 Jan 1970 00:00:00 GMT"
-DATE = re.compile(rb"(?m)^Date: [A-Z][a-z]{2}, \d\d [A-Z][a-z]{2} \d{4} [\d:]{8} GMT\r\n")
+DATE = re.compile(
+    rb"(?m)^Date: [A-Z][a-z]{2}, \d\d [A-Z][a-z]{2} \d{4} [\d:]{8} GMT\r\n"
+)
 
-# What comes back -----------------------------------------------------------------------
+# What comes back ----------------------------------------------------------------------
 
 
 def plain(status: str, *lines: str, body: bytes = b"") -> bytes:
@@ -43,7 +47,9 @@ def whole(status: str, *lines: str, body: bytes = b"") -> bytes:
     return head.encode("latin-1") + body
 
 
-def chunked(*lines: str, chunks: Tuple[bytes, ...] = (), status: str = "200 OK") -> bytes:
+def chunked(
+    *lines: str, chunks: Tuple[bytes, ...] = (), status: str = "200 OK"
+) -> bytes:
     """Return an answer in chunks."""
     return cut(*lines, chunks=chunks, status=status) + b"0\r\n\r\n"
 
@@ -88,7 +94,7 @@ def stamped(
 ERROR_500 = failed("500 Internal Server Error")
 
 
-# What is asked -------------------------------------------------------------------------
+# What is asked ------------------------------------------------------------------------
 
 
 class Ask(NamedTuple):
@@ -295,9 +301,7 @@ ERRORS = [
     Ask("/bad_hop_by_hop_stream", ERROR_500),
     Ask("/bad_cookie", ERROR_500),
     Ask("/nowhere", failed("404 Not Found")),
-    Ask(
-        "/request_json", failed("405 Method Not Allowed", "", "Allow: OPTIONS, POST")
-    ),
+    Ask("/request_json", failed("405 Method Not Allowed", "", "Allow: OPTIONS, POST")),
     Ask("/text", whole("204 No Content", "Allow: GET, HEAD, OPTIONS, POST"), "OPTIONS"),
     Ask("/too_slow", failed("504 Gateway Timeout", "The request took too long.")),
 ]
@@ -314,7 +318,9 @@ REQUESTS = [
     Ask("/request_line", None, "PUT", body=b"x"),
     Ask(
         "/request_headers",
-        found([[["X-One", "1"], ["X-Two", "2"], ["X-Two", "ü"]], "1", None, ["2", "ü"]]),
+        found(
+            [[["X-One", "1"], ["X-Two", "2"], ["X-Two", "ü"]], "1", None, ["2", "ü"]]
+        ),
         headers=("X-One: 1", "X-Two:2", "X-Two:  ü  "),
     ),
     Ask(
@@ -347,7 +353,12 @@ REQUESTS = [
     post("/request_json", "application/json", b"{", None),
     post("/request_json", "application/json", b'{"a":NaN}', None),
     post("/request_json", "application/json", b"[" * 100_000, None),
-    post("/request_text", "text/plain", b"gr\xc3\xbcn", plain("200 OK", HTML, body=b"gr\xc3\xbcn")),
+    post(
+        "/request_text",
+        "text/plain",
+        b"gr\xc3\xbcn",
+        plain("200 OK", HTML, body=b"gr\xc3\xbcn"),
+    ),
     post("/request_text", "text/plain", b"\xff", None),
     post("/request_text", "text/plain", b"", plain("200 OK", HTML)),
     post(
@@ -362,11 +373,27 @@ REQUESTS = [
     ),
     Ask(
         "/request_body",
-        plain("200 OK", HTML, body=hashlib.sha256(b"abcde").hexdigest().encode() + b" 5"),
+        plain(
+            "200 OK", HTML, body=hashlib.sha256(b"abcde").hexdigest().encode() + b" 5"
+        ),
         "POST",
-        ("Transfer-Encoding: chunked", "Connection: close", "", "2", "ab", "3", "cde", "0"),
+        (
+            "Transfer-Encoding: chunked",
+            "Connection: close",
+            "",
+            "2",
+            "ab",
+            "3",
+            "cde",
+            "0",
+        ),
     ),
-    post("/request_form", URLENCODED, b"a=1&a=2&n=3", found([[["a", "1"], ["a", "2"], ["n", "3"]], 3, 0])),
+    post(
+        "/request_form",
+        URLENCODED,
+        b"a=1&a=2&n=3",
+        found([[["a", "1"], ["a", "2"], ["n", "3"]], 3, 0]),
+    ),
     post("/request_form", "text/plain", b"a=1", found([[], None, 0])),
     post("/request_form", URLENCODED, b"&".join([b"a"] * 5000), None),
     post(
@@ -377,7 +404,13 @@ REQUESTS = [
             [
                 [["title", "größe"]],
                 [
-                    ["small", "a.txt", "text/plain", 5, hashlib.sha256(b"hello").hexdigest()],
+                    [
+                        "small",
+                        "a.txt",
+                        "text/plain",
+                        5,
+                        hashlib.sha256(b"hello").hexdigest(),
+                    ],
                     ["big", "b.bin", "application/octet-stream", len(UPLOAD)]
                     + [hashlib.sha256(UPLOAD).hexdigest()],
                 ],
@@ -386,7 +419,12 @@ REQUESTS = [
     ),
     post("/request_files", "multipart/form-data; boundary=edge", MULTIPART[:-9], None),
     post("/request_files", "multipart/form-data", MULTIPART, None),
-    post("/request_limited", "x/y", b"0123456789", plain("200 OK", OCTETS, body=b"0123456789")),
+    post(
+        "/request_limited",
+        "x/y",
+        b"0123456789",
+        plain("200 OK", OCTETS, body=b"0123456789"),
+    ),
     post("/request_limited", "x/y", b"0123456789a", None),
     Ask(
         "/wild/a%20b/-7/2.5e1/xy/42/p/q%2Fr/",
@@ -412,7 +450,12 @@ TRIGGERS = [
     ),
     *(
         Ask(path, None, headers=(header,))
-        for path in ("/triggered", "/triggered_stream", "/triggered_file", "/triggered_error")
+        for path in (
+            "/triggered",
+            "/triggered_stream",
+            "/triggered_file",
+            "/triggered_error",
+        )
         for header in (
             *("X-Key: yes", "X-Key: none", "X-Key: wrong", "X-Key: broken"),
             *("X-Token: yes", "X-Token: none", "X-Token: wrong", "X-Token: broken"),
@@ -429,7 +472,7 @@ def title(ask: Ask) -> str:
     return " ".join([ask.method, ask.path, *ask.headers[:1], str(len(ask.body) or "")])
 
 
-# The test ------------------------------------------------------------------------------
+# The test -----------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -463,7 +506,7 @@ def placements(files: Path) -> Dict[str, List[str]]:
 
 
 def where(ask: Ask, placements: Dict[str, List[str]]) -> List[str]:
-    """Return the placements to ask for a path; where it has no route, all but stream."""
+    """Return the placements to ask for a path; without a route, all but stream."""
     path = ask.path.partition("?")[0]
     for pattern, names in placements.items():
         literal = pattern.partition("<")[0]
@@ -476,7 +519,7 @@ def assert_same(answers: Dict[str, bytes]) -> bytes:
     """Return the bytes that all placements gave."""
     assert len(answers) >= 3
     first = next(iter(answers.values()))
-    assert answers == {placement: first for placement in answers}
+    assert answers == dict.fromkeys(answers, first)
     return first
 
 
@@ -502,7 +545,9 @@ def test_answer_is_the_same_in_every_placement(
 NO_BODY = [
     ask
     for ask in TABLE
-    if not ask.body and ask.path != "/too_slow" and "Connection: close" not in ask.headers
+    if not ask.body
+    and ask.path != "/too_slow"
+    and "Connection: close" not in ask.headers
 ]
 GETS = [ask for ask in NO_BODY if ask.method == "GET"]
 
@@ -553,9 +598,7 @@ def test_http_1_0_gets_the_same_in_every_placement(
 
 
 @pytest.mark.parametrize("name", ["If-None-Match", "If-Match", "If-Range"])
-def test_a_files_own_tag_is_met_in_every_placement(
-    name: str, server: Server
-) -> None:
+def test_a_files_own_tag_is_met_in_every_placement(name: str, server: Server) -> None:
     answers = {}
     tag = server.get("/sync/file").headers["ETag"]
     for placement in ("sync", "thread", "asnc", "eager", "pool"):
@@ -602,7 +645,105 @@ def test_workers_0_runs_pool_routes_in_threads_of_main(
                 assert ask.expected in (None, answer), ask.path
 
 
-# What may stand where ------------------------------------------------------------------
+# Bounds in the main process -----------------------------------------------------------
+
+BOUNDS = PROGRAM.with_name("bounds.py")
+
+
+@pytest.fixture(params=LOOPS)
+def bounded(request: pytest.FixtureRequest) -> Iterator[Server]:
+    with serve(BOUNDS, loop=request.param, threads=3) as running:
+        yield running
+        running.get("/open")
+
+
+def start(server: Server, path: str) -> socket.socket:
+    """Send a request and return its connection; the answer is still to come."""
+    one = socket.create_connection(("127.0.0.1", server.port), PATIENCE_SECONDS)
+    one.sendall(f"GET {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n".encode())
+    return one
+
+
+@pytest.mark.parametrize("path", ["/thread/one", "/asnc/one"])
+def test_a_limit_lets_the_others_wait(path: str, bounded: Server) -> None:
+    with start(bounded, path) as first, start(bounded, path) as second:
+        bounded.wait_for_log(f"{path} began")
+        assert bounded.get("/quick").text == "quick"
+        assert bounded.log.count(f"{path} began") == 1
+        bounded.get("/open")
+        assert read_all(first).endswith(b"\r\n\r\nheld")
+        assert read_all(second).endswith(b"\r\n\r\nheld")
+    assert bounded.log.count(f"{path} began") == 2
+
+
+@pytest.mark.parametrize("path", ["/thread/stream", "/asnc/stream"])
+def test_a_limit_counts_a_stream_to_its_end(path: str, bounded: Server) -> None:
+    with start(bounded, path) as first, start(bounded, path) as second:
+        bounded.wait_for_log(f"{path} began")
+        assert bounded.get("/quick").text == "quick"
+        assert bounded.log.count(f"{path} began") == 1
+        bounded.get("/open")
+        for one in (first, second):
+            assert read_all(one).endswith(b"4\r\nheld\r\n0\r\n\r\n")
+
+
+@pytest.mark.parametrize("path", ["/thread/impatient", "/asnc/impatient"])
+def test_who_waits_too_long_gets_503(path: str, bounded: Server) -> None:
+    with start(bounded, path) as first:
+        bounded.wait_for_log(f"{path} began")
+        answer = bounded.get(path)
+        assert (answer.status, answer.headers["Retry-After"]) == (503, "1")
+        bounded.get("/open")
+        assert read_all(first).endswith(b"held")
+    assert bounded.get(path).text == "held"
+
+
+@pytest.mark.parametrize("path", ["/thread/late", "/asnc/late"])
+def test_who_outlives_its_deadline_keeps_its_place(path: str, bounded: Server) -> None:
+    assert bounded.get(path).status == 504
+    assert bounded.get(path).status == 503
+    assert bounded.log.count(f"{path} began") == 1
+    bounded.get("/open")
+    wait_for(lambda: bounded.get(path).status == 200, "the place of the first one")
+
+
+def test_streams_of_threads_take_no_place_from_the_others(bounded: Server) -> None:
+    streams = [start(bounded, "/thread/stream")]
+    bounded.wait_for_log("/thread/stream began")
+    held = [start(bounded, "/thread/free") for _ in range(2)]
+    wait_for(lambda: bounded.log.count("/thread/free began") == 2, "two busy threads")
+    assert bounded.get("/quick").text == "quick"
+    bounded.get("/open")
+    for one in [*streams, *held]:
+        assert b"held" in read_all(one)
+        one.close()
+
+
+def test_threads_are_started_on_demand_and_used_again(bounded: Server) -> None:
+    def threads() -> int:
+        return len(os.listdir(f"/proc/{bounded.pid}/task"))
+
+    before = threads()
+    for _ in range(5):
+        assert bounded.get("/quick").text == "quick"
+    assert threads() - before <= 3
+    held = [start(bounded, "/thread/free") for _ in range(5)]
+    wait_for(lambda: bounded.log.count("/thread/free began") == 3, "three busy threads")
+    assert threads() - before <= 3
+    bounded.get("/open")
+    for one in held:
+        assert read_all(one).endswith(b"held")
+        one.close()
+    assert bounded.log.count("/thread/free began") == 5
+
+
+def test_a_stream_of_a_thread_that_pauses_too_long_is_cut(bounded: Server) -> None:
+    with start(bounded, "/slow_stream") as one:
+        answer = read_all(one)
+    assert answer.endswith(b"\r\n\r\n3\r\none\r\n")
+
+
+# What may stand where -----------------------------------------------------------------
 
 
 def a_def(env: Any) -> None: ...
@@ -692,7 +833,9 @@ def test_a_placement_may_be_named_by_its_word() -> None:
         ("stream", "generator", 30.0),
     ],
 )
-def test_the_default_timeout(placement: str, kind: str, seconds: Optional[float]) -> None:
+def test_the_default_timeout(
+    placement: str, kind: str, seconds: Optional[float]
+) -> None:
     app = Pixie()
     app.route("/", placement)(HANDLERS[kind])
     assert app.routes[0].timeout == seconds
@@ -700,7 +843,7 @@ def test_the_default_timeout(placement: str, kind: str, seconds: Optional[float]
 
 @pytest.mark.parametrize("name", ["timeout", "limit", "queue_timeout"])
 def test_sync_takes_no_bounds(name: str) -> None:
-    with pytest.raises(RouteError, match="write RouteType.thread or RouteType.pool"):
+    with pytest.raises(RouteError, match=r"write RouteType\.thread or RouteType\.pool"):
         Pixie().route("/", RouteType.sync, **{name: 1})(a_def)
 
 
@@ -780,7 +923,7 @@ def test_an_unknown_placement_names_the_known_ones(wrong: Any) -> None:
     assert "sync, thread, asnc, pool, stream" in str(refused.value)
 
 
-# Of which kind a handler is ------------------------------------------------------------
+# Of which kind a handler is -----------------------------------------------------------
 
 
 class Callables:
@@ -860,7 +1003,7 @@ def test_the_kind_of_a_handler(handler: Callable[..., Any], kind: str) -> None:
 
 
 def test_check_kind_names_what_has_no_name() -> None:
-    with pytest.raises(RouteError, match="CalledCoroutine object .* is an async def"):
+    with pytest.raises(RouteError, match=r"CalledCoroutine object .* is an async def"):
         check_kind(CalledCoroutine(), RouteType.pool)
 
 

@@ -9,7 +9,6 @@ from typing import Any, Dict, List, Optional, Tuple
 import pytest
 
 from pixie_web.core import (
-    MAX_AMBIGUOUS_PATH_CHARS,
     MAX_NUMBER_DIGITS,
     HTTPError,
     Pattern,
@@ -244,8 +243,11 @@ ERRORS = [
     ("/<a:re:(?P<x>y)>", "bad expression '(?P<x'"),
     ("/find?q=<q>", "'?' in '/find?q=<q>': the query is not part of a path"),
     ("/a%20b", "'%20' in '/a%20b': paths are compared decoded"),
-    ("/<a>-<b>-<c>-<n:int>", "too many ways to read '/<a>-<b>-<c>-<n:int>'"),
-    ("/<a:path>/x/<b:path>/y/<c:path>/z", "too many ways to read"),
+    ("/<a>-<b>-<n:int>", "too many ways to read '/<a>-<b>-<n:int>'"),
+    ("/<a>-<b>.<c>", "too many ways to read"),
+    ("/<a>-<b>/<c>", "too many ways to read"),
+    ("/<a:path>x<b>", "too many ways to read"),
+    ("/<a:path>/x/<b:path>/y", "too many ways to read"),
 ]
 
 
@@ -429,7 +431,7 @@ def test_what_is_built_matches_with_the_same_arguments() -> None:
     check()
 
 
-def test_the_tree_finds_what_trying_every_pattern_finds() -> None:
+def test_the_router_finds_what_trying_every_pattern_finds() -> None:
     """Only speed may depend on how patterns are kept."""
     hypothesis = pytest.importorskip("hypothesis")
     some = hypothesis.strategies
@@ -470,11 +472,9 @@ def test_the_tree_finds_what_trying_every_pattern_finds() -> None:
 
 SLOW = [
     ("/<a>-<n:int>", "/" + "-" * 8000 + "x"),
-    ("/<a>-<b>-<n:int>", "/" + "-" * 8000 + "x"),
-    ("/<a>-<b>-<n:int>", "/" + "-" * (MAX_AMBIGUOUS_PATH_CHARS - 2) + "x"),
-    ("/<a>-<b>.<c>", "/" + "-" * 8000 + "x"),
-    ("/<a:path>/x/<b:path>/<n:int>", "/x" * 4000 + "/"),
-    ("/<a:path>/x/<b:path>/y", "/x" * 4000 + "/"),
+    ("/<a>-<b>", "/" + "-" * 8000 + "/"),
+    ("/<a>-<n:int>.<b>", "/" + "-1." * 3000 + "/"),
+    ("/<a:path>/<b>-<c>", "/a/" + "-" * 8000 + "/"),
     ("/<a:path>/x/<b:path>", "/y" * 4000),
     ("/<a:path>/<b>-<n:int>", "/-" * 4000 + "/"),
     ("/<n:float><m:float>x", "/" + "1" * 8000),
@@ -490,21 +490,10 @@ def test_no_path_takes_long(pattern: str, path: str) -> None:
     assert time.process_time() - start < 0.25  # unbounded: 0.5 s and more, or hours
 
 
-def test_a_pattern_with_two_open_wildcards_takes_paths_up_to_the_limit() -> None:
-    made = router("GET /<a>-<b>-<n:int>")
-    rest = MAX_AMBIGUOUS_PATH_CHARS - len("/-b-1")
-    assert made.match("GET", "/" + "a" * rest + "-b-1").args["n"] == 1
-    assert refusal(made, "GET", "/" + "a" * (rest + 1) + "-b-1") == (404, {})
-
-
 def test_open_wildcards_that_do_not_compete_have_no_limit() -> None:
     long = "a" * 5000
-    for pattern in ("/<x>/<y>/<z>/<w>", "/<x>-<y>/<z>", "/<p:path>/<x>/<y>/<q:path>"):
-        made = router(f"GET {pattern}")
-        if pattern == "/<x>-<y>/<z>":  # these two do
-            assert refusal(made, "GET", f"/{long}-b/c") == (404, {})
-        else:
-            assert made.match("GET", f"/{long}/b/c/d").target
+    for pattern in ("/<x>/<y>/<z>/<w>", "/<p:path>/<x>/<y>/<q:path>"):
+        assert router(f"GET {pattern}").match("GET", f"/{long}/b/c/d").target
     assert router("GET /<x>.<y>").match("GET", f"/{long}.gz").args["y"] == "gz"
 
 

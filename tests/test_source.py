@@ -7,6 +7,7 @@ tried on a made-up source that breaks it before it is trusted with the real one.
 from __future__ import annotations
 
 import ast
+import bisect
 import dis
 import importlib.util
 import io
@@ -25,7 +26,7 @@ import pytest
 
 # Not imported here: the rules are about the text, also of a core that fails to import.
 CORE = pathlib.Path(__file__).resolve().parent.parent / "pixie_web" / "core.py"
-MAX_FILE_LINES = 4000
+MAX_CODE_LINES = 5_800  # of the whole file; raising it is noted in docs/design.md
 MAX_FUNCTION_LINES = 40
 OPTIONAL_MODULES = {"uvloop", "orjson", "ujson"}
 
@@ -42,7 +43,7 @@ MAY_USE: Dict[int, Set[int]] = {
     9: {1, 2, 3, 8},
     10: {1, 2, 3},
     11: {1, 2, 3, 4, 5, 7, 8},
-    12: {1, 2, 7, 8, 9, 10, 11},
+    12: {1, 2, 3, 7, 8, 9, 10, 11},
     13: {1, 2, 3, 4, 5, 7, 8},  # of 12 only the method `handle`
     14: set(range(1, 14)),
 }
@@ -52,7 +53,6 @@ NO_IO = {2, 3, 4, 5, 9, 10}
 
 # What only some programs need must not be paid for by all.
 COSTLY_MODULES = {
-    "inspect",
     "logging.handlers",
     "mimetypes",
     "multiprocessing",
@@ -232,9 +232,45 @@ def test_sections_and_map_are_read_from_a_source() -> None:
 # ======================================================================================
 
 
+def owners(source: str) -> List[Tuple[int, str]]:
+    """Return (first line, name) of each module-level definition, in order."""
+    found = definitions(source).items()
+    return sorted((line, name) for name, lines in found for line in lines)
+
+
+def owner_of(line: int, book: List[Tuple[int, str]]) -> str:
+    """Return the name whose definition a line belongs to."""
+    return book[max(0, bisect.bisect_right(book, (line, "\x7f")) - 1)][1]
+
+
+def reachable(start: str, graph: Dict[str, Set[str]]) -> Set[str]:
+    """Return all that a name uses, and what that uses, and so on."""
+    seen: Set[str] = set()
+    todo = [start]
+    while todo:
+        todo.extend(graph.get(todo.pop(), set()) - seen)
+        seen.update(todo)
+    return seen
+
+
 def uses_of_what_stands_below(source: str) -> List[Use]:
-    known = definitions(source)
-    return [use for use in uses(source) if use.line < known[use.name][0]]
+    """Return the uses that another order would avoid.
+
+    Two functions or classes of one section that call each other have no such order.
+    """
+    known, book, chapters = definitions(source), owners(source), sections(source)
+    graph: Dict[str, Set[str]] = {}
+    for use in uses(source):
+        graph.setdefault(owner_of(use.line, book), set()).add(use.name)
+    found = []
+    for use in uses(source):
+        first = known[use.name][0]
+        if use.line < first and (
+            owner_of(use.line, book) not in reachable(use.name, graph)
+            or section_of(use.line, chapters) != section_of(first, chapters)
+        ):
+            found.append(use)
+    return found
 
 
 def names_bound_in_two_sections(source: str) -> List[str]:
@@ -280,6 +316,16 @@ FORWARD_USES = {
         [Use(2, "later")],
     ),
 }
+
+
+def test_mutual_recursion_is_no_forward_use_but_inside_one_section_only() -> None:
+    first, second = "def f():\n    return g()\n", "def g():\n    return f()\n"
+    banner = "# ===\n# 2. Two\n# ===\n"
+    assert uses_of_what_stands_below(first + second) == []
+    assert uses_of_what_stands_below(first + banner + second) == [Use(2, "g")]
+    assert uses_of_what_stands_below(first + "def g():\n    return 1\n") == [
+        Use(2, "g")
+    ]
 
 
 @pytest.mark.parametrize("made_up, expected", FORWARD_USES.values(), ids=FORWARD_USES)
@@ -544,7 +590,7 @@ def test_no_function_is_longer_than_a_screen(source: str) -> None:
 
 
 def test_the_core_is_shorter_than_its_limit(source: str) -> None:
-    assert len(source.splitlines()) < MAX_FILE_LINES
+    assert len(code_lines(source)) <= MAX_CODE_LINES
 
 
 def test_code_lines_leave_out_blanks_comments_and_docstrings() -> None:

@@ -31,7 +31,7 @@ failures = [
     <dl class="facts">
       <div><dt>Python</dt><dd>{{python}}</dd></div>
       <div><dt>Main process</dt><dd>{{pid}}</dd></div>
-      <div><dt>CPUs</dt><dd>{{cpus}}</dd></div>
+      <div><dt>Workers</dt><dd>{{workers}}</dd></div>
     </dl>
   </div>
   <ul class="specimen" aria-label="Routes and their placements">
@@ -49,7 +49,7 @@ failures = [
     <dl class="pulse-facts">
       <div><dt>Ticks</dt><dd id="clock-ticks">0</dd></div>
       <div><dt>Longest gap</dt><dd><span id="clock-longest">0</span> ms</dd></div>
-      <div><dt>while computing</dt><dd><span id="clock-computing">0</span> ms</dd></div>
+      <div><dt>while drawing</dt><dd><span id="clock-drawing">0</span> ms</dd></div>
     </dl>
     <button type="button" id="clock-reset" class="quiet" title="Forget the gaps so far">Reset</button>
   </div>
@@ -80,10 +80,10 @@ failures = [
 
   <div class="pair">
     <article id="tiles" aria-labelledby="tiles-title">
-      <h3 id="tiles-title"><b class="tag pool">pool</b><span>One request for each tile</span></h3>
+      <h3 id="tiles-title"><b class="tag pool">pool</b><span>One request for each tile</span><small>Click to zoom in</small></h3>
       <div class="frame">
         <canvas id="tiles-canvas" width="{{picture["width"]}}" height="{{picture["height"]}}"
-          data-tile="{{picture["tile"]}}" role="img" aria-label="Mandelbrot set, drawn tile by tile. Click to zoom in."></canvas>
+          data-tile="{{picture["tile"]}}" role="button" tabindex="0" aria-label="Mandelbrot set, drawn tile by tile: zoom in"></canvas>
         <canvas id="tiles-borders" width="{{picture["width"]}}" height="{{picture["height"]}}" aria-hidden="true"></canvas>
       </div>
       <progress id="tiles-progress" value="0" max="1" aria-label="Tiles drawn"></progress>
@@ -93,7 +93,7 @@ failures = [
         <label class="check"><input type="checkbox" id="tiles-who" checked> Who drew what</label>
         <output id="tiles-status" aria-live="polite">Not drawn yet</output>
       </div>
-      <ul id="tiles-legend" class="legend {{"many" if cpus > 2 else ""}}" aria-label="Workers"></ul>
+      <ul id="tiles-legend" class="legend {{"many" if workers > 2 else ""}}" aria-label="Workers"></ul>
       <details><summary>Source</summary><pre><code>{{!source("tile")}}</code></pre></details>
     </article>
 
@@ -107,7 +107,7 @@ failures = [
         <button type="button" id="strips-stop" disabled>Stop</button>
         <output id="strips-status" aria-live="polite">Not drawn yet</output>
       </div>
-      <ul id="strips-legend" class="legend {{"many" if cpus > 2 else ""}}" aria-label="Worker"></ul>
+      <ul id="strips-legend" class="legend {{"many" if workers > 2 else ""}}" aria-label="Worker"></ul>
       <details><summary>Source</summary><pre><code>{{!source("picture")}}</code></pre></details>
     </article>
   </div>
@@ -183,13 +183,19 @@ failures = [
 
 <section id="form" class="card">
   <h2>A form</h2>
-  <p>Posted, redirected, and rendered by the template, which escapes it.</p>
+  <p>Posted, redirected, and rendered by a template.</p>
   <form method="post" action="/greeting" class="bar">
     <label class="field grow">Your name
       <input name="name" required maxlength="80" autocomplete="off" value="&lt;b&gt;Ada&lt;/b&gt; &amp; friends">
     </label>
     <button class="primary">Greet me</button>
   </form>
+  <table class="plain steps">
+    <tbody>
+      <tr><th scope="row"><code>POST /greeting</code></th><td>The form, decoded: a redirect</td></tr>
+      <tr><th scope="row"><code>GET /greeting</code></th><td>The page, with the name escaped</td></tr>
+    </tbody>
+  </table>
   <details><summary>Source</summary><pre><code>{{!source("greet", "greeting")}}</code></pre></details>
 </section>
 

@@ -16,10 +16,11 @@ seen: List[Any] = []
 
 def note(text: str) -> None:
     """Write a line into the log of the test."""
-    print(f"note: {text}", file=sys.stderr, flush=True)
+    sys.stderr.write(f"note: {text}\n")
+    sys.stderr.flush()
 
 
-# asyncio -------------------------------------------------------------------------------
+# asyncio ------------------------------------------------------------------------------
 
 
 @route("/timeout", RouteType.asnc)
@@ -105,7 +106,7 @@ async def cancels_itself(env):
     await asyncio.sleep(0)
 
 
-# One task ------------------------------------------------------------------------------
+# One task -----------------------------------------------------------------------------
 
 
 @route("/task", RouteType.asnc)
@@ -145,7 +146,9 @@ async def never_waits(*_):
     assert asyncio.current_task() is not None
 
 
-@route("/triggers", "sync", before=[never_waits, in_a_task], after=[never_waits, in_a_task])
+@route(
+    "/triggers", "sync", before=[never_waits, in_a_task], after=[never_waits, in_a_task]
+)
 def triggers(env):
     return "triggered"
 
@@ -156,7 +159,7 @@ async def at_start():
     note("on_start ran in a task")
 
 
-# ContextVars ---------------------------------------------------------------------------
+# ContextVars --------------------------------------------------------------------------
 
 
 def set_user(env: Any) -> str:
@@ -244,7 +247,7 @@ async def inherited(env):
     return [await asyncio.ensure_future(child()), user.get()]
 
 
-# Eager ---------------------------------------------------------------------------------
+# Eager --------------------------------------------------------------------------------
 
 
 @route("/eager", RouteType.asnc)
@@ -254,7 +257,7 @@ async def eager(env):
     return str(turned)
 
 
-# Deadlines and clients that leave -------------------------------------------------------
+# Deadlines and clients that leave -----------------------------------------------------
 
 
 @route("/too_slow", RouteType.asnc, timeout=0.1)
@@ -373,7 +376,7 @@ def thread_fails_while_closed(env):
         raise OSError("in a thread, while it was closed")
 
 
-# A yield inside a scope ----------------------------------------------------------------
+# A yield inside a scope ---------------------------------------------------------------
 
 
 @route("/yield_in_timeout", RouteType.asnc)
@@ -425,7 +428,7 @@ async def cancels_itself_at_yield(env):
     await asyncio.sleep(60)
 
 
-# anyio and httpx -----------------------------------------------------------------------
+# anyio and httpx ----------------------------------------------------------------------
 
 
 @route("/anyio_group", RouteType.asnc)

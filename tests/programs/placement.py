@@ -1,8 +1,8 @@
 """The same handlers in every placement that can hold them, each below its own prefix.
 
-`/sync/text`, `/thread/text`, `/asnc/text`, `/eager/text`, `/pool/text` ... run one handler:
-as it is, as a coroutine that waits (`asnc`) or does not (`eager`), as a generator
-(`stream`) or as a plain def that returns one (`pool`, for generators).
+`/sync/text`, `/thread/text`, `/asnc/text`, `/eager/text`, `/pool/text` ... run one
+handler: as it is, as a coroutine that waits (`asnc`) or does not (`eager`), as a
+generator (`stream`) or as a plain def that returns one (`pool`, for generators).
 """
 
 from __future__ import annotations
@@ -153,7 +153,9 @@ def servers_headers(env):
 def cookies(env):
     response = Response("x", cookies={"plain": "1"})
     response.set_cookie("text", 'ü; "a",b\r\n')
-    response.set_cookie("all", "2", max_age=60, expires=0, path="/a", domain="b.example")
+    response.set_cookie(
+        "all", "2", max_age=60, expires=0, path="/a", domain="b.example"
+    )
     response.set_cookie("bare", "3", path=None, httponly=False, samesite=None)
     response.set_cookie("strict", "4", samesite="Strict", secure=True)
     response.set_cookie("cross", "5", samesite="None")

@@ -22,13 +22,13 @@ const clock = {
   ticks: 0,
   gaps: [],          // { at, gap } of each tick, newest last
   last: null,        // when the newest tick came
-  computing: 0,      // how many requests that compute are on their way
+  drawing: 0,        // how many pictures are being drawn
   waiting: [],       // who waits for the next tick
   isLate(gap) { return gap > 2 * this.interval; },
   next() { return new Promise((resolve) => this.waiting.push(resolve)); },
   longest(since = 0) { return Math.max(0, ...this.gaps.filter((g) => g.at > since).map((g) => g.gap)); },
 };
-const longest = { all: 0, computing: 0 };
+const longest = { all: 0, drawing: 0 };
 
 function tick(time) {
   const now = performance.now();
@@ -37,13 +37,13 @@ function tick(time) {
     clock.gaps.push({ at: now, gap });
     if (clock.gaps.length > 600) clock.gaps.shift();
     longest.all = Math.max(longest.all, gap);
-    if (clock.computing) longest.computing = Math.max(longest.computing, gap);
+    if (clock.drawing) longest.drawing = Math.max(longest.drawing, gap);
   }
   clock.last = document.hidden ? null : now;
   clock.ticks += 1;
   $("clock-time").textContent = clockFace(new Date(time * 1000));
   $("clock-ticks").textContent = clock.ticks.toLocaleString("en");
-  for (const [id, gap] of [["clock-longest", longest.all], ["clock-computing", longest.computing]]) {
+  for (const [id, gap] of [["clock-longest", longest.all], ["clock-drawing", longest.drawing]]) {
     $(id).textContent = Math.round(gap);
     $(id).parentElement.classList.toggle("late", clock.isLate(gap));
   }
@@ -87,7 +87,7 @@ function startClock() {
 }
 
 $("clock-reset").addEventListener("click", () => {
-  longest.all = longest.computing = 0;
+  longest.all = longest.drawing = 0;
 });
 window.addEventListener("pageshow", startClock);
 window.addEventListener("pagehide", () => events.close());  // A page kept for "back" holds no connection.
@@ -106,7 +106,7 @@ async function ask(placement, work = 0) {
     const who = JSON.parse(await response.text());
     cell("time").textContent = `${milliseconds(start)} ms`;
     cell("by").replaceChildren(make("span", {}, who.worker === null ? "Main process" : `Worker ${who.worker}`,
-      make("small", { title: who.thread }, `pid ${who.pid}`, placement === "thread" ? `, ${who.thread}` : "")));
+      make("small", {}, `pid ${who.pid}`, placement === "thread" ? `, thread ${who.thread}` : "")));
     await clock.next();
     const gap = clock.longest(start);
     cell("gap").textContent = `${Math.round(gap)} ms`;
@@ -148,15 +148,26 @@ $("place").addEventListener("change", (event) => {
   drawBoth();
 });
 
-canvas.addEventListener("click", (event) => {
-  const box = canvas.getBoundingClientRect(), step = view.span / width;
+// Zoom in on a point, given as a part of the picture's width and height.
+function zoom(across, down) {
+  const step = view.span / width;
   view = {
-    x: view.x + ((event.clientX - box.left) / box.width - 0.5) * width * step,
-    y: view.y + ((event.clientY - box.top) / box.height - 0.5) * height * step,
+    x: view.x + (across - 0.5) * width * step,
+    y: view.y + (down - 0.5) * height * step,
     span: view.span / 4,
   };
   $("place-custom").selected = true;
   drawTiles();
+}
+
+canvas.addEventListener("click", (event) => {
+  const box = canvas.getBoundingClientRect();
+  zoom((event.clientX - box.left) / box.width, (event.clientY - box.top) / box.height);
+});
+canvas.addEventListener("keydown", (event) => {
+  if (event.key !== "Enter" && event.key !== " ") return;
+  event.preventDefault();
+  zoom(0.5, 0.5);
 });
 
 function legend(list, workers) {
@@ -183,13 +194,14 @@ async function drawTiles() {
   borders.getContext("2d").clearRect(0, 0, width, height);
   legend($("tiles-legend"), []);
   showProgress("tiles", 0, total, "Computing");
-  clock.computing += 1;
+  clock.drawing += 1;
   const lane = async () => {
     while (tiles.length && !run.signal.aborted) {
       const tile = tiles.shift();
       const { worker, pid } = await drawTile(tile, size, run.signal);
       const entry = workers.get(worker) || { worker, tiles: 0 };
-      workers.set(worker, Object.assign(entry, { pid, tiles: entry.tiles + 1, note: `${entry.tiles + 1} tiles` }));
+      const drawn = entry.tiles + 1, note = drawn === 1 ? "1 tile" : `${drawn} tiles`;
+      workers.set(worker, Object.assign(entry, { pid, tiles: drawn, note }));
       legend($("tiles-legend"), [...workers.values()].sort((a, b) => a.worker - b.worker));
       showProgress("tiles", ++done, total, done < total ? `${done} of ${total}` : seconds(start));
     }
@@ -200,7 +212,7 @@ async function drawTiles() {
     if (run === tilesRun) showProgress("tiles", total, total, run.signal.aborted ? `Stopped at ${done}` : error.message);
     run.abort();
   }
-  clock.computing -= 1;
+  clock.drawing -= 1;
 }
 
 async function drawTile({ column, row }, size, signal) {
@@ -244,13 +256,13 @@ function drawStrips() {
   const finish = (text) => {
     if (run !== stripsRun) return;
     stripsRun += 1;
-    clock.computing -= 1;
+    clock.drawing -= 1;
     $("strips-progress").value = 1;
     $("strips-stop").disabled = true;
     $("strips-status").textContent = text;
   };
-  if (!$("strips-stop").disabled) clock.computing -= 1;  // This drawing replaces one under way.
-  clock.computing += 1;
+  if (!$("strips-stop").disabled) clock.drawing -= 1;  // This drawing replaces one under way.
+  clock.drawing += 1;
   legend($("strips-legend"), []);
   $("strips-progress").removeAttribute("value");
   $("strips-stop").disabled = false;

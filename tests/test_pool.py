@@ -1,0 +1,961 @@
+"""Section 11's pool: workers that die, hang and leak, clients that come and go."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import random
+import signal
+import socket
+import struct
+import sys
+import threading
+import time
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Callable, Iterator, List, Tuple
+
+import pytest
+from support import (
+    LOOPS,
+    Answer,
+    Server,
+    children,
+    process_is_alive,
+    read_all,
+    read_until,
+    serve,
+    wait_for,
+)
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+LONG = bool(os.environ.get("PIXIE_LONG"))
+
+# Handlers say where they are in files of the program's directory; `wait(name)` waits
+# there for a file that the test makes.
+PROGRAM = r"""
+import contextvars, ctypes, itertools, logging, os, random, re, resource, signal
+import subprocess, sys, threading, time
+from pixie_web import Pixie, Response, RouteType, proc_env, route, run
+
+def wait(name):
+    while not os.path.exists(name):
+        time.sleep(0.005)
+
+def note(name, text=""):
+    with open(f"{name}.{os.getpid()}.part", "w") as file:
+        file.write(str(text))
+    os.replace(f"{name}.{os.getpid()}.part", name)
+
+@route("/pid")
+def pid(env):
+    return str(os.getpid())
+
+@route("/main", RouteType.sync)
+def main_state(env):
+    pool = proc_env.pool
+    return {"busy": pool._jobs, "streams": pool._streams, "waiting": pool._waiting}
+
+@route("/wait/<name>")
+def wait_here(env, name):
+    note(f"in-{name}", os.getpid())
+    wait(name)
+    return str(os.getpid())
+
+# Ways to die.
+
+@route("/exit/<code:int>")
+def exit_at_once(env, code):
+    os._exit(code)
+
+@route("/segfault")
+def segfault(env):
+    ctypes.string_at(0)
+
+@route("/signal/<number:int>")
+def signal_myself(env, number):
+    os.kill(os.getpid(), number)
+    threading.Event().wait()
+
+@route("/sys-exit")
+def sys_exit(env):
+    note("exited", os.getpid())
+    sys.exit(3)
+
+@route("/interrupt")
+def interrupt(env):
+    note("exited", os.getpid())
+    raise KeyboardInterrupt
+
+@route("/descriptors")
+def close_descriptors(env):
+    os.closerange(3, 1024)
+    return "closed"
+
+@route("/die/<size:int>", RouteType.stream)
+def die_in_mid_stream(env, size):
+    yield b"x" * size
+    wait("die")
+    os._exit(1)
+
+# Ways to fail.
+
+@route("/recursion")
+def recursion(env):
+    def down(n):
+        return down(n + 1)
+    return down(0)
+
+class TwoArguments(Exception):
+    def __init__(self, a, b):
+        super().__init__(a)
+
+    def __reduce__(self):
+        raise TypeError("not to be pickled")
+
+@route("/two")
+def two_arguments(env):
+    raise TwoArguments(1, 2)
+
+@route("/lambda")
+def returns_a_lambda(env):
+    return lambda: None
+
+@route("/memory")
+def out_of_memory(env):
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (1 << 30, hard))
+    try:
+        return str(len(bytearray(1 << 32)))
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+
+@route("/raises")
+def raises(env):
+    raise ValueError("on purpose")
+
+@route("/print")
+def prints(env):
+    for _ in range(1000):
+        print("x" * 1000)
+        logging.getLogger("pixie_web").debug("x" * 1000)
+    return "printed"
+
+@route("/fork")
+def forks(env):
+    # The copy returns too, and would answer in the original's name.
+    child = os.fork()
+    if child:
+        os.waitpid(child, 0)
+    return "parent" if child else "child"
+
+@route("/orphan")
+def leaves_an_orphan(env):
+    child = os.fork()
+    if not child:
+        if os.fork() == 0:
+            os._exit(0)
+        os._exit(0)
+    os.waitpid(child, 0)
+    return "done"
+
+# Ways to hang: each starts a program first.
+
+PROGRAMS = []
+
+def start_a_program(name):
+    started = subprocess.Popen(["sleep", "1000"])
+    PROGRAMS.append(started)
+    note(name, f"{os.getpid()} {started.pid}")
+
+@route("/hang/loop", timeout=0.3)
+def hang_in_python(env):
+    start_a_program("loop")
+    while True:
+        pass
+
+@route("/hang/sleep", timeout=0.3)
+def hang_in_sleep(env):
+    start_a_program("sleep")
+    time.sleep(1000)
+
+@route("/hang/c", timeout=0.3)
+def hang_in_c(env):
+    start_a_program("c")
+    re.match("(a*)*b", "a" * 64)
+
+@route("/hang/stubborn", timeout=0.3)
+def hang_and_refuse(env):
+    start_a_program("stubborn")
+    while True:
+        try:
+            time.sleep(1000)
+        except BaseException:
+            pass
+
+@route("/hang/polite", timeout=0.3)
+def hang_politely(env):
+    try:
+        time.sleep(1000)
+    finally:
+        note("cleaned", "up")
+
+@route("/hang/stream", RouteType.stream, timeout=0.3)
+def hang_in_mid_stream(env):
+    yield "first"
+    time.sleep(1000)
+
+# Queues.
+
+@route("/impatient", queue_timeout=0.2)
+def impatient(env):
+    return "served"
+
+@route("/limited/<name>", limit=1)
+def limited(env, name):
+    note(f"in-{name}")
+    wait(name)
+    return name
+
+# Clients that leave.
+
+def look_for_the_client(env, name):
+    note(f"in-{name}", os.getpid())
+    while not env.disconnected:
+        time.sleep(0.005)
+    note(f"out-{name}", os.getpid())
+    return "done"
+
+@route("/leave/finish", on_disconnect="finish")
+def leave_finish(env):
+    return look_for_the_client(env, "finish")
+
+@route("/leave/stop", on_disconnect="stop")
+def leave_stop(env):
+    note("in-stop", os.getpid())
+    try:
+        time.sleep(1000)
+    finally:
+        note("out-stop", os.getpid())
+
+@route("/leave/kill", on_disconnect="kill")
+def leave_kill(env):
+    note("in-kill", os.getpid())
+    time.sleep(1000)
+
+def count_up(env, name):
+    try:
+        for number in itertools.count():
+            if number % 16 == 0:
+                note(f"at-{name}", number)
+            yield b"x" * 65536
+    finally:
+        note(f"out-{name}", os.getpid())
+
+@route("/endless/<name>", RouteType.stream)
+def endless(env, name):
+    note(f"in-{name}", os.getpid())
+    return (yield from count_up(env, name))
+
+@route("/endless-kill/<name>", RouteType.stream, on_disconnect="kill")
+def endless_until_killed(env, name):
+    note(f"in-{name}", os.getpid())
+    yield from count_up(env, name)
+
+@route("/quiet/<name>", RouteType.stream)
+def quiet(env, name):
+    yield "first"
+    note(f"in-{name}")
+    wait(name)
+
+@route("/large/<size:int>")
+def large(env, size):
+    return b"x" * size
+
+# Mixed up?
+
+@route("/token/<token>/<milliseconds:int>", timeout=0.02)
+def token(env, token, milliseconds):
+    time.sleep(milliseconds / 1000)
+    return token
+
+@route("/sometimes/<token>")
+def sometimes(env, token):
+    time.sleep(random.random() * 0.02)
+    return token
+
+variable = contextvars.ContextVar("variable", default="unset")
+
+@route("/context/<value>")
+def context(env, value):
+    before = variable.get()
+    variable.set(value)
+    return f"{before} {variable.get()}"
+
+@route("/where")
+def where(env):
+    return f"{proc_env.proc_type} {proc_env.worker} {proc_env.pool}"
+
+@route("/random")
+def random_number(env):
+    return str(random.getrandbits(64))
+
+if __name__ == "__main__":
+    run()
+"""
+
+
+def directory(server: Server) -> Path:
+    """Return the directory that the program runs in."""
+    return Path(os.readlink(f"/proc/{server.pid}/cwd"))
+
+
+def wait_for_note(server: Server, name: str) -> str:
+    path = directory(server) / name
+    wait_for(path.exists, name)
+    return path.read_text()
+
+
+def make(server: Server, name: str) -> None:
+    (directory(server) / name).touch()
+
+
+def ask(server: Server, path: str) -> Tuple[int, str]:
+    answer = server.get(path)
+    return answer.status, answer.text
+
+
+def head_of(path: str) -> bytes:
+    return f"GET {path} HTTP/1.1\r\nHost: test\r\n\r\n".encode()
+
+
+@contextmanager
+def asking(server: Server, *paths: str) -> Iterator[List[socket.socket]]:
+    """Send requests, each on a connection of its own; the answers are read later."""
+    with ExitStack() as stack:
+        connections = []
+        for path in paths:
+            one = stack.enter_context(server.connect())
+            one.sendall(head_of(path))
+            connections.append(one)
+        yield connections
+
+
+def answer_on(one: socket.socket) -> Answer:
+    response = http.client.HTTPResponse(one)
+    response.begin()
+    return Answer(response)
+
+
+def reset(one: socket.socket) -> None:
+    """Leave with a reset."""
+    one.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    one.close()
+
+
+def hang_up(one: socket.socket) -> None:
+    """Leave in the usual way."""
+    one.close()
+
+
+def half_close(one: socket.socket) -> None:
+    """Say that no more will be sent, which is how leaving begins."""
+    one.shutdown(socket.SHUT_WR)
+
+
+def descriptors(pid: int) -> int:
+    return len(os.listdir(f"/proc/{pid}/fd"))
+
+
+def resident_bytes(pid: int) -> int:
+    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def zombies(pids: List[int]) -> List[int]:
+    found = []
+    for pid in pids:
+        try:
+            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if state == "Z":
+            found.append(pid)
+    return found
+
+
+def zygote(server: Server) -> int:
+    return children(server.pid)[0]
+
+
+def workers(server: Server) -> List[int]:
+    return children(server.pid)[1:]
+
+
+def is_idle(server: Server) -> bool:
+    return not any(server.get("/main").json.values())
+
+
+@pytest.fixture(scope="module", params=LOOPS)
+def server(request: pytest.FixtureRequest) -> Iterator[Server]:
+    """Run the program with one worker: always the same, or its successor."""
+    with serve(PROGRAM, loop=request.param, workers=1) as one:
+        yield one
+
+
+# Handlers that die --------------------------------------------------------------------
+
+
+def test_a_worker_that_is_killed_fails_only_its_request(server: Server) -> None:
+    mark = server.mark()
+    with asking(server, "/wait/killed") as (one,):
+        pid = int(wait_for_note(server, "in-killed"))
+        os.kill(pid, signal.SIGKILL)
+        assert answer_on(one).status == 502
+    assert ask(server, "/pid")[0] == 200
+    line = server.wait_for_log("SIGKILL", mark)
+    assert f"(pid {pid}) was killed by SIGKILL while it ran /wait/<name>" in line
+
+
+@pytest.mark.parametrize(
+    "path, says",
+    [
+        ("/exit/0", "ended with exit code 0 while it ran /exit/<code:int>"),
+        ("/exit/7", "ended with exit code 7 while it ran /exit/<code:int>"),
+        ("/segfault", "was killed by SIGSEGV while it ran /segfault"),
+        ("/signal/6", "was killed by SIGABRT while it ran /signal/<number:int>"),
+        ("/signal/40", "was killed by 40 while it ran /signal/<number:int>"),
+        ("/descriptors", "while it ran /descriptors"),
+    ],
+)
+def test_a_worker_that_dies_is_a_502_and_is_replaced(
+    server: Server, path: str, says: str
+) -> None:
+    mark = server.mark()
+    assert server.get(path).status == 502
+    assert ask(server, "/pid")[0] == 200
+    server.wait_for_log(says, mark)
+
+
+@pytest.mark.parametrize("path", ["/sys-exit", "/interrupt"])
+def test_a_handler_that_ends_its_process_is_a_500_and_the_worker_is_replaced(
+    server: Server, path: str
+) -> None:
+    before = ask(server, "/pid")[1]
+    assert server.get(path).status == 500
+    status, after = ask(server, "/pid")
+    assert (status, after != before) == (200, True)
+    wait_for(lambda: not process_is_alive(int(before)), "the old worker ends")
+
+
+@pytest.mark.parametrize(
+    "path", ["/recursion", "/two", "/lambda", "/memory", "/raises"]
+)
+def test_a_handler_that_fails_is_a_500_and_the_worker_stays(
+    server: Server, path: str
+) -> None:
+    before = ask(server, "/pid")
+    assert server.get(path).status == 500
+    assert ask(server, "/pid") == before
+
+
+@pytest.mark.parametrize(
+    "path, says", [("/print", "printed"), ("/fork", "parent"), ("/orphan", "done")]
+)
+def test_odd_handlers_harm_nobody(server: Server, path: str, says: str) -> None:
+    before = ask(server, "/pid")
+    for _ in range(5):
+        status, text = ask(server, path)
+        assert (status, text) == (200, says)
+        assert ask(server, "/pid") == before
+
+
+@pytest.mark.parametrize("size", [10, 10_000_000])
+def test_a_worker_that_dies_in_mid_stream_cuts_the_answer_off(
+    server: Server, size: int
+) -> None:
+    with asking(server, f"/die/{size}") as (one,):
+        data = b""
+        while len(data) < size:
+            data += one.recv(65_536)
+        make(server, "die")
+        data += read_all(one)
+    (directory(server) / "die").unlink()
+    assert data.count(b"x") == size
+    assert not data.endswith(b"0\r\n\r\n")
+    assert ask(server, "/pid")[0] == 200
+
+
+def test_many_deaths_leave_nothing_behind(server: Server) -> None:
+    ask(server, "/pid")
+    wait_for(lambda: len(workers(server)) == 1, "one worker")
+    before = descriptors(server.pid), descriptors(zygote(server))
+    for number in range(200):
+        assert server.get(f"/exit/{number}").status == 502
+    assert ask(server, "/pid")[0] == 200
+    wait_for(
+        lambda: (descriptors(server.pid), descriptors(zygote(server))) <= before,
+        "the descriptors come back",
+    )
+    wait_for(lambda: len(workers(server)) == 1, "all but one worker are gone")
+    assert zombies(children(server.pid)) == []
+
+
+def test_what_a_handler_leaves_running_is_reaped(server: Server) -> None:
+    for _ in range(10):
+        ask(server, "/orphan")
+    wait_for(lambda: zombies(children(server.pid)) == [], "no zombies")
+
+
+# Handlers that hang -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("way", ["loop", "sleep", "c", "stubborn"])
+def test_a_handler_that_hangs_is_cut_off_with_all_it_has_started(
+    server: Server, way: str
+) -> None:
+    mark = server.mark()
+    assert server.get(f"/hang/{way}").status == 504
+    pids = [int(pid) for pid in wait_for_note(server, way).split()]
+    wait_for(lambda: not any(map(process_is_alive, pids)), "both processes are gone")
+    status, pid = ask(server, "/pid")
+    assert (status, int(pid) not in pids) == (200, True)
+    server.wait_for_log(f"/hang/{way} ran longer than its timeout of 0.3 s", mark)
+
+
+def test_a_handler_that_runs_out_of_time_may_clean_up(server: Server) -> None:
+    assert server.get("/hang/polite").status == 504
+    assert wait_for_note(server, "cleaned") == "up"
+    assert ask(server, "/pid")[0] == 200
+
+
+def test_a_stream_that_hangs_is_cut_off(server: Server) -> None:
+    with asking(server, "/hang/stream") as (one,):
+        data = read_all(one)
+    assert data.endswith(b"\r\n\r\n5\r\nfirst\r\n")
+    assert ask(server, "/pid")[0] == 200
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_many_handlers_that_hang_at_once_are_all_cut_off(loop: str) -> None:
+    with serve(PROGRAM, loop=loop, workers=8) as server:
+        for _ in range(5 if LONG else 1):
+            with asking(server, *["/hang/stubborn", "/hang/sleep"] * 8) as connections:
+                assert [answer_on(one).status for one in connections] == [504] * 16
+        wait_for(lambda: is_idle(server), "all slots are free")
+        assert ask(server, "/pid")[0] == 200
+        wait_for(lambda: zombies(children(server.pid)) == [], "no zombies")
+
+
+# Queues -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_a_full_queue_is_a_503_that_says_when_to_try_again(loop: str) -> None:
+    with serve(PROGRAM, loop=loop, workers=1) as server:
+        with asking(server, "/wait/busy", *["/pid"] * 16) as connections:
+            wait_for(lambda: server.get("/main").json["waiting"] == 16, "16 wait")
+            answer = server.get("/pid")
+            assert answer.status == 503
+            assert int(answer.headers["retry-after"]) >= 1
+            make(server, "busy")
+            assert [answer_on(one).status for one in connections] == [200] * 17
+        assert is_idle(server)
+
+
+def test_a_request_that_waits_too_long_is_a_503(server: Server) -> None:
+    with asking(server, "/wait/longer") as (one,):
+        wait_for_note(server, "in-longer")
+        answer = server.get("/impatient")
+        assert (answer.status, answer.headers["retry-after"] is None) == (503, False)
+        make(server, "longer")
+        assert answer_on(one).status == 200
+    assert ask(server, "/impatient") == (200, "served")
+
+
+def test_a_route_at_its_limit_leaves_the_others_alone() -> None:
+    with serve(PROGRAM, workers=2) as server:
+        with asking(server, "/limited/a", *["/limited/b"] * 16) as connections:
+            wait_for(lambda: server.get("/main").json["waiting"] == 16, "16 wait")
+            # There is a free worker, but not for this route.
+            assert ask(server, "/pid")[0] == 200
+            assert server.get("/limited/b").status == 503
+            assert not (directory(server) / "in-b").exists()
+            # And where both workers are busy there is room to wait.
+            with asking(server, "/wait/other", "/pid") as (other, pid):
+                wait_for(lambda: server.get("/main").json["waiting"] == 17, "17 wait")
+                make(server, "other")
+                assert [answer_on(other).status, answer_on(pid).status] == [200, 200]
+            make(server, "a")
+            make(server, "b")
+            assert [answer_on(one).status for one in connections] == [200] * 17
+        wait_for(lambda: is_idle(server), "all slots are free")
+
+
+@pytest.mark.parametrize("leave", [reset, hang_up, half_close])
+def test_what_waits_is_dropped_when_its_client_leaves(
+    server: Server, leave: Callable[[socket.socket], None]
+) -> None:
+    name = f"dropped-{leave.__name__}"
+    with asking(server, f"/wait/{name}", f"/wait/never-{name}") as (first, second):
+        wait_for_note(server, f"in-{name}")
+        wait_for(lambda: server.get("/main").json["waiting"] == 1, "one waits")
+        leave(second)
+        wait_for(lambda: server.get("/main").json["waiting"] == 0, "it is dropped")
+        make(server, name)
+        assert answer_on(first).status == 200
+    assert ask(server, "/pid")[0] == 200
+    assert not (directory(server) / f"in-never-{name}").exists()
+
+
+# Clients that leave -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("leave", [reset, hang_up])
+def test_a_handler_that_finishes_can_see_that_its_client_has_left(
+    server: Server, leave: Callable[[socket.socket], None]
+) -> None:
+    with asking(server, "/leave/finish") as (one,):
+        wait_for_note(server, "in-finish")
+        leave(one)
+    pid = wait_for_note(server, "out-finish")
+    for name in ("in-finish", "out-finish"):
+        (directory(server) / name).unlink()
+    assert ask(server, "/pid") == (200, pid)
+
+
+def test_a_client_that_will_send_no_more_gets_the_answer_of_what_finishes(
+    server: Server,
+) -> None:
+    with asking(server, "/wait/half") as (one,):
+        wait_for_note(server, "in-half")
+        half_close(one)
+        make(server, "half")
+        assert answer_on(one).status == 200
+
+
+@pytest.mark.parametrize("leave", [reset, hang_up, half_close])
+@pytest.mark.parametrize("way", ["stop", "kill"])
+def test_a_handler_that_is_stopped_or_killed_makes_room_for_the_next(
+    server: Server, way: str, leave: Callable[[socket.socket], None]
+) -> None:
+    with asking(server, f"/leave/{way}") as (one,):
+        pid = int(wait_for_note(server, f"in-{way}"))
+        leave(one)
+        wait_for(lambda: not process_is_alive(pid), "the worker ends")
+    (directory(server) / f"in-{way}").unlink()
+    if way == "stop":
+        assert wait_for_note(server, "out-stop") == str(pid)
+        (directory(server) / "out-stop").unlink()
+    status, after = ask(server, "/pid")
+    assert (status, after != str(pid)) == (200, True)
+
+
+@pytest.mark.parametrize("leave", [reset, hang_up])
+@pytest.mark.parametrize("read_first", [True, False])
+def test_a_stream_ends_in_order_when_its_client_leaves(
+    server: Server, read_first: bool, leave: Callable[[socket.socket], None]
+) -> None:
+    name = f"left-{leave.__name__}-{read_first}"
+    with asking(server, f"/endless/{name}") as (one,):
+        if read_first:
+            read_until(one, b"xxxx")
+        pid = wait_for_note(server, f"in-{name}")
+        leave(one)
+    assert wait_for_note(server, f"out-{name}") == pid  # `finally` has run
+    wait_for(lambda: is_idle(server), "all slots are free")
+    # The worker lives on, to serve or to end in good order if there was one too many.
+    assert ask(server, "/pid")[0] == 200
+
+
+def test_the_same_worker_serves_on_after_a_stream_was_left(server: Server) -> None:
+    before = ask(server, "/pid")[1]
+    with asking(server, "/endless/same") as (one,):
+        assert wait_for_note(server, "in-same") == before
+        read_until(one, b"xxxx")
+        reset(one)
+    assert wait_for_note(server, "out-same") == before
+    wait_for(lambda: is_idle(server), "its slot is free")
+    assert ask(server, "/pid") == (200, before)
+
+
+def test_a_stream_that_is_killed_makes_room_for_the_next(server: Server) -> None:
+    with asking(server, "/endless-kill/dead") as (one,):
+        read_until(one, b"xxxx")
+        pid = int(wait_for_note(server, "in-dead"))
+        reset(one)
+    wait_for(lambda: not process_is_alive(pid), "the worker is killed")
+    assert ask(server, "/pid")[0] == 200
+    assert not (directory(server) / "out-dead").exists()
+
+
+# Streams and flow ---------------------------------------------------------------------
+
+
+def progress(server: Server, name: str) -> int:
+    return int((directory(server) / f"at-{name}").read_text())
+
+
+def stands_still(server: Server, name: str) -> int:
+    """Wait until a stream's worker makes no progress, and return where it stands."""
+    seen: List[int] = []
+
+    def still() -> bool:
+        seen.append(progress(server, name))
+        time.sleep(0.02)
+        return len(seen) > 15 and len(set(seen[-15:])) == 1
+
+    wait_for(still, "the worker is paused")
+    return seen[-1]
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_a_slow_reader_pauses_the_worker_and_costs_main_little(loop: str) -> None:
+    with serve(PROGRAM, loop=loop, workers=1) as server:
+        ask(server, "/pid")
+        before = resident_bytes(server.pid)
+        with server.connect(receive_buffer_bytes=4096) as one:
+            one.sendall(head_of("/endless/slow"))
+            wait_for_note(server, "at-slow")
+            paused_at = stands_still(server, "slow")
+            assert resident_bytes(server.pid) - before < 8_000_000
+            for _ in range(100):
+                one.recv(262_144)
+            size = 0
+            while size < 32 * 65_536:
+                size += len(one.recv(262_144))
+            wait_for(lambda: progress(server, "slow") > paused_at, "the worker goes on")
+            stands_still(server, "slow")
+            assert resident_bytes(server.pid) - before < 8_000_000
+            reset(one)
+        wait_for_note(server, "out-slow")
+        assert ask(server, "/pid")[0] == 200
+        assert is_idle(server)
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+@pytest.mark.parametrize("size", [262_145, 300_000, 524_288, 600_000, 5_000_000])
+def test_a_worker_is_heard_again_after_a_slow_reader(loop: str, size: int) -> None:
+    # The end of an answer may come together with what paused its worker.
+    with serve(PROGRAM, loop=loop, workers=1) as server:
+        with server.connect(receive_buffer_bytes=4096) as one:
+            one.sendall(head_of(f"/large/{size}"))
+            assert len(answer_on(one).body) == size
+            assert ask(server, "/pid")[0] == 200
+        for _ in range(3):
+            assert len(server.get(f"/large/{size}").body) == size
+            assert ask(server, "/pid")[0] == 200
+
+
+def test_streams_that_wait_leave_the_slots_of_other_routes_alone() -> None:
+    with serve(PROGRAM, workers=1) as server:
+        names = [f"quiet-{number}" for number in range(12)]
+        with asking(server, *(f"/quiet/{name}" for name in names)) as connections:
+            # Four for each worker run, eight wait, and nothing more of this kind may.
+            wait_for(
+                lambda: list(server.get("/main").json.values()) == [0, 4, 8],
+                "the streams run or wait",
+            )
+            assert server.get("/quiet/more").status == 503
+            for _ in range(10):
+                assert ask(server, "/pid")[0] == 200
+            with asking(server, "/wait/between", "/pid", "/pid") as others:
+                wait_for(lambda: server.get("/main").json["waiting"] == 10, "two wait")
+                make(server, "between")
+                assert [answer_on(one).status for one in others] == [200] * 3
+            for name in names:
+                make(server, name)
+            assert [answer_on(one).text for one in connections] == ["first"] * 12
+        wait_for(lambda: is_idle(server), "all slots are free")
+        wait_for(lambda: len(workers(server)) == 1, "the additional workers end")
+
+
+# One client's answer never reaches another --------------------------------------------
+
+
+def shout(
+    server: Server,
+    number: int,
+    problems: List[str],
+    path: Callable[[str, random.Random], str],
+) -> None:
+    """Send requests with a token each, and leave some of them early."""
+    choose = random.Random(number)
+    for turn in range((10_000 if LONG else 500) // 16):
+        token = f"t{number}-{turn}"
+        with server.connect() as one:
+            one.sendall(head_of(path(token, choose)))
+            if choose.random() < 0.2:
+                (reset if choose.random() < 0.5 else hang_up)(one)
+                continue
+            answer = answer_on(one)
+            if answer.status == 200 and answer.text != token:
+                problems.append(f"{token} got {answer.text}")
+            elif answer.status not in (200, 502, 503, 504):
+                problems.append(f"{token} got {answer.status}")
+
+
+def shout_together(
+    server: Server, path: Callable[[str, random.Random], str]
+) -> Tuple[List[threading.Thread], List[str]]:
+    problems: List[str] = []
+    threads = [
+        threading.Thread(target=shout, args=(server, number, problems, path))
+        for number in range(16)
+    ]
+    for thread in threads:
+        thread.start()
+    return threads, problems
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_no_client_ever_gets_the_answer_of_another_after_timeouts(loop: str) -> None:
+    with serve(PROGRAM, loop=loop, workers=8, access_log=False) as server:
+        threads, problems = shout_together(
+            server, lambda token, choose: f"/token/{token}/{choose.randint(1, 50)}"
+        )
+        for thread in threads:
+            thread.join()
+        assert problems == []
+        wait_for(lambda: is_idle(server), "all slots are free")
+        assert ask(server, "/pid")[0] == 200
+        assert "Traceback" not in server.log
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_no_client_ever_gets_the_answer_of_another_while_workers_are_killed(
+    loop: str,
+) -> None:
+    with serve(PROGRAM, loop=loop, workers=4, access_log=False) as server:
+        threads, problems = shout_together(
+            server, lambda token, choose: f"/sometimes/{token}"
+        )
+        choose = random.Random(0)
+        while any(thread.is_alive() for thread in threads):
+            for pid in choose.sample(workers(server), 1) if workers(server) else []:
+                try:
+                    os.kill(pid, signal.SIGKILL)
+                except ProcessLookupError:
+                    pass
+            time.sleep(0.05)  # the pace of the killing
+        assert problems == []
+        wait_for(lambda: is_idle(server), "all slots are free")
+        assert [ask(server, "/pid")[0] for _ in range(20)] == [200] * 20
+        wait_for(lambda: zombies(children(server.pid)) == [], "no zombies")
+        assert "Traceback" not in server.log
+
+
+def test_each_request_has_a_context_of_its_own(server: Server) -> None:
+    assert ask(server, "/context/a") == (200, "unset a")
+    assert ask(server, "/context/b") == (200, "unset b")
+
+
+def test_a_worker_knows_where_it_is(server: Server) -> None:
+    kind, number, pool = ask(server, "/where")[1].split()
+    assert (kind, number.isdigit(), pool) == ("ProcessType.pool", True, "None")
+
+
+def test_workers_do_not_draw_the_same_random_numbers() -> None:
+    with serve(PROGRAM, workers=4) as server:
+        with asking(server, *[f"/wait/all{n}" for n in range(4)]) as connections:
+            for number in range(4):
+                wait_for_note(server, f"in-all{number}")
+            for number in range(4):
+                make(server, f"all{number}")
+            assert len({answer_on(one).text for one in connections}) == 4
+        with asking(server, *["/random"] * 32) as connections:
+            numbers = [answer_on(one).text for one in connections]
+        assert len(set(numbers)) == 32
+
+
+# Booting, and the end -----------------------------------------------------------------
+
+BOOTING = """
+import os, sys
+from pixie_web import app, route, run
+
+@app.on_worker_start
+def load():
+    if not os.path.exists("model"):
+        {failure}
+
+@route("/pid", queue_timeout=0.3)
+def pid(env):
+    return str(os.getpid())
+
+run()
+"""
+
+
+@pytest.mark.parametrize(
+    "failure, says",
+    [
+        ("raise ValueError('no model')", "ValueError: no model"),
+        ("open('model')", "No such file or directory: 'model'"),
+        ("os._exit(9)", "ended with exit code 9 while it booted"),
+        ("sys.exit('no model')", "SystemExit: no model"),
+    ],
+)
+def test_workers_that_do_not_boot_are_tried_again_ever_less_often(
+    failure: str, says: str
+) -> None:
+    with serve(BOOTING.format(failure=failure), workers=1) as server:
+        mark = server.mark()
+        server.wait_for_log(says)
+        answer = server.get("/pid")
+        assert (answer.status, answer.headers["retry-after"] is None) == (503, False)
+        assert server.log.count("while it booted") < 8
+        make(server, "model")
+        wait_for(lambda: server.get("/pid").status == 200, "a worker boots")
+        assert server.mark() > mark
+
+
+def test_a_client_that_leaves_while_no_worker_boots_takes_its_place_along() -> None:
+    with serve(BOOTING.format(failure="os._exit(1)"), workers=1) as server:
+        for _ in range(100):
+            with asking(server, "/pid") as (one,):
+                reset(one)
+        make(server, "model")
+        wait_for(lambda: server.get("/pid").status == 200, "a worker boots")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_workers_leave_signals_for_a_whole_group_to_main(
+    server: Server, number: int
+) -> None:
+    name = f"group-{number}"
+    with asking(server, f"/wait/{name}") as (one,):
+        pid = wait_for_note(server, f"in-{name}")
+        for process in children(server.pid):
+            os.kill(process, number)
+        make(server, name)
+        assert answer_on(one).text == pid
+    assert ask(server, "/pid") == (200, pid)
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_nothing_is_left_when_main_is_killed(loop: str) -> None:
+    with serve(PROGRAM, loop=loop, workers=4) as server:
+        paths = ["/leave/kill", "/wait/never", "/endless/orphan", "/leave/stop"]
+        with asking(server, *paths):
+            for name in ("in-kill", "in-never", "in-orphan", "in-stop"):
+                wait_for_note(server, name)
+            below = children(server.pid)
+            assert len(below) >= 5
+            os.kill(server.pid, signal.SIGKILL)
+            assert server.wait() == -signal.SIGKILL
+            wait_for(lambda: not any(map(process_is_alive, below)), "all are gone")
+
+
+def test_what_needs_no_pool_is_served_when_the_zygote_is_killed() -> None:
+    with serve(PROGRAM, workers=2) as server:
+        ask(server, "/pid")
+        below = children(server.pid)
+        with asking(server, "/wait/never") as (one,):
+            wait_for_note(server, "in-never")
+            os.kill(below[0], signal.SIGKILL)
+            assert answer_on(one).status == 502
+        server.wait_for_log("the process that starts the workers has died")
+        wait_for(lambda: not any(map(process_is_alive, below)), "all workers end")
+        assert server.get("/main").status == 200
+        assert server.get("/pid").status == 503

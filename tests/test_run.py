@@ -1,0 +1,513 @@
+"""Section 14: settings, variables, the command line, the banner, and the lone file."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, Dict, List
+
+import pytest
+from support import (
+    LOOPS,
+    PATIENCE_SECONDS,
+    Server,
+    children,
+    process_is_alive,
+    serve,
+    wait_for,
+)
+
+import pixie_web
+from pixie_web import Pixie, PixieError
+from pixie_web.core import DEFAULT_SETTINGS, cpu_count, read_settings
+
+CORE = Path(pixie_web.__file__).with_name("core.py")
+SEED = """\
+from pixie_web import route, run, Response, RouteType, proc_env
+
+@route("/", RouteType.sync)
+def index(env):
+    return Response(f"Hello world from process type {proc_env.proc_type}")
+
+@route("/async", RouteType.asnc)
+async def index_async(env):
+    return Response(f"Hello world (async) from process type {proc_env.proc_type}")
+
+@route("/cpu", RouteType.pool)
+def cpu_bound(env):
+    return Response(f"Hello world (CPU-bound) from process type {proc_env.proc_type}")
+
+if __name__ == "__main__":
+    run()          # http://localhost:8000
+"""
+ANSWERS = {
+    "/": "Hello world from process type ProcessType.main",
+    "/async": "Hello world (async) from process type ProcessType.main",
+    "/cpu": "Hello world (CPU-bound) from process type ProcessType.pool",
+}
+SYNC = """\
+from pixie_web import Pixie
+app = Pixie()
+app.route("/", "sync")(lambda env: "sync")
+"""
+
+
+def answers(server: Server) -> Dict[str, str]:
+    return {path: server.get(path).text for path in ANSWERS}
+
+
+def python(
+    *arguments: str, directory: Path, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """Run the interpreter to its end."""
+    return subprocess.run(
+        [sys.executable, "-W", "error", *arguments],
+        cwd=str(directory),
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_SECONDS,
+    )
+
+
+# The example, as a program, as a module, and beside a copy of the one file ------------
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_the_example_runs(loop: str) -> None:
+    with serve(SEED, loop=loop) as server:
+        assert answers(server) == ANSWERS
+        assert server.stop() == 0
+
+
+def test_the_banner_tells_where_and_what() -> None:
+    with serve(SEED, workers=3, loop="asyncio") as server:
+        server.wait_for_log("main process")
+        first, second = server.log.splitlines()[:2]
+    version = ".".join(map(str, sys.version_info[:3]))
+    assert first == (
+        f"pixie_web {pixie_web.__version__} on {server.url} (Ctrl-C stops it)"
+    )
+    assert second == (
+        f"main process {server.pid}, 3 workers, asyncio, Python {version}"
+    )
+
+
+def test_a_program_without_pool_routes_has_no_workers() -> None:
+    with serve(SYNC + "app.run()\n") as server:
+        assert server.get("/").text == "sync"
+        server.wait_for_log("no workers")
+        assert children(server.pid) == []
+
+
+@pytest.fixture
+def lone(tmp_path: Path) -> Path:
+    """Return a directory that holds the one file, and the example as app.py."""
+    shutil.copy(str(CORE), str(tmp_path / "pixie_web.py"))
+    (tmp_path / "app.py").write_text(SEED, encoding="utf-8")
+    (tmp_path / "other.py").write_text(
+        SEED.replace("run()", "run(port=1)").replace(
+            "if __name__", "if True or __name__"
+        ),
+        encoding="utf-8",
+    )
+    return tmp_path
+
+
+LONE = {"PIXIE_HOST": "127.0.0.1", "PIXIE_PORT": "0", "PIXIE_WORKERS": "1"}
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["app.py"],
+        ["pixie_web.py", "app:app"],
+        ["pixie_web.py", "app"],
+        ["pixie_web.py", "app.py"],
+        ["pixie_web.py", "app.py:app"],
+        ["pixie_web.py", "--workers", "2", "app:app"],
+        ["-m", "pixie_web", "app:app"],
+    ],
+    ids=" ".join,
+)
+def test_the_lone_file_works_alone(arguments: List[str], lone: Path) -> None:
+    # -S: without site-packages; -E: without the path that leads to the package.
+    server = Server(["-S", "-E", *arguments], lone, LONE)
+    try:
+        assert answers(server) == ANSWERS
+        assert server.stop() == 0
+        assert server.complaints() == []
+    finally:
+        server.kill()
+
+
+@pytest.mark.parametrize("target", ["app:app", "app.py"])
+def test_the_package_is_a_program(target: str, lone: Path) -> None:
+    (lone / "pixie_web.py").unlink()
+    command = ["-m", "pixie_web", target, "--port", "0", "--host", "127.0.0.1"]
+    server = Server(command, lone, {"PIXIE_PORT": "1", "PIXIE_WORKERS": "1"})
+    try:
+        assert answers(server) == ANSWERS
+    finally:
+        server.stop()
+
+
+def test_a_run_that_is_met_while_importing_keeps_its_settings(lone: Path) -> None:
+    command = ["pixie_web.py", "other", "--port", "0"]
+    server = Server(command, lone, {"PIXIE_HOST": "127.0.0.1", "PIXIE_WORKERS": "1"})
+    try:
+        assert answers(server) == ANSWERS
+    finally:
+        server.stop()
+
+
+def test_another_directory_may_be_named(lone: Path, tmp_path: Path) -> None:
+    away = tmp_path / "away"
+    away.mkdir()
+    (lone / "pixie_web.py").unlink()
+    server = Server(["-m", "pixie_web", "../app.py"], away, LONE)
+    try:
+        assert answers(server) == ANSWERS
+    finally:
+        server.stop()
+
+
+# The command line ---------------------------------------------------------------------
+
+
+def test_routes_lists_the_routes(lone: Path) -> None:
+    done = python("pixie_web.py", "routes", "app", directory=lone)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == (
+        "GET  /       sync  index\nGET  /async  asnc  index_async\n"
+        "GET  /cpu    pool  cpu_bound\n"
+    )
+
+
+def test_check_says_whether_it_can_be_served(lone: Path) -> None:
+    assert python("pixie_web.py", "check", "app", directory=lone).returncode == 0
+    (lone / "app.py").write_text(SEED.replace("/async", "/<x>"), encoding="utf-8")
+    done = python("pixie_web.py", "check", "app", directory=lone)
+    assert done.returncode == 1
+    assert done.stderr == (
+        "pixie_web: /<x>: write def index_async(env, x): got an unexpected keyword "
+        "argument 'x'\n"
+    )
+
+
+def test_version_and_help(lone: Path) -> None:
+    done = python("pixie_web.py", "--version", directory=lone)
+    assert (done.returncode, done.stdout.strip()) == (0, pixie_web.__version__)
+    done = python("pixie_web.py", "--help", directory=lone)
+    assert done.returncode == 0
+    for name in DEFAULT_SETTINGS:
+        assert f"--{name.replace('_', '-')} VALUE" in done.stdout
+
+
+@pytest.mark.parametrize(
+    "arguments, error",
+    [
+        (["none"], "no module 'none' in "),
+        (["none:app"], "no module 'none' in "),
+        (["none.py"], "no module 'none' in "),
+        (["away/none.py"], "no module 'none' in "),
+        (["empty.none"], "no module 'empty.none' in "),
+        ([":app"], "write module:name or file.py, got ':app'"),
+        (["empty"], "empty has no Pixie application 'app'"),
+        (["empty:app"], "empty has no Pixie application 'app'"),
+        (["app:index"], "app has no Pixie application 'index'"),
+        (["app:none"], "app has no Pixie application 'none'"),
+        (["app", "--port", "99999"], "port is from 0 to 65535, got 99999"),
+        (
+            ["app", "--loop", "twisted"],
+            'loop is "uvloop" or "asyncio", got \'twisted\'',
+        ),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_what_can_not_be_served_is_one_line(
+    arguments: List[str], error: str, lone: Path
+) -> None:
+    (lone / "empty.py").write_text("", encoding="utf-8")
+    done = python("pixie_web.py", *arguments, directory=lone)
+    assert done.returncode == 1
+    assert error in done.stderr
+    assert done.stderr.startswith("pixie_web: ")
+    assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "arguments", [[], ["serve", "app"], ["app", "--nope"], ["app", "--port", "x"]]
+)
+def test_a_wrong_command_line_shows_the_usage(arguments: List[str], lone: Path) -> None:
+    done = python("pixie_web.py", *arguments, directory=lone)
+    assert done.returncode == 2
+    assert done.stderr.startswith("usage: pixie_web")
+
+
+def test_an_error_of_the_program_keeps_its_traceback(lone: Path) -> None:
+    (lone / "app.py").write_text("import no_such_module\n", encoding="utf-8")
+    done = python("pixie_web.py", "app", directory=lone)
+    assert done.returncode == 1
+    assert "ModuleNotFoundError: No module named 'no_such_module'" in done.stderr
+    assert 'app.py", line 1' in done.stderr
+
+
+# Settings -----------------------------------------------------------------------------
+
+
+def test_an_argument_wins_over_a_variable_and_that_over_the_default() -> None:
+    environment = {"PIXIE_PORT": "1", "PIXIE_DEBUG": "yes", "PIXIE_LOOP": "asyncio"}
+    settings = read_settings({"port": 2}, {**environment, "OTHER": "x"})
+    assert settings == {**DEFAULT_SETTINGS, "port": 2, "debug": True, "loop": "asyncio"}
+    assert read_settings({}, {}) == DEFAULT_SETTINGS
+    assert (DEFAULT_SETTINGS["host"], DEFAULT_SETTINGS["port"]) == ("localhost", 8000)
+
+
+@pytest.mark.parametrize("name", DEFAULT_SETTINGS)
+def test_every_setting_has_a_variable(name: str) -> None:
+    texts = {str: ("asyncio", "asyncio"), int: ("7", 7), float: ("7.5", 7.5)}
+    text, value = texts.get(type(DEFAULT_SETTINGS[name]), ("on", True))
+    assert read_settings({}, {f"PIXIE_{name.upper()}": text})[name] == value
+
+
+@pytest.mark.parametrize(
+    "text, value",
+    [("1", True), ("true", True), ("YES", True), ("on", True)]
+    + [("0", False), ("False", False), ("no", False), ("off", False), ("", False)],
+)
+def test_yes_or_no(text: str, value: bool) -> None:
+    assert read_settings({}, {"PIXIE_ACCESS_LOG": text})["access_log"] is value
+
+
+@pytest.mark.parametrize(
+    "given, variables, message",
+    [
+        ({}, {"PORT": "eight"}, "PIXIE_PORT is a whole number, got 'eight'"),
+        ({}, {"PORT": ""}, "PIXIE_PORT is a whole number, got ''"),
+        ({}, {"PORT": "80.5"}, "PIXIE_PORT is a whole number, got '80.5'"),
+        ({}, {"PORT": "-1"}, "port is from 0 to 65535, got -1"),
+        ({}, {"THREADS": "0"}, "threads is from 1 to 10000, got 0"),
+        ({}, {"DEBUG": "maybe"}, "PIXIE_DEBUG is yes or no, got 'maybe'"),
+        ({}, {"HEAD_SECONDS": "x"}, "PIXIE_HEAD_SECONDS is a number, got 'x'"),
+        ({}, {"HEAD_SECONDS": "-1"}, "head_seconds is from 0 to inf, got -1.0"),
+        ({}, {"HEAD_SECONDS": "nan"}, "head_seconds is from 0 to inf, got nan"),
+        ({}, {"LOOP": "gevent"}, 'loop is "uvloop" or "asyncio", got \'gevent\''),
+        ({"port": "x"}, {}, "port is a whole number, got 'x'"),
+        ({"port": 65536}, {}, "port is from 0 to 65535, got 65536"),
+        ({"port": 1.5}, {}, "port is a whole number, got 1.5"),
+        ({"port": [1]}, {}, r"port is a whole number, got \[1\]"),
+        ({"workers": -2}, {}, "workers is from -1 to 10000, got -2"),
+        ({"debug": 5}, {}, "debug is yes or no, got 5"),
+        ({"prot": 80}, {}, r"run\(\) has no argument 'prot'; it takes host, port, "),
+    ],
+)
+def test_a_setting_that_can_not_be_is_refused(
+    given: Dict[str, Any], variables: Dict[str, str], message: str
+) -> None:
+    environment = {f"PIXIE_{name}": text for name, text in variables.items()}
+    with pytest.raises(PixieError, match=message):
+        read_settings(given, environment)
+
+
+def test_numbers_may_be_given_as_text_or_as_another_kind_of_number() -> None:
+    settings = read_settings({"port": "80", "head_seconds": 5, "debug": "no"}, {})
+    assert settings["port"] == 80
+    assert settings["head_seconds"] == 5.0
+    assert settings["debug"] is False
+
+
+def test_as_many_workers_as_cpus() -> None:
+    assert 1 <= cpu_count() <= (os.cpu_count() or 1)
+    with serve(SEED, workers=-1) as server:
+        server.wait_for_log(f"main process {server.pid}, {cpu_count()} workers")
+
+
+def test_the_arguments_of_run_win_over_variables() -> None:
+    program = SYNC + 'app.run("127.0.0.1", 0, access_log=False)\n'
+    with serve(program, port=1, access_log="yes") as server:
+        assert server.get("/").text == "sync"
+    assert "GET /" not in server.log
+
+
+def test_the_access_log_tells_of_each_request() -> None:
+    with serve(SEED) as server:
+        server.get("/?a=b")
+        line = server.wait_for_log('"GET /?a=b HTTP/1.1" 200 46 ')
+        server.get("/cpu")
+        pooled = server.wait_for_log('"GET /cpu HTTP/1.1" 200 58 ')
+    assert re.search(r"INFO 127\.0\.0\.1 .* \d+\.\dms sync$", line.strip())
+    assert re.search(r" \d+\.\dms pool q=\d+\.\dms$", pooled.strip())
+
+
+def test_a_program_that_has_set_up_logging_keeps_it() -> None:
+    program = (
+        "import logging\nlogging.basicConfig(level='INFO', format='mine %(message)s')\n"
+        + SYNC
+        + "app.run()\n"
+    )
+    with serve(program) as server:
+        server.get("/")
+        line = server.wait_for_log('"GET / HTTP/1.1" 200 4')
+    assert line.startswith("mine 127.0.0.1")
+
+
+def test_a_debug_run_says_so_to_the_application() -> None:
+    program = SEED.replace("run()", "run(debug=True)").replace(
+        '    return Response(f"Hello world from', '    1 / 0; return Response(f"'
+    )
+    with serve(program) as server:
+        assert "ZeroDivisionError" in server.get("/").text
+
+
+# The start, and the end ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("program", [SEED, SYNC + "app.run()\n"])
+def test_a_port_in_use_is_one_line_and_status_1(program: str, tmp_path: Path) -> None:
+    path = tmp_path / "program.py"
+    path.write_text(program, encoding="utf-8")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        environment = {"PIXIE_HOST": "127.0.0.1", "PIXIE_PORT": port}
+        done = python(str(path), directory=tmp_path, **environment)
+        assert done.returncode == 1
+        assert done.stderr == (
+            f"pixie_web: can't listen on 127.0.0.1:{port}: Address already in use\n"
+        )
+        done = python(
+            str(path), directory=tmp_path, PIXIE_HOST="localhost", PIXIE_PORT=port
+        )
+        assert done.returncode == 1
+        assert done.stderr == (
+            f"pixie_web: can't listen on localhost:{port}: Address already in use\n"
+        )
+
+
+@pytest.mark.parametrize("host", ["no.such.host.invalid", "192.0.2.1", "not a host"])
+def test_a_host_that_is_not_ours_is_one_line(host: str, tmp_path: Path) -> None:
+    path = tmp_path / "program.py"
+    path.write_text(SEED, encoding="utf-8")
+    done = python(str(path), directory=tmp_path, PIXIE_HOST=host, PIXIE_PORT="0")
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"pixie_web: can't listen on {host}:0: ")
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_localhost_listens_on_each_family_there_is() -> None:
+    with serve(SEED, host="localhost") as server:
+        assert server.get("/").status == 200
+        try:
+            six = socket.create_connection(("::1", server.port), PATIENCE_SECONDS)
+        except OSError:
+            pytest.skip("this machine has no IPv6")
+        with six:
+            six.sendall(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+            assert six.recv(1000).startswith(b"HTTP/1.1 200 OK\r\n")
+
+
+@pytest.mark.skipif("uvloop" in LOOPS, reason="uvloop is installed")
+def test_uvloop_that_is_not_there_is_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "program.py"
+    path.write_text(SEED, encoding="utf-8")
+    environment = {"PIXIE_LOOP": "uvloop", "PIXIE_PORT": "0", "PIXIE_HOST": "127.0.0.1"}
+    done = python(str(path), directory=tmp_path, **environment)
+    assert done.returncode == 1
+    assert done.stderr == (
+        "pixie_web: loop=\"uvloop\" needs: pip install 'pixie-web[fast]'\n"
+    )
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_it_in_good_order(number: int, loop: str) -> None:
+    with serve(SEED, loop=loop) as server:
+        server.get("/cpu")
+        wait_for(lambda: len(children(server.pid)) == 3, "the zygote and two workers")
+        left = children(server.pid)
+        assert server.stop(number) == 0
+        wait_for(
+            lambda: not any(map(process_is_alive, left)), "the end of all processes"
+        )
+    assert "Traceback" not in server.log
+
+
+def test_a_signal_lets_the_request_at_hand_end() -> None:
+    program = (
+        "import asyncio, sys\n"
+        + SYNC.replace("import Pixie", "import Pixie, proc_env")
+        + """\
+async def slow(env):
+    sys.stderr.write("slow began\\n")
+    await asyncio.sleep(0.2)
+    return "slow"
+app.route("/slow", "asnc")(slow)
+app.run()
+"""
+    )
+    with serve(program) as server, server.connect() as one:
+        one.sendall(b"GET /slow HTTP/1.1\r\nHost: a\r\n\r\n")
+        server.wait_for_log("slow began")
+        assert server.stop() == 0
+        answer = one.recv(1000)
+    assert answer.endswith(b"Connection: close\r\n\r\nslow")
+
+
+def test_a_failing_on_start_ends_it_and_leaves_nothing() -> None:
+    program = SEED.replace(
+        "if __name__",
+        "from pixie_web import app\n\n"
+        "@app.on_start\ndef fails():\n    1 / 0\n\nif __name__",
+    )
+    with pytest.raises(RuntimeError, match="ZeroDivisionError"), serve(program):
+        pass
+
+
+def test_an_application_may_run_twice() -> None:
+    program = (
+        SEED.replace("    run()", "    run()\n    run()")
+        + "    import sys\n    sys.stderr.write('both ended\\n')\n"
+    )
+    with serve(program) as server:
+        assert answers(server) == ANSWERS
+        mark = server.mark()
+        server.process.send_signal(signal.SIGTERM)
+        banner = server.wait_for_log("pixie_web ", mark)
+        found = re.search(r":(\d+) ", banner)
+        assert found is not None
+        server.port = int(found.group(1))
+        assert answers(server) == ANSWERS
+        assert server.stop() == 0
+    assert "both ended" in server.log
+
+
+def test_importing_has_no_side_effects(tmp_path: Path) -> None:
+    program = (
+        "import asyncio, os, signal, sys, threading, warnings\n"
+        "before = (threading.active_count(), os.listdir('/proc/self/fd'),\n"
+        "          [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)])\n"
+        "import pixie_web\n"
+        "after = (threading.active_count(), os.listdir('/proc/self/fd'),\n"
+        "         [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)])\n"
+        "assert before == after, (before, after)\n"
+        "late = {'tempfile', 'mimetypes', 'logging.handlers', 'uvloop', 'argparse'}\n"
+        "print(sorted(late & set(sys.modules)))\n"
+    )
+    done = python("-c", program, directory=tmp_path)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "[]\n", "")
+
+
+def test_the_functions_of_the_module_are_those_of_the_default_application() -> None:
+    for name in ("route", "get", "post", "put", "delete", "patch", "head", "options"):
+        assert getattr(pixie_web, name) == getattr(pixie_web.app, name)
+    for name in ("run", "error", "before", "after", "static", "mount"):
+        assert getattr(pixie_web, name) == getattr(pixie_web.app, name)
+    assert isinstance(pixie_web.app, Pixie)
