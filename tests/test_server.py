@@ -511,20 +511,23 @@ NO_HOST = """
     valid/028 valid/029 valid/030 valid/031 valid/031compat valid/031compat2 valid/100
 """
 REFUSED_HERE = [
-    # RFC 9112 section 3.2: "A server MUST respond with a 400 (Bad Request) status code to
-    # any HTTP/1.1 request message that lacks a Host header field".
+    # RFC 9112 section 3.2: "A server MUST respond with a 400 (Bad Request) status code
+    # to any HTTP/1.1 request message that lacks a Host header field".
     NO_HOST,
     # RFC 9112 section 3.2: a target is made of RFC 3986's characters, which are ASCII.
     "valid/027",
     # RFC 9112 section 8: "A message body that uses a valid Content-Length is incomplete
-    # if the size of the message body received (in octets) is less than the value given".
+    # if the size of the message body received (in octets) is less than the value
+    # given".
     "valid/099",
-    # RFC 9112 section 5.2: "A server that receives an obs-fold in a request message [...]
-    # MUST either reject the message by sending a 400 (Bad Request) [...] or replace".
+    # RFC 9112 section 5.2: "A server that receives an obs-fold in a request message
+    # [...] MUST either reject the message by sending a 400 (Bad Request) [...] or
+    # replace".
     "valid/compat_obs_fold valid/compat_obs_fold_huge",
     # RFC 9112 section 6.1: "A server that receives a request message with a transfer
     # coding it does not understand SHOULD respond with 501 (Not Implemented)."
-    "valid/rfc9112_smuggle_gzip_chunked_01 valid/rfc9112_smuggle_te_identity_chunked_01",
+    "valid/rfc9112_smuggle_gzip_chunked_01",
+    "valid/rfc9112_smuggle_te_identity_chunked_01",
     # RFC 9110 section 4.2.4: "a recipient SHOULD parse for userinfo and treat its
     # presence as an error".
     "valid/rfc9112_target_absolute_userinfo_01",
@@ -539,8 +542,8 @@ ACCEPTED_HERE = [
     "invalid/rfc9110_trailer_forbidden_te_01",
     # RFC 9110 section 5.1: a field name is a token, and _ a character of tokens.
     "invalid/040",
-    # RFC 9110 section 8.3: of two Content-Type lines "recipients often attempt to handle
-    # this error by using the last syntactically valid member of the list".
+    # RFC 9110 section 8.3: of two Content-Type lines "recipients often attempt to
+    # handle this error by using the last syntactically valid member of the list".
     "invalid/041",
     # RFC 9110 section 5.4: no limit is defined; here a line's CR LF does not count.
     "invalid/008 invalid/012 invalid/limit_header_default_01",
