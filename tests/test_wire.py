@@ -10,6 +10,8 @@ import json
 from pathlib import Path
 
 import pytest
+
+from pixie_web import core
 from pixie_web.core import (
     CLOSED,
     END,
@@ -24,8 +26,6 @@ from pixie_web.core import (
     parse_head,
     response_head,
 )
-
-from pixie_web import core
 
 try:
     from hypothesis import given, settings
