@@ -4869,7 +4869,8 @@ def start_task(
         # PERF: what never waits is done at once, without a turn of the loop: 1.3 times
         # the requests of a plain Task.
         return asyncio.Task(coroutine, loop=loop, eager_start=True)
-    return loop.create_task(coroutine)
+    else:  # noqa: RET505 - mypy knows the version, and one branch for each
+        return loop.create_task(coroutine)
 
 
 class TaskRun:
