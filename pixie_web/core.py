@@ -1656,8 +1656,13 @@ class MultipartParser:
             self._limits.check("max_file_bytes", part.size)
             return
         self._form_bytes += len(piece)
-        self._limits.check("max_field_bytes", part.size)
-        self._limits.check("max_form_bytes", self._form_bytes)
+        limits, form_bytes = self._limits, self._form_bytes
+        over_field = part.size - limits.max_field_bytes
+        # Of two limits passed in one piece the first one counts, however it was cut.
+        if form_bytes - limits.max_form_bytes > max(0, over_field):
+            limits.check("max_form_bytes", form_bytes)
+        elif over_field > 0:
+            limits.check("max_field_bytes", part.size)
 
 
 # Uploads ------------------------------------------------------------------------------
@@ -8189,15 +8194,18 @@ class _Runner:
         program = application.freeze()
         application.placements.threads = Threads(self._settings["threads"])
         pool = self._make_pool(program)
+        loop: Optional[asyncio.AbstractEventLoop] = None
         try:
             if self._settings["certfile"]:
                 self._tls = tls_context(*self._certificate())
+            loop = self._new_loop()
             sockets = self._bind()
         except PixieError:
+            if loop is not None:
+                loop.close()
             if pool is not None:
                 pool.end_zygote()
             raise
-        loop = self._new_loop()
         asyncio.set_event_loop(loop)
         try:
             loop.run_until_complete(self._serve(pool, sockets))

@@ -1246,6 +1246,6 @@ if given is not None:
     @given(name=st.text("ab./\\\0%~: -", max_size=12))
     def test_a_safe_name_stays_below(name):
         if is_safe_name(name):
-            path = os.path.normpath(os.path.join("/root", name))
-            assert path.startswith("/root/")
-            assert path == "/root/" + name
+            path = os.path.normpath(os.path.join("/srv", name))
+            assert path.startswith("/srv/")
+            assert path == "/srv/" + name
