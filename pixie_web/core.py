@@ -600,7 +600,7 @@ def _signatures(name: str, payload: bytes, secrets: Secrets) -> List[bytes]:
     several = [secrets] if isinstance(secrets, (str, bytes)) else secrets
     keys = [key.encode("utf-8") if isinstance(key, str) else key for key in several]
     if not keys or not all(keys):
-        raise PixieError("signing needs a secret: pass one, or Pixie(secrets=[...])")
+        raise PixieError("signing needs a secret: pass secret=...")
     message = b"\0".join((_SIGNING_PURPOSE, name.encode("utf-8"), payload))
     digests = [hmac.digest(key, message, "sha256") for key in keys]
     return [urlsafe_b64encode(digest).rstrip(b"=") for digest in digests]
@@ -2133,9 +2133,30 @@ class Request:
             self._cookies = parse_cookies(header)
         return self._cookies
 
-    def cookie(self, name: str, default: Optional[str] = None) -> Optional[str]:
-        """Return a cookie's value, or `default`."""
-        return self.cookies.get(name, default)
+    def cookie(
+        self,
+        name: str,
+        default: Any = None,
+        *,
+        secret: Optional[Secrets] = None,
+        max_age: Optional[float] = None,
+    ) -> Any:
+        """Return a cookie's value, or `default`.
+
+        Args:
+            secret: of a signed cookie: what signed it (str or bytes), or several.
+            max_age: how old the signature of one may be, in seconds.
+
+        A signed cookie that is forged, too old or moved here from another name counts
+        as not there.
+        """
+        value = self.cookies.get(name)
+        if value is None or secret is None:
+            return default if value is None else value
+        try:
+            return unsign(name, value, secret, max_age, time.time())
+        except ValueError:
+            return default
 
     # The body.
 
@@ -2368,8 +2389,9 @@ class Response:
     def set_cookie(
         self,
         name: str,
-        value: str,
+        value: Any,
         *,
+        secret: Optional[Secrets] = None,
         max_age: Optional[int] = None,
         expires: Union[float, str, None] = None,
         path: Optional[str] = "/",
@@ -2382,7 +2404,10 @@ class Response:
 
         Args:
             name: a token; `__Host-` and `__Secure-` names demand what browsers demand.
-            value: any text; what a cookie can't carry is percent-encoded.
+            value: any text; what a cookie can't carry is percent-encoded. With a
+                secret, whatever JSON can say.
+            secret: sign the cookie with this (str or bytes; of several, the first): the
+                client can read it but not change it. `env.cookie` takes the same.
             max_age: seconds to live (int); the session when neither this nor `expires`.
             expires: seconds since 1970, or a date as HTTP writes it.
             secure: send over https only; None means: if the request came over https.
@@ -2391,6 +2416,8 @@ class Response:
         Raises:
             ValueError: a part holds what a cookie can't, or breaks a prefix's rule.
         """
+        if secret is not None:
+            value = sign(name, value, secret, time.time())
         if isinstance(expires, (int, float)):
             expires = format_date(expires)
         _check_cookie_prefix(name, secure, path, domain)

@@ -617,3 +617,39 @@ def test_the_error_page_has_no_page_where_there_is_no_body() -> None:
 def test_an_error_may_bring_headers() -> None:
     page = error_page(HTTPError(503, "", {"Retry-After": "5"}))
     assert page.header_block() == HTML + b"Retry-After: 5\r\n"
+
+
+# Signed cookies ------------------------------------------------------------------------
+
+
+def request_with_cookie(pair: str) -> Request:
+    raw = f"GET / HTTP/1.1\r\nHost: a\r\nCookie: {pair}\r\n\r\n".encode()
+    return Request(parse_head(raw))
+
+
+def signed_pair(name: str = "user", **options: Any) -> str:
+    response = Response()
+    response.set_cookie(name, {"id": 7}, secret="s3cret", **options)
+    block = response.header_block().decode()
+    return block.partition("Set-Cookie: ")[2].partition(";")[0]
+
+
+def test_a_signed_cookie_comes_back_as_the_value_that_was_set() -> None:
+    env = request_with_cookie(signed_pair())
+    assert env.cookie("user", secret="s3cret") == {"id": 7}
+    assert env.cookie("user", secret=["new", "s3cret"], max_age=60) == {"id": 7}
+
+
+@pytest.mark.parametrize(
+    "pair, secret",
+    [
+        (signed_pair(), "another"),
+        (signed_pair()[:-1], "s3cret"),
+        (signed_pair("other").replace("other=", "user="), "s3cret"),
+        ("user=plain", "s3cret"),
+    ],
+    ids=["another secret", "cut short", "of another name", "not signed"],
+)
+def test_a_signed_cookie_that_is_not_right_is_not_there(pair: str, secret: str) -> None:
+    env = request_with_cookie(pair)
+    assert env.cookie("user", "nobody", secret=secret) == "nobody"
