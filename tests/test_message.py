@@ -619,7 +619,7 @@ def test_an_error_may_bring_headers() -> None:
     assert page.header_block() == HTML + b"Retry-After: 5\r\n"
 
 
-# Signed cookies ------------------------------------------------------------------------
+# Signed cookies -----------------------------------------------------------------------
 
 
 def request_with_cookie(pair: str) -> Request:
