@@ -4242,6 +4242,10 @@ class Router(Generic[Target]):
         _check_expression(pattern, f"the filter {name}")
         self._filters[name] = Filter(pattern, to_python, to_url)
 
+    def compile(self, path: str) -> Pattern:
+        """Return the pattern of a path, or raise RouteError; it is not declared yet."""
+        return Pattern(path, self._filters)
+
     def add(self, path: str, methods: Iterable[str], target: Target) -> Pattern:
         """Declare the target of a path for some methods (case-sensitive, RFC 9110 9.1).
 
@@ -4249,7 +4253,7 @@ class Router(Generic[Target]):
             RouteError: a wrong path or method, the same twice, or routes are frozen.
         """
         self._check_open(repr(path))
-        pattern = Pattern(path, self._filters)
+        pattern = self.compile(path)
         methods = _check_methods(methods, path)
         for method in methods:
             earlier = self._declared.get((pattern.shape, method))
@@ -4366,6 +4370,7 @@ WORKER_TIMEOUT_SECONDS = 30.0  # gunicorn and PHP-FPM: 30 s
 QUEUE_TIMEOUT_SECONDS = 30.0
 TIMEOUT_GRACE_SECONDS = 0.5  # from the soft exception to SIGKILL
 STOP_SECONDS = 5.0  # for a worker that ends in good order: on_worker_stop
+ORDER_SECONDS = 5.0  # a zygote that takes no order for so long is as good as dead
 WORKER_NICENESS = 5  # below main, which has to answer everybody in the meantime
 BOOT_SECONDS = 60.0  # a worker that is not ready by then is replaced
 MAX_FRAME_BYTES = 256 * 1024 * 1024  # a worker that announces more has gone mad
@@ -4541,11 +4546,12 @@ class Gate:
         self.inside = 0
         self._line: Deque[asyncio.Future[None]] = deque()
 
-    async def enter(self, seconds: float) -> None:
-        """Go in, or wait in line.
+    async def enter(self, route: Route, request: Request) -> None:
+        """Go in, or wait in line, for at most the route's `queue_timeout`.
 
         Raises:
-            HTTPError: 503 when the line is full, or after `seconds` in it.
+            HTTPError: 503 when the line is full, or when it has waited too long.
+            ClientDisconnected: the client left while it waited.
         """
         if self.inside < self.limit:
             self.inside += 1
@@ -4554,7 +4560,7 @@ class Gate:
             raise busy_error(1)
         loop = asyncio.get_running_loop()
         turn: asyncio.Future[None] = loop.create_future()
-        timer = loop.call_later(seconds, self._give_up, turn)
+        timer = loop.call_later(route.queue_timeout, self._give_up, turn)
         self._line.append(turn)
         try:
             await turn
@@ -4564,6 +4570,9 @@ class Gate:
             raise
         finally:
             timer.cancel()
+        if request.disconnected:
+            self.leave()
+            raise ClientDisconnected("the client left while its request waited")
 
     def leave(self) -> None:
         """Go out, and let the next one in."""
@@ -4855,7 +4864,7 @@ class Threads:
         it has ended, and what it then returns is dropped.
         """
         try:
-            await self.gate.enter(route.queue_timeout)
+            await self.gate.enter(route, request)
         except BaseException:
             leave_gate(route)
             raise
@@ -6005,7 +6014,10 @@ class Pool:
             numbers = array.array("i", [descriptor])
             rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, numbers)]
         try:
+            # Blocking: the zygote empties its end in no time, and no order may be lost.
+            self._control.settimeout(ORDER_SECONDS)
             self._control.sendmsg([_ORDER.pack(what, number, value)], rights)
+            self._control.setblocking(False)
         except OSError as error:
             log.critical("the zygote does not take orders: %s", error)
 
@@ -6034,6 +6046,10 @@ class Pool:
         log.critical("the process that starts the workers has died: restart the server")
         for worker in list(self._workers.values()):
             self._exited(worker.number, signal.SIGKILL)
+        for waiting in (self._admitted, *self._queues.values()):
+            for job in list(waiting):
+                if self._drop(job):
+                    job.fail(busy_error(1))
 
     # Workers.
 
@@ -6350,7 +6366,7 @@ class Placements:
         if route.gate is not None:
             # Who leaves it is the end of the handler: a stream's end, or what comes of
             # it after its deadline.
-            await route.gate.enter(route.queue_timeout)
+            await route.gate.enter(route, request)
         if route.placement is RouteType.asnc:
             return await TaskRun(self._answer_async, route, request).run()
         if route.placement is RouteType.thread or self.pool is None:
@@ -6770,8 +6786,9 @@ class Application:
     def _add(self, route: Route) -> None:
         self._check_open(route.path)
         route.app = self
-        route.pattern = self._router.add(route.path, route.methods, route)
+        route.pattern = self._router.compile(route.path)
         _check_parameters(route)
+        self._router.add(route.path, route.methods, route)
         self._routes.append(route)
 
     def _check_open(self, what: str) -> None:
