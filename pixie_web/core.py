@@ -339,7 +339,7 @@ TOKEN_BYTES = rb"!#$%&'*+\-.^_`|~0-9A-Za-z"  # RFC 9110 section 5.6.2, for a [..
 _TOKEN = expression(rf"[{TOKEN_BYTES.decode()}]+")
 _UNSAFE_IN_HEADER = expression(r"[\x00-\x08\x0a-\x1f\x7f]|[^\x00-\xff]")
 _PERCENT = expression(rb"%([0-9A-Fa-f]{2})")
-_unescape = codecs.getdecoder("unicode_escape")
+_unescape = codecs.unicode_escape_decode
 _URL_SAFE = frozenset(
     b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~"
 )
