@@ -8458,7 +8458,7 @@ class Pixie(Application):
 
 app = Pixie()  # the default application; its methods are functions of this module
 
-route, filter_, run = app.route, app.filter, app.run
+route, run = app.route, app.run
 get, post, put, delete = app.get, app.post, app.put, app.delete
 patch, head, options = app.patch, app.head, app.options
 error, before, after = app.error, app.before, app.after
