@@ -118,7 +118,6 @@ from collections import deque
 from contextvars import Context, copy_context
 from enum import Enum
 from functools import lru_cache, partial
-from queue import SimpleQueue
 from typing import (
     TYPE_CHECKING,
     Any,
@@ -148,6 +147,9 @@ from typing import (
     Union,
     cast,
 )
+
+if TYPE_CHECKING:
+    from queue import SimpleQueue
 
 MAX_REQUEST_LINE_BYTES = 8190  # gunicorn 4094, Apache and aiohttp 8190; RFC asks 8000
 MAX_HEADER_LINE_BYTES = 8190  # Apache, aiohttp, gunicorn
@@ -3978,12 +3980,18 @@ _AMBIGUOUS = expression(r"[sp][^/]*[sp].|p[^/]*s|p.*p.")
 Target = TypeVar("Target")
 
 
-class Filter(NamedTuple):
+class Filter:
     """What may stand in a wildcard: its expression, and how it is read and written."""
 
-    expression: str
-    to_python: Callable[[str], Any] = str
-    to_url: Callable[[Any], str] = str
+    def __init__(
+        self,
+        expression: str,
+        to_python: Callable[[str], Any] = str,
+        to_url: Callable[[Any], str] = str,
+    ) -> None:
+        self.expression = expression
+        self.to_python = to_python
+        self.to_url = to_url
 
 
 Filters = Mapping[str, Filter]
@@ -4771,6 +4779,8 @@ class ThreadStream:
     def __init__(self, loop: asyncio.AbstractEventLoop, route: Route) -> None:
         self._loop = loop
         self._route = route
+        from queue import SimpleQueue
+
         self._asked: SimpleQueue[Optional[asyncio.Future[bytes]]]
         self._asked = SimpleQueue()
 
@@ -4853,7 +4863,7 @@ class Threads:
 
     def __init__(self, size: int) -> None:
         self.gate = Gate(size)
-        self._work: SimpleQueue[Optional[Callable[[], None]]] = SimpleQueue()
+        self._work: Optional[SimpleQueue[Optional[Callable[[], None]]]] = None
         self._alive = 0
         self._busy = 0
 
@@ -4875,13 +4885,21 @@ class Threads:
 
     def _start(self, job: Callable[[], None]) -> None:
         self._busy += 1
+        self._queue.put(job)
         if self._busy > self._alive:
             self._alive += 1
             threading.Thread(target=self._live, name="pixie_web", daemon=True).start()
-        self._work.put(job)
+
+    @property
+    def _queue(self) -> SimpleQueue[Optional[Callable[[], None]]]:
+        if self._work is None:
+            from queue import SimpleQueue
+
+            self._work = SimpleQueue()
+        return self._work
 
     def _live(self) -> None:
-        for job in iter(self._work.get, None):
+        for job in iter(self._queue.get, None):
             job()
 
     def _job(
@@ -4918,12 +4936,12 @@ class Threads:
             self.gate.leave()
         if self._alive > self.gate.limit and self._busy < self._alive:
             self._alive -= 1
-            self._work.put(None)
+            self._queue.put(None)
 
     def stop(self) -> None:
         """Let the idle threads end; those at work end with the process."""
         for _ in range(self._alive):
-            self._work.put(None)
+            self._queue.put(None)
 
 
 # asnc: in a Task on the loop ----------------------------------------------------------
@@ -5210,13 +5228,20 @@ class FrameBuffer:
 # The pool: inside a worker ------------------------------------------------------------
 
 
-class Program(NamedTuple):
+class Program:
     """What a worker needs to know of the application; the rest it inherits."""
 
-    routes: Sequence[Route]
-    answer: Answer
-    on_worker_start: Sequence[Callable[[], object]]
-    on_worker_stop: Sequence[Callable[[], object]]
+    def __init__(
+        self,
+        routes: Sequence[Route],
+        answer: Answer,
+        on_worker_start: Sequence[Callable[[], object]],
+        on_worker_stop: Sequence[Callable[[], object]],
+    ) -> None:
+        self.routes = routes
+        self.answer = answer
+        self.on_worker_start = on_worker_start
+        self.on_worker_stop = on_worker_stop
 
 
 class MainGone:
