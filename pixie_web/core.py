@@ -1099,6 +1099,7 @@ class RequestReader:
         max_headers: int = MAX_HEADERS,
         max_head_bytes: int = MAX_HEAD_BYTES,
         max_chunk_line_bytes: int = MAX_CHUNK_LINE_BYTES,
+        max_extension_bytes: int = MAX_EXTENSION_BYTES,
         max_trailer_bytes: int = MAX_TRAILER_BYTES,
     ) -> None:
         # What a line must not hold, its length, and the status if it is longer.
@@ -1107,6 +1108,7 @@ class RequestReader:
         self._chunk_line = _BAD_IN_LINE, max_chunk_line_bytes, 400
         self._max_headers = max_headers
         self._max_head_bytes = max_head_bytes
+        self._max_extension_bytes = max_extension_bytes
         self._max_trailer_bytes = max_trailer_bytes
         # A head not longer than this keeps every limit on lines.
         self._short_head_bytes = min(max_request_line_bytes, max_header_line_bytes)
@@ -1235,7 +1237,7 @@ class RequestReader:
         self._remaining = int(match.group(1), 16)
         self._extension_bytes += len(match.group(2))
         # SECURITY: or tiny chunks with long extensions cost far more than they carry.
-        if self._extension_bytes > MAX_EXTENSION_BYTES + self._body_bytes:
+        if self._extension_bytes > self._max_extension_bytes + self._body_bytes:
             raise ProtocolError(400, "The body has more chunk extensions than content.")
         self._body_bytes += self._remaining
         if self.max_body_bytes is not None and self._body_bytes > self.max_body_bytes:
@@ -1978,6 +1980,20 @@ class Disconnect:
             callback()
 
 
+async def off_the_loop(function: Callable[..., T], *args: Any) -> T:
+    """Call a function in a thread of the loop's own.
+
+    A cancel waits for its end: what it works on may be closed right after.
+    """
+    loop = asyncio.get_running_loop()
+    future = loop.run_in_executor(None, function, *args)
+    try:
+        return await asyncio.shield(future)
+    except asyncio.CancelledError:
+        await asyncio.wait([future])
+        raise
+
+
 class BodySource:
     """Where a request's body comes from: what a server implements for `handle`.
 
@@ -1985,7 +2001,8 @@ class BodySource:
     """
 
     content_length: Optional[int]  # bytes; None when only the end will tell
-    max_body_bytes: Optional[int] = None  # set by the reader: more is an error 413
+    max_body_bytes = MAX_BODY_BYTES  # a route may set another
+    received_bytes = 0
 
     async def read(self) -> bytes:
         """Return the next bytes of the body, or b"" at its end.
@@ -1995,6 +2012,19 @@ class BodySource:
             ProtocolError: what came is no body (400) or came too slowly (408).
         """
         raise NotImplementedError
+
+    def check(self, size: int) -> None:
+        """Raise HTTPError 413 if `size` bytes are more than may come."""
+        most = self.max_body_bytes
+        if size > most:
+            raise HTTPError(413, f"The body is larger than {most} bytes.")
+
+    async def pull(self) -> bytes:
+        """The same as `read`, within `max_body_bytes`."""
+        chunk = await self.read()
+        self.received_bytes += len(chunk)
+        self.check(self.received_bytes)
+        return chunk
 
 
 class Request:
@@ -2019,6 +2049,7 @@ class Request:
         "_form",
         "_headers",
         "_query",
+        "_spool",
         "body_path",
         "client",
         "context",
@@ -2063,6 +2094,7 @@ class Request:
         self.fatal = False  # the handler tried to end its process
         # Filled in when first asked for.
         self.body_path: Optional[str] = None
+        self._spool: Optional[BinaryIO] = None  # main's file behind body_path
         self._body: Optional[bytes] = b"" if source is None else None
         self._headers: Optional[Headers] = None
         self._query: Optional[MultiDict[str]] = None
@@ -2169,7 +2201,8 @@ class Request:
             if self.body_path is None:
                 raise PixieError(
                     "the body has not arrived yet: a trigger that is an `async def` "
-                    "runs ahead of it; read the body in the handler"
+                    "runs ahead of it, so read it in the handler; a route with "
+                    "stream_body=True reads it by env.stream()"
                 )
             with open(self.body_path, "rb") as file:
                 self._body = file.read()
@@ -2178,6 +2211,55 @@ class Request:
     @body.setter
     def body(self, body: bytes) -> None:
         self._body = body
+
+    async def stream(self) -> AsyncIterator[bytes]:
+        """Iterate over the body in pieces; for `asnc` handlers.
+
+        With `stream_body=True` on the route they are what the client sends, as it comes
+        and no faster than they are read; else the body has come, and is cut up.
+
+        Raises:
+            HTTPError: 413 over the limit, 408 when it comes too slowly, 400 when it is
+                cut short or no proper body. All end the connection.
+            ClientDisconnected: the client left; nobody waits for an answer.
+        """
+        if self._body is not None:
+            if self._body:
+                yield self._body
+        elif self.body_path is not None:
+            with open(self.body_path, "rb") as file:
+                for piece in iter(lambda: file.read(BODY_PIECE_BYTES), b""):
+                    yield piece
+        else:
+            source = cast(BodySource, self.source)
+            while True:
+                chunk = await source.pull()
+                if not chunk:
+                    return
+                yield chunk
+
+    def spool(self, chunks: Iterable[bytes]) -> None:
+        """Append to the file that holds the body; it blocks, so not on the loop.
+
+        The file has no name: it is gone when its last descriptor is closed, however
+        this process ends. Linux lets a worker open it again all the same; elsewhere it
+        has a name until `close`.
+
+        Raises:
+            OSError: the disk is full, or there is no directory for such files.
+        """
+        if self._spool is None:
+            import tempfile
+
+            has_proc = os.path.isdir("/proc/self/fd")
+            make = tempfile.TemporaryFile if has_proc else tempfile.NamedTemporaryFile
+            spool = self._spool = cast(BinaryIO, make(buffering=0))
+            path = f"/proc/{os.getpid()}/fd/{spool.fileno()}"
+            self.body_path = path if has_proc else spool.name
+        for chunk in chunks:
+            rest = memoryview(chunk)
+            while rest:
+                rest = rest[self._spool.write(rest) :]
 
     @property
     def text(self) -> str:
@@ -2241,10 +2323,12 @@ class Request:
         self._after.append(function)
 
     def close(self) -> None:
-        """Run what `after_response` collected and close uploaded files."""
+        """Run what `after_response` collected, close uploaded files and the body's."""
         if self._form is not None:
             for _, upload in self._form[1].items():
                 upload.close()
+        if self._spool is not None:
+            self._spool.close()
         after, self._after = self._after, []
         for function in after:
             try:
@@ -4458,7 +4542,8 @@ class Route:
         limit: how many may run at once, or None.
         queue_timeout: seconds a request may wait for its turn.
         on_disconnect: "finish", "stop" or "kill": what becomes of it without a client.
-        max_body_bytes: the largest body it takes.
+        max_body_bytes: the largest body it takes; None: what the server takes.
+        stream_body: whether it is called before the body has come.
     """
 
     def __init__(
@@ -4480,7 +4565,8 @@ class Route:
         self.limit: Optional[int] = None
         self.queue_timeout = QUEUE_TIMEOUT_SECONDS
         self.on_disconnect = "finish"
-        self.max_body_bytes = MAX_BODY_BYTES
+        self.max_body_bytes: Optional[int] = None
+        self.stream_body = False
         self.index = -1  # its place in the table of routes, the same in every process
         self.app: Any = None  # the application it was declared on
         self.pattern: Pattern  # its compiled path
@@ -6466,6 +6552,15 @@ def _check_parameters(route: Route) -> None:
         raise RouteError(f"{route.path}: write def {name}({takes}): {error}") from None
 
 
+def _set_body(route: Route, most: Optional[int], stream_body: bool) -> None:
+    """Raise RouteError unless the route can take its body like this."""
+    if most is not None and (type(most) is not int or most < 0):
+        raise RouteError(f"max_body_bytes is a whole number from 0, got {most!r}")
+    if stream_body and route.placement is not RouteType.asnc:
+        raise RouteError("stream_body=True is for an async def: RouteType.asnc")
+    route.max_body_bytes, route.stream_body = most, stream_body
+
+
 def _check_trigger(trigger: Trigger, kind: str) -> Trigger:
     if not callable(trigger) or handler_kind(trigger) not in ("def", "async def"):
         raise RouteError(f"a trigger is a def or an async def, got {trigger!r}: {kind}")
@@ -6493,24 +6588,35 @@ async def _call_all(functions: Iterable[Callable[[], Any]]) -> None:
             await result
 
 
-async def read_body(request: Request, max_body_bytes: int) -> None:
-    """Pull a request's body into memory.
+async def _spool(request: Request, chunks: List[bytes]) -> None:
+    try:
+        await off_the_loop(request.spool, chunks)
+    except OSError as error:
+        log.error("there is no room for the body of %r: %s", request, error.strerror)
+        raise HTTPError(507, "There is no room for the body at the moment.") from None
+
+
+async def read_body(request: Request) -> None:
+    """Pull a request's body: into memory, a large one into a file.
 
     Raises:
-        HTTPError: 413 when it is, or would be, over the limit.
+        HTTPError: 413 when it is over the limit, 507 when the disk is full.
     """
     source = cast(BodySource, request.source)
-    source.max_body_bytes = max_body_bytes
     chunks: List[bytes] = []
-    size = source.content_length or 0
-    while size <= max_body_bytes:
-        chunk = await source.read()
-        if not chunk:
+    size = 0
+    while True:
+        chunk = await source.pull()
+        chunks.append(chunk)
+        size += len(chunk)
+        if not chunk and request.body_path is None:
             request.body = b"".join(chunks)
             return
-        chunks.append(chunk)
-        size = sum(map(len, chunks)) if source.content_length is None else size
-    raise HTTPError(413, f"The body is larger than {max_body_bytes} bytes.")
+        if size > SPOOL_BODY_BYTES or not chunk:
+            await _spool(request, chunks)
+            chunks, size = [], 0
+        if not chunk:
+            return
 
 
 def failure(
@@ -6699,7 +6805,7 @@ async def answer_async(route: Route, request: Request) -> Response:
             response = to_response(value)
             if is_stream(response.body):
                 response = await prime_async(response)
-        except (asyncio.CancelledError, GeneratorExit):
+        except (asyncio.CancelledError, GeneratorExit, ClientDisconnected):
             raise
         except BaseException as error:
             response = failure(route.app, request, error)
@@ -6762,7 +6868,8 @@ class Application:
         limit: Optional[int] = None,
         queue_timeout: Optional[float] = None,
         on_disconnect: Optional[str] = None,
-        max_body_bytes: int = MAX_BODY_BYTES,
+        max_body_bytes: Optional[int] = None,
+        stream_body: bool = False,
     ) -> Callable[[HandlerType], HandlerType]:
         """Declare a route; a decorator that returns the handler unchanged.
 
@@ -6780,7 +6887,10 @@ class Application:
             queue_timeout: seconds to wait for a turn, then 503; default 30.
             on_disconnect: what becomes of it when its client leaves: "finish", "stop"
                 or "kill", as the placement allows.
-            max_body_bytes: the largest body it takes; above that 413.
+            max_body_bytes: the largest body it takes; above that 413. As in `run()`,
+                16 MiB, when left out.
+            stream_body: call the handler when the head has come; it reads the body by
+                `env.stream()`. For `asnc`.
 
         Raises:
             RouteError: what can't be, where it is written, saying what to write.
@@ -6789,17 +6899,13 @@ class Application:
         methods = (method,) if isinstance(method, str) else tuple(method)
         if not paths or not methods:
             raise RouteError("a route needs a path and a method")
-        if type(max_body_bytes) is not int or max_body_bytes < 0:
-            raise RouteError(
-                f"max_body_bytes is a whole number from 0, got {max_body_bytes!r}"
-            )
 
         def declare(handler: HandlerType) -> HandlerType:
             placement = _placement(route_type, handler)
             for pattern in paths:
                 route = Route(pattern, methods, handler, placement)
                 set_bounds(route, timeout, limit, queue_timeout, on_disconnect)
-                route.max_body_bytes = max_body_bytes
+                _set_body(route, max_body_bytes, stream_body)
                 route.name = name or getattr(handler, "__name__", None)
                 route.before = _check_triggers(before, "before")
                 route.after = _check_triggers(after, "after")
@@ -7120,7 +7226,7 @@ class Application:
                 response = await self._ask_first(before, request)
             if response is None:
                 if request.source is not None:
-                    await read_body(request, route.max_body_bytes)
+                    await self._receive_body(route, request, request.source)
                 response = await self.placements.run(route, request)
                 after = ()  # they have run where the handler has
         except (ClientDisconnected, ProtocolError):
@@ -7128,6 +7234,16 @@ class Application:
         except Exception as error:
             response = self.error_response(request, error)
         return await self._finish(request, response, after, after_async)
+
+    async def _receive_body(
+        self, route: Route, request: Request, source: BodySource
+    ) -> None:
+        """Refuse a body that is too long, and read it, unless the handler will."""
+        if route.max_body_bytes is not None:
+            source.max_body_bytes = route.max_body_bytes
+        source.check(source.content_length or 0)
+        if not route.stream_body:
+            await read_body(request)
 
     async def _unmatched(self, request: Request, error: HTTPError) -> Response:
         """Answer where no route matched; the application's triggers run as ever."""
@@ -7234,12 +7350,15 @@ HEAD_SECONDS = 10.0  # from the first byte of a head to its last; hypercorn 5, n
 BODY_IDLE_SECONDS = 10.0  # between two reads of a body; nginx 60
 SEND_IDLE_SECONDS = 60.0  # without progress in sending; nginx
 DRAIN_SECONDS = 30.0  # gunicorn
+MIN_BYTES_PER_SECOND = 240.0  # of a body or an answer under way; Kestrel
 LINGER_SECONDS = 2.0  # after a refusal, for the client to read it; nginx 5
 READ_AHEAD_BYTES = 65_536  # asyncio's own high-water mark
 MAX_DISCARD_BYTES = (
     65_536  # of a body that nobody wanted; more, and the connection closes
 )
-MAX_PIPELINED = 16  # answered in one turn of the loop, then the others' turn
+MAX_PIPELINED_REQUESTS = 16  # answered in one turn of the loop, then the others' turn
+MAX_CONNECTIONS = 10_000  # where descriptors allow it
+SPARE_DESCRIPTORS = 64  # for files and workers, of those that a process may have
 SMALL_BODY_BYTES = 65_536  # goes out in one write with its head
 SWEEP_SECONDS = 0.5
 TLS_HANDSHAKE_SECONDS = 10.0  # asyncio 60, hypercorn 60; a head has 10
@@ -7250,6 +7369,10 @@ UNIX_SOCKET_MODE = 0o660  # owner and group, as systemd's SocketMode for service
 SENDFILE_BYTES = 1024 * 1024  # per call, so one fast client does not hold the loop
 
 access_log = logging.getLogger("pixie_web.access")
+ACCESS_LOG_FORMAT = (
+    '%(client)s "%(request)s" %(status)d %(bytes)d %(milliseconds).1fms '
+    "%(placement)s q=%(queue_milliseconds).1fms"
+)
 
 
 class ServerOptions(NamedTuple):
@@ -7259,13 +7382,32 @@ class ServerOptions(NamedTuple):
     head_seconds: float = HEAD_SECONDS
     body_idle_seconds: float = BODY_IDLE_SECONDS
     send_idle_seconds: float = SEND_IDLE_SECONDS
+    min_bytes_per_second: float = MIN_BYTES_PER_SECOND
+    linger_seconds: float = LINGER_SECONDS
+    tls_handshake_seconds: float = TLS_HANDSHAKE_SECONDS
     drain_seconds: float = DRAIN_SECONDS
+    max_connections: int = 0  # as many as descriptors allow
+    max_pipelined_requests: int = MAX_PIPELINED_REQUESTS
     max_request_line_bytes: int = MAX_REQUEST_LINE_BYTES
     max_header_line_bytes: int = MAX_HEADER_LINE_BYTES
     max_headers: int = MAX_HEADERS
     max_head_bytes: int = MAX_HEAD_BYTES
+    max_chunk_line_bytes: int = MAX_CHUNK_LINE_BYTES
+    max_extension_bytes: int = MAX_EXTENSION_BYTES
+    max_trailer_bytes: int = MAX_TRAILER_BYTES
+    max_body_bytes: int = MAX_BODY_BYTES
     access_log: bool = True
+    access_log_format: str = ACCESS_LOG_FORMAT
+    trusted_proxies: Tuple[str, ...] = ()
     debug: bool = False
+
+    def reader(self) -> Callable[[], RequestReader]:
+        """Return what makes the reader of a connection, with the limits of this."""
+        names = (
+            "max_request_line_bytes max_header_line_bytes max_headers max_head_bytes "
+            "max_chunk_line_bytes max_extension_bytes max_trailer_bytes"
+        ).split()
+        return partial(RequestReader, **{name: getattr(self, name) for name in names})
 
 
 class ConnectionBody(BodySource):
@@ -7274,8 +7416,10 @@ class ConnectionBody(BodySource):
     def __init__(self, connection: Connection, head: Head) -> None:
         self._connection = connection
         self.content_length = head.content_length
+        self.max_body_bytes = connection.server.options.max_body_bytes
         self._expects_continue = head.expects_continue
         self.ended = False
+        self.waited_seconds = 0.0  # for the client; not while nobody wanted more
 
     @property
     def asked_for(self) -> bool:
@@ -7291,6 +7435,204 @@ class ConnectionBody(BodySource):
             self._expects_continue = False
             self._connection.write(CONTINUE)
         return await self._connection.read_body(self)
+
+
+# Proxies ------------------------------------------------------------------------------
+
+_FORWARDED_PAIR = expression(
+    rf'[\t ]*(?:([{_T}]+)=("(?:[^"\\]|\\.)*"|[^",;\s]*))?[\t ]*([,;]|$)'
+)
+Hop = Dict[str, str]  # what one proxy says of who asked it: for, proto, host
+
+
+def _forwarded_hops(headers: Headers) -> List[Hop]:
+    """Return the hops of Forwarded, the client's first (RFC 7239 section 4).
+
+    Raises:
+        ProtocolError: 400. SECURITY: a quote that a client leaves open would swallow
+            what the proxy adds.
+    """
+    text = ",".join(headers.getall("forwarded"))
+    hops: List[Hop] = [{}]
+    position, end = 0, "" if not text else ","
+    while end:
+        found = _FORWARDED_PAIR.match(text, position)
+        name = found and found.group(1) and found.group(1).lower()
+        if found is None or name in hops[-1]:
+            raise ProtocolError(400, "The Forwarded header is not well-formed.")
+        if name:
+            value = found.group(2)
+            quoted = value[:1] == '"'
+            hops[-1][name] = re.sub(r"\\(.)", r"\1", value[1:-1]) if quoted else value
+        position, end = found.end(), found.group(3)
+        if end != ";":
+            hops.append({})
+    return [hop for hop in hops if hop]
+
+
+def _x_forwarded_hops(headers: Headers) -> List[Hop]:
+    """The same for X-Forwarded-For, -Proto and -Host; the last two are of one hop."""
+    texts = {
+        key: [
+            member.strip("\t ")
+            for member in ",".join(headers.getall(f"x-forwarded-{key}")).split(",")
+            if member.strip("\t ")
+        ]
+        for key in ("for", "proto", "host")
+    }
+    if not any(texts.values()):
+        return []
+    hops = [{"for": text} for text in texts["for"]] or [{}]
+    hops[-1].update((key, found[-1]) for key, found in texts.items() if found)
+    return hops
+
+
+def _hop_address(text: str) -> Optional[Tuple[str, int]]:
+    """Return (address, port) of a hop's `for`; None where it is no address."""
+    from ipaddress import ip_address
+
+    host, port = text, ""
+    if text[:1] == "[":
+        host, _, port = text[1:].partition("]")
+        port = port[1:]
+    elif text.count(":") == 1:
+        host, _, port = text.partition(":")
+    try:
+        address = str(ip_address(host))
+    except ValueError:
+        return None
+    return address, int(port) if port.isdecimal() and len(port) < 6 else 0
+
+
+class TrustedProxies:
+    """The proxies whose word about the client, the scheme and the host counts.
+
+    Args:
+        names: addresses and networks ("10.0.0.0/8"), or "unix" for peers without one.
+
+    Raises:
+        PixieError: a name is neither.
+    """
+
+    def __init__(self, names: Iterable[str]) -> None:
+        from ipaddress import ip_network
+
+        names = tuple(names)
+        try:
+            self._networks = [
+                ip_network(name, False) for name in names if name != "unix"
+            ]
+        except ValueError as error:
+            raise PixieError(
+                f'trusted_proxies are addresses, networks or "unix": {error}'
+            ) from None
+        self._unix = "unix" in names
+        self._trusts = lru_cache(maxsize=1024)(self._look_up)
+
+    def _look_up(self, address: str) -> bool:
+        from ipaddress import ip_address
+
+        if not address:
+            return self._unix
+        try:
+            parsed = ip_address(address)
+        except ValueError:
+            return False
+        parsed = getattr(parsed, "ipv4_mapped", None) or parsed
+        return any(parsed in network for network in self._networks)
+
+    def apply(self, request: Request) -> None:
+        """Set client, scheme and host of a request that a trusted proxy has passed on.
+
+        SECURITY: hops are read from the last one back, each as its own proxy wrote it:
+        what a client puts in front is never reached (RFC 7239 section 8.1).
+
+        Raises:
+            ProtocolError: 400, the two ways to say it do not agree: the proxy writes
+                one and lets the other pass, as the client made it up.
+        """
+        if not self._trusts(request.client[0]):
+            return
+        hops = _forwarded_hops(request.headers)
+        others = _x_forwarded_hops(request.headers)
+        if hops and others and hops[-1] != others[-1]:
+            raise ProtocolError(400, "Forwarded and X-Forwarded-* do not agree.")
+        for hop in reversed(hops or others):
+            scheme, host = hop.get("proto", "").lower(), hop.get("host", "")
+            if scheme in ("http", "https"):
+                request.scheme = scheme
+            if _is_host(host):
+                request.host = host
+            address = _hop_address(hop.get("for", ""))
+            if address is None:
+                return
+            request.client = address
+            if not self._trusts(address[0]):
+                return
+
+
+# The access log -----------------------------------------------------------------------
+
+_UNPRINTABLE = expression(r"[^ !#-\[\]-~]")
+
+
+def log_text(text: str) -> str:
+    """Return a client's text for a line of the log: 'a"\\n' -> 'a\\x22\\x0a'."""
+    return _UNPRINTABLE.sub(lambda found: f"\\x{ord(found.group()):02x}", text)
+
+
+NO_HEAD = Head()  # of what is logged where the head was none
+NO_HEAD.raw = b"\r\n\r\n"
+NO_HEAD.method = NO_HEAD.target = NO_HEAD.version = NO_HEAD.host = ""
+
+
+class AccessRecord(Mapping[str, Any]):
+    """What the access log may say of an answer; `access_log_format` picks from it.
+
+    Each item is made when it is asked for. It is the `args` of the log record, so that
+    a handler of the program's own can write it as JSON, say.
+    """
+
+    ITEMS: ClassVar[Dict[str, Callable[[Request, int, int, float], Any]]] = {
+        "client": lambda request, *_: request.client[0] or "-",
+        "request": lambda request, *_: (
+            log_text(f"{request.method} {request.head.target} {request.protocol}")
+            if request.method
+            else "-"
+        ),
+        "method": lambda request, *_: request.method,
+        "target": lambda request, *_: log_text(request.head.target),
+        "protocol": lambda request, *_: request.protocol,
+        "scheme": lambda request, *_: request.scheme,
+        "host": lambda request, *_: log_text(request.host or "-"),
+        "referer": lambda request, *_: log_text(request.header("referer") or "-"),
+        "user_agent": lambda request, *_: log_text(request.header("user-agent") or "-"),
+        "route": lambda request, *_: request.route.path if request.route else "-",
+        "placement": lambda request, *_: (
+            request.route.placement.name if request.route else "-"
+        ),
+        "status": lambda request, status, *_: status,
+        "bytes": lambda request, status, count, _: count,
+        "milliseconds": lambda request, status, count, seconds: seconds * 1000,
+        "queue_milliseconds": lambda request, *_: request.queue_seconds * 1000,
+    }
+
+    def __init__(
+        self, request: Request, status: int, count: int, seconds: float
+    ) -> None:
+        self._of = request, status, count, seconds
+
+    def __getitem__(self, name: str) -> Any:
+        return self.ITEMS[name](*self._of)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.ITEMS)
+
+    def __len__(self) -> int:
+        return len(self.ITEMS)
+
+
+# Connections --------------------------------------------------------------------------
 
 
 def _open_file(path: str, flags: int) -> int:
@@ -7333,7 +7675,6 @@ class Connection(asyncio.Protocol):
     """One client's connection, from its first byte to its last."""
 
     def __init__(self, server: Server, refusal: Optional[ProtocolError] = None) -> None:
-        options = server.options
         # For the life of the connection.
         self.server = server
         self.transport: asyncio.Transport
@@ -7342,18 +7683,14 @@ class Connection(asyncio.Protocol):
         self.scheme = "http"
         self.disconnect = Disconnect()
         self._refusal = refusal  # the answer to whatever the client will say
-        self._reader = RequestReader(
-            max_request_line_bytes=options.max_request_line_bytes,
-            max_header_line_bytes=options.max_header_line_bytes,
-            max_headers=options.max_headers,
-            max_head_bytes=options.max_head_bytes,
-        )
+        self._reader = server.make_reader()
         self._reading_paused = False
         self._writable: Optional[asyncio.Future[None]] = None  # set while it is not
         self._eof = False
         self._lingering = False
+        self._answered = False  # at least once
         self._continuing = False  # more pipelined requests are read in the next turn
-        self._unsent_bytes = 0  # when last looked at, of a client that reads slowly
+        self._unsent_bytes = 0  # when last looked at, for a client that reads slowly
         # For the request at hand.
         self._request: Optional[Request] = None
         self._body: Optional[ConnectionBody] = None
@@ -7372,7 +7709,7 @@ class Connection(asyncio.Protocol):
             self.client = (str(peer[0]), int(peer[1]))
         if transport.get_extra_info("ssl_object") is not None:
             self.scheme = "https"
-        self.server.connections.add(self)
+        self.server.connections[self] = None
         self.deadline = self.server.loop.time() + self.server.options.head_seconds
         if self.server.closing:
             self.transport.abort()
@@ -7438,6 +7775,12 @@ class Connection(asyncio.Protocol):
         """Whether a request is being answered."""
         return self._request is not None
 
+    @property
+    def is_kept_alive(self) -> bool:
+        """Whether it has been answered, and nothing of a next request has come."""
+        is_between = self._request is None and not self._started
+        return self._answered and is_between and not (self._continuing or self._ending)
+
     def drain(self) -> None:
         """End after the request at hand; at once, if there is none."""
         if self._request is None:
@@ -7447,7 +7790,9 @@ class Connection(asyncio.Protocol):
         """The deadline has passed: of an idle connection, a head, a body, or a send."""
         self.deadline = float("inf")
         if self.transport.is_closing() or self._writable is not None:
-            if 0 < self.transport.get_write_buffer_size() < self._unsent_bytes:
+            options = self.server.options
+            least = options.min_bytes_per_second * options.send_idle_seconds
+            if self._unsent_bytes - self._count_unsent() >= max(1, least):
                 self._expect_progress()
             else:
                 self.transport.abort()
@@ -7461,9 +7806,26 @@ class Connection(asyncio.Protocol):
             self._refuse_head(ProtocolError(408, "The request head came too slowly."))
 
     def _expect_progress(self) -> None:
-        """Cut the connection off if the client takes nothing of what waits for it."""
-        self._unsent_bytes = self.transport.get_write_buffer_size()
+        """Cut the connection off if the client takes too little of what waits."""
+        self._unsent_bytes = self._count_unsent()
         self.deadline = self.server.loop.time() + self.server.options.send_idle_seconds
+
+    def _count_unsent(self) -> int:
+        """Return how many bytes the client has not acknowledged.
+
+        The transport alone can't tell. The kernel takes more from it only when a third
+        of its own buffer is free; that may be megabytes, and minutes of a slow client.
+        """
+        count = self.transport.get_write_buffer_size()
+        try:
+            import fcntl
+            import termios
+
+            one = self.transport.get_extra_info("socket")
+            found = fcntl.ioctl(one.fileno(), termios.TIOCOUTQ, bytes(4))
+        except (AttributeError, ImportError, OSError, ValueError):
+            return count  # a system that does not tell, or a socket closed by now
+        return count + int(struct.unpack("i", found)[0])
 
     def _close(self) -> None:
         """Close as soon as the client has taken all that waits for it."""
@@ -7479,7 +7841,7 @@ class Connection(asyncio.Protocol):
     def _read_requests(self) -> None:
         """Start the next request, and pipelined ones while each ends at once."""
         self._continuing = False
-        for _ in range(MAX_PIPELINED):
+        for _ in range(self.server.options.max_pipelined_requests):
             try:
                 event = self._reader.next_event()
             except ProtocolError as error:
@@ -7508,7 +7870,7 @@ class Connection(asyncio.Protocol):
             self.deadline = self._started + self.server.options.head_seconds
 
     def _start(self, head: Head) -> None:
-        self._started = self.server.loop.time()
+        self._started = time.monotonic()  # uvloop's own clock counts milliseconds
         self.deadline = float("inf")
         self._sent_bytes = 0
         body = None if head.content_length == 0 else ConnectionBody(self, head)
@@ -7552,10 +7914,23 @@ class Connection(asyncio.Protocol):
             if self.disconnect.gone:
                 raise ClientDisconnected("the client left in the middle of its request")
             self._resume_reading()
-            loop = self.server.loop
-            self.deadline = loop.time() + self.server.options.body_idle_seconds
-            waiter = self._body_waiter = loop.create_future()
+            began = self.server.loop.time()
+            self.deadline = began + self._body_patience(body)
+            waiter = self._body_waiter = self.server.loop.create_future()
             await waiter
+            body.waited_seconds += self.server.loop.time() - began
+
+    def _body_patience(self, body: ConnectionBody) -> float:
+        """Return how many seconds the next bytes of a body may take to come.
+
+        SECURITY: without the least rate, a byte now and then keeps a connection for
+        years (R-U-Dead-Yet).
+        """
+        options = self.server.options
+        if not options.min_bytes_per_second:
+            return options.body_idle_seconds
+        earned = body.received_bytes / options.min_bytes_per_second
+        return options.body_idle_seconds + min(0.0, earned - body.waited_seconds)
 
     def _wake_body(self) -> None:
         waiter, self._body_waiter = self._body_waiter, None
@@ -7578,6 +7953,8 @@ class Connection(asyncio.Protocol):
         """Have one request handled, and send its response."""
         status = 499  # nginx's code for a client that left without an answer
         try:
+            if self.server.proxies is not None:
+                self.server.proxies.apply(request)
             response = await self.server.handle(request)
             status = response.status
             keep_alive = await self._send(request, response)
@@ -7600,12 +7977,14 @@ class Connection(asyncio.Protocol):
     def _end_request(self, keep_alive: bool) -> None:
         self._request = None
         self._started = 0.0
-        body, self._body = self._body, None
-        if body is not None and not body.ended:
+        has_ended = self._discard_body()
+        self._body = None
+        if not has_ended:
             self._close_gently()
         elif not keep_alive or self.server.closing:
             self._close()
         else:
+            self._answered = True
             loop = self.server.loop
             self.deadline = loop.time() + self.server.options.keep_alive_seconds
 
@@ -7648,10 +8027,9 @@ class Connection(asyncio.Protocol):
         self._close_gently()
 
     def _refuse_head(self, error: ProtocolError) -> None:
+        self._started = self._started or time.monotonic()
         self.refuse(error)
-        if self.server.options.access_log:
-            client = self.client[0] or "-"
-            access_log.info('%s "-" %d %d', client, error.status, self._sent_bytes)
+        self._log(Request(NO_HEAD, self.client, self.scheme), error.status)
 
     def _close_gently(self) -> None:
         """Close so that the client can read the answer first (RFC 9112 section 9.6).
@@ -7671,7 +8049,7 @@ class Connection(asyncio.Protocol):
                 self.transport.write_eof()
         except OSError:
             pass  # reset by the client a moment ago: the next read says so
-        self.deadline = self.server.loop.time() + LINGER_SECONDS
+        self.deadline = self.server.loop.time() + self.server.options.linger_seconds
 
     # Sending.
 
@@ -7684,13 +8062,18 @@ class Connection(asyncio.Protocol):
             length = body.length
             try:
                 file = open(body.path, "rb", opener=_open_file)  # noqa: SIM115
-            except OSError:  # it went between the look at it and now
-                return await self._send(request, error_page(HTTPError(404)))
+            except OSError as error:  # it went between the look at it and now
+                return await self._send(request, self._page_instead(request, error))
         else:
             length = response.stream_bytes
         # RFC 9112 section 9.3: a body that was not read to its end can't be passed
-        # over.
-        at_end = self._discard_body()
+        # over. A stream may read it while it answers.
+        reads_on = (
+            request.route is not None
+            and request.route.stream_body
+            and not isinstance(body, (bytes, FileSlice))
+        )
+        at_end = reads_on or self._discard_body()
         head = response_head(
             response.status,
             response.header_block(request.scheme == "https"),
@@ -7707,6 +8090,13 @@ class Connection(asyncio.Protocol):
         else:
             await self._send_stream(request, head, body, length)
         return head.keep_alive
+
+    def _page_instead(self, request: Request, error: OSError) -> Response:
+        """Return what is sent in place of a file that can't be opened."""
+        if error.errno not in (errno.EMFILE, errno.ENFILE):
+            return error_page(HTTPError(404))
+        log.error("no descriptor for %r: %s", request, error.strerror)
+        return error_page(HTTPError(503, headers={"Retry-After": "1"}))
 
     def write(self, data: bytes) -> None:
         """Send bytes.
@@ -7765,6 +8155,10 @@ class Connection(asyncio.Protocol):
             if self.disconnect.gone:
                 raise ClientDisconnected("the client left") from None
             raise
+        except ProtocolError as error:
+            # Of a body that the stream reads while it answers: no second answer.
+            self.transport.abort()
+            raise ClientDisconnected(f"the body broke off: {error.text}") from None
         except Exception:
             if length is None and not head.chunked:
                 self._reset()
@@ -7810,10 +8204,8 @@ class Connection(asyncio.Protocol):
                 os.unlink(body.path)
 
     async def _copy_file(self, file: Any, length: int) -> None:
-        loop = self.server.loop
         while length:
-            size = min(length, MAX_CHUNK_BYTES)
-            data = await loop.run_in_executor(None, file.read, size)
+            data = await off_the_loop(file.read, min(length, MAX_CHUNK_BYTES))
             if not data:
                 raise PixieError("a file became shorter while it was sent")
             length -= len(data)
@@ -7864,22 +8256,11 @@ class Connection(asyncio.Protocol):
             loop.remove_writer(descriptor)
 
     def _log(self, request: Request, status: int) -> None:
-        if self.server.options.access_log:
-            milliseconds = (self.server.loop.time() - self._started) * 1000
-            access_log.info(
-                '%s "%s %s %s" %d %d %.1fms %s%s',
-                self.client[0] or "-",
-                request.method,
-                request.head.target,
-                request.protocol,
-                status,
-                self._sent_bytes,
-                milliseconds,
-                request.route.placement.name if request.route else "-",
-                f" q={request.queue_seconds * 1000:.1f}ms"
-                if request.queue_seconds
-                else "",
-            )
+        options = self.server.options
+        if options.access_log:
+            seconds = time.monotonic() - self._started
+            record = AccessRecord(request, status, self._sent_bytes, seconds)
+            access_log.info(options.access_log_format, record)
 
 
 class Listener:
@@ -7887,7 +8268,8 @@ class Listener:
 
     It looks at a TLS client's first byte without taking it: plain HTTP is answered in
     plain HTTP, instead of by an alert that its client can't read. Where descriptors run
-    out it waits a second; what comes meanwhile queues in the kernel.
+    out it waits a second, and where there are too many connections until one has ended;
+    what comes meanwhile queues in the kernel.
     """
 
     def __init__(self, server: Server, listening: socket.socket, tls: Any) -> None:
@@ -7895,42 +8277,70 @@ class Listener:
         self._socket = listening
         self._tls = tls
         self._loop = server.loop
-        self._pausing: Optional[asyncio.TimerHandle] = None
+        self._timer: Optional[asyncio.TimerHandle] = None  # set while it waits
         self._peeking: Dict[socket.socket, asyncio.TimerHandle] = {}
         self._tasks: Set[asyncio.Task[None]] = set()
 
+    @property
+    def arriving(self) -> int:
+        """How many connections have been accepted and have no `Connection` yet."""
+        return len(self._peeking) + len(self._tasks)
+
     def open(self) -> None:
         """Begin to accept."""
-        self._pausing = None
         self._socket.listen(BACKLOG_CONNECTIONS)
-        self._loop.add_reader(self._socket.fileno(), self._accept)
+        self._watch()
 
     def close(self) -> None:
         """Stop accepting."""
-        if self._pausing is not None:
-            self._pausing.cancel()
-        self._loop.remove_reader(self._socket.fileno())
+        self._pause()
         self._socket.close()
         for one in list(self._peeking):
             self._forget(one).close()
 
+    def resume(self) -> None:
+        """A connection has ended: there may be room again."""
+        if self._timer is not None and self._server.has_room():
+            self._watch()
+
+    def _watch(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = None
+        self._loop.add_reader(self._socket.fileno(), self._accept)
+
+    def _pause(self) -> None:
+        self._loop.remove_reader(self._socket.fileno())
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _wait(self) -> None:
+        self._pause()
+        self._timer = self._loop.call_later(ACCEPT_PAUSE_SECONDS, self._watch)
+
     def _accept(self) -> None:
         for _ in range(MAX_ACCEPTED):
+            has_room = self._server.has_room()
+            idle = None if has_room else self._server.longest_idle()
+            if not has_room and idle is None:
+                self._wait()
+                return
             try:
                 one, _ = self._socket.accept()
             except (BlockingIOError, ConnectionAbortedError):
                 return
             except OSError as error:  # EMFILE, ENFILE, ENOBUFS, ENOMEM
                 log.error("can't accept connections for a while: %s", error.strerror)
-                self._loop.remove_reader(self._socket.fileno())
-                self._pausing = self._loop.call_later(ACCEPT_PAUSE_SECONDS, self.open)
+                self._wait()
                 return
             one.setblocking(False)
+            if idle is not None:
+                idle.drain()
             if self._tls is None:
                 self._start(one, Connection(self._server))
             else:
                 seconds = self._server.options.head_seconds
-                timer = self._loop.call_later(seconds, self._give_up, one)
+                timer = self._loop.call_later(seconds, self._drop, one)
                 self._peeking[one] = timer
                 self._loop.add_reader(one.fileno(), self._look, one)
 
@@ -7939,8 +8349,9 @@ class Listener:
         self._loop.remove_reader(one.fileno())
         return one
 
-    def _give_up(self, one: socket.socket) -> None:
+    def _drop(self, one: socket.socket) -> None:
         self._forget(one).close()
+        self._server.resume()
 
     def _look(self, one: socket.socket) -> None:
         try:
@@ -7949,10 +8360,11 @@ class Listener:
             return
         except OSError:
             first = b""
-        self._forget(one)
         if not first:
-            one.close()
-        elif first == b"\x16":  # RFC 8446 section 5.1: a handshake record
+            self._drop(one)
+            return
+        self._forget(one)
+        if first == b"\x16":  # RFC 8446 section 5.1: a handshake record
             self._start(one, Connection(self._server), self._tls)
         else:
             error = ProtocolError(400, "This port speaks HTTPS: use https://.")
@@ -7963,18 +8375,38 @@ class Listener:
     ) -> None:
         task = self._loop.create_task(self._connect(one, connection, tls))
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._connected)
+
+    def _connected(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        self._server.resume()
 
     async def _connect(
         self, one: socket.socket, connection: Connection, tls: Any
     ) -> None:
         options: Dict[str, Any] = {}
         if tls is not None:
-            options = {"ssl": tls, "ssl_handshake_timeout": TLS_HANDSHAKE_SECONDS}
+            seconds = self._server.options.tls_handshake_seconds
+            options = {"ssl": tls, "ssl_handshake_timeout": seconds}
         try:
             await self._loop.connect_accepted_socket(lambda: connection, one, **options)
         except (OSError, asyncio.TimeoutError):
             one.close()  # a handshake that fails is the client's affair
+
+
+def connections_allowed() -> int:
+    """Return how many connections the descriptors of this process allow.
+
+    SPARE_DESCRIPTORS, or half of them where they are few, are left for other things.
+    """
+    try:
+        import resource
+    except ImportError:
+        return MAX_CONNECTIONS
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    if limit == resource.RLIM_INFINITY:
+        return MAX_CONNECTIONS
+    return max(1, min(MAX_CONNECTIONS, limit - min(SPARE_DESCRIPTORS, limit // 2)))
 
 
 class Server:
@@ -7990,7 +8422,11 @@ class Server:
     ) -> None:
         self.handle = handle
         self.options = options
-        self.connections: Set[Connection] = set()
+        self.make_reader = options.reader()
+        proxies = options.trusted_proxies
+        self.proxies = TrustedProxies(proxies) if proxies else None
+        self.max_connections = options.max_connections or connections_allowed()
+        self.connections: Dict[Connection, None] = {}  # in the order they came
         self.closing = False
         self.loop: asyncio.AbstractEventLoop
         self.now = 0.0  # the loop's time, as of the last sweep
@@ -8028,6 +8464,22 @@ class Server:
         if self._sweeper is not None:
             self._sweeper.cancel()
 
+    def has_room(self) -> bool:
+        """Return whether one more connection may be accepted."""
+        arriving = sum(listener.arriving for listener in self._listeners)
+        return len(self.connections) + arriving < self.max_connections
+
+    def longest_idle(self) -> Optional[Connection]:
+        """Return the connection that may end to make room for a new one, if any."""
+        idle = [one for one in self.connections if one.is_kept_alive]
+        return min(idle, key=lambda one: one.deadline, default=None)
+
+    def resume(self) -> None:
+        """Have those listeners accept again that wait for a connection to end."""
+        if not self.closing:
+            for listener in self._listeners:
+                listener.resume()
+
     @property
     def running(self) -> int:
         """How many requests are being answered."""
@@ -8040,9 +8492,10 @@ class Server:
 
     def forget(self, connection: Connection) -> None:
         """Note that a connection has ended."""
-        self.connections.discard(connection)
+        self.connections.pop(connection, None)
         if not self.connections and self._empty is not None and not self._empty.done():
             self._empty.set_result(None)
+        self.resume()
 
     def date_line(self) -> bytes:
         """Return the Date header, rendered once a second."""
@@ -8102,6 +8555,18 @@ def bind(host: str, port: int) -> List[socket.socket]:
     return sockets
 
 
+def inherit(descriptor: int) -> socket.socket:
+    """Return the socket behind a descriptor that this process was started with.
+
+    Raises:
+        OSError: there is none, or it is no stream socket.
+    """
+    one = socket.socket(fileno=descriptor)
+    one.setblocking(False)
+    one.listen(BACKLOG_CONNECTIONS)
+    return one
+
+
 def load_certificate(context: Any, certfile: str, keyfile: Optional[str]) -> None:
     """Load a certificate into a context, also into one in use: new connections get it.
 
@@ -8131,6 +8596,8 @@ def tls_context(certfile: str, keyfile: Optional[str] = None) -> Any:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_CIPHER_SERVER_PREFERENCE
+    # SECURITY: a renegotiation costs the server ten times what it costs the client.
+    context.options |= ssl.OP_NO_RENEGOTIATION
     context.set_alpn_protocols(["http/1.1"])
     load_certificate(context, certfile, keyfile)
     return context
@@ -8182,11 +8649,20 @@ DEFAULT_SETTINGS: Dict[str, Any] = {
     "threads": MAX_THREADS,
     "loop": "auto",
     "uds": "",
+    "uds_mode": UNIX_SOCKET_MODE,
+    "fd": -1,  # none
     "certfile": "",
     "keyfile": "",
     **ServerOptions()._asdict(),
 }
-_BOUNDS = {"port": (0, 65535), "workers": (-1, 10_000), "threads": (1, 10_000)}
+_BOUNDS = {
+    "port": (0, 65535),
+    "workers": (-1, 10_000),
+    "threads": (1, 10_000),
+    "uds_mode": (0, 0o777),
+    "fd": (-1, float("inf")),
+    "max_pipelined_requests": (1, float("inf")),
+}
 _LOOPS = ("auto", "uvloop", "asyncio")
 _BOOLEANS = {
     **dict.fromkeys(("1", "true", "yes", "on"), True),
@@ -8195,7 +8671,14 @@ _BOOLEANS = {
 
 
 def _convert(name: str, value: Any, kind: type) -> Any:
+    if kind is str:
+        return str(value)
+    if kind is tuple:
+        texts = value.replace(",", " ").split() if isinstance(value, str) else value
+        return tuple(map(str, texts))
     try:
+        if name.lower().endswith("_mode") and isinstance(value, str):
+            return int(value, 8)  # as chmod takes it
         converted = _BOOLEANS[str(value).lower()] if kind is bool else kind(value)
         if isinstance(value, str) or converted == value:
             return converted
@@ -8222,14 +8705,18 @@ def read_settings(
         if name not in settings:
             known = ", ".join(DEFAULT_SETTINGS)
             raise PixieError(f"run() has no argument {name!r}; it takes {known}")
-        kind = type(DEFAULT_SETTINGS[name])
-        settings[name] = _convert(name, value, kind) if kind is not str else str(value)
+        settings[name] = _convert(name, value, type(DEFAULT_SETTINGS[name]))
     for name, value in settings.items():
         least, most = _BOUNDS.get(name, (0, float("inf")))
-        if not isinstance(value, str) and not least <= value <= most:
+        if isinstance(value, (int, float)) and not least <= value <= most:
             raise PixieError(f"{name} is from {least:g} to {most:g}, got {value!r}")
     if settings["loop"] not in _LOOPS:
         raise PixieError(f'loop is "uvloop" or "asyncio", got {settings["loop"]!r}')
+    try:
+        settings["access_log_format"] % AccessRecord(Request(NO_HEAD), 0, 0, 0.0)
+    except (KeyError, TypeError, ValueError) as error:
+        known = ", ".join(AccessRecord.ITEMS)
+        raise PixieError(f"access_log_format has {error!r}; it knows {known}") from None
     return settings
 
 
@@ -8272,7 +8759,9 @@ class _Runner:
 
     loading = False  # another runner imports the program: its own run() does nothing
 
-    def __init__(self, application: Pixie, settings: Dict[str, Any]) -> None:
+    def __init__(
+        self, application: Pixie, settings: Dict[str, Any], tls: Any = None
+    ) -> None:
         self._application = application
         self._settings = settings
         names = ServerOptions._fields
@@ -8280,7 +8769,7 @@ class _Runner:
         self._server = Server(application.handle, options)
         self._stop: asyncio.Event
         self._signals = 0
-        self._tls: Any = None
+        self._tls = tls
 
     def run(self) -> None:
         """Start, serve, stop."""
@@ -8315,11 +8804,16 @@ class _Runner:
         return self._settings["certfile"], self._settings["keyfile"] or None
 
     def _bind(self) -> List[socket.socket]:
-        host, port, path = (self._settings[name] for name in ("host", "port", "uds"))
+        settings = self._settings
+        host, port, path, fd = (settings[key] for key in ("host", "port", "uds", "fd"))
         try:
-            return [bind_unix(path)] if path else bind(host, port)
+            if fd >= 0:
+                return [inherit(fd)]
+            if path:
+                return [bind_unix(path, settings["uds_mode"])]
+            return bind(host, port)
         except OSError as error:
-            where = path or f"{host}:{port}"
+            where = f"descriptor {fd}" if fd >= 0 else path or f"{host}:{port}"
             raise PixieError(f"can't listen on {where}: {error.strerror}") from None
 
     def _make_pool(self, program: Program) -> Optional[Pool]:
@@ -8377,7 +8871,7 @@ class _Runner:
 
     def _on_hangup(self) -> None:
         """Read the certificate again; keep the old one if the new one is no good."""
-        if self._tls is not None:
+        if self._settings["certfile"]:
             try:
                 load_certificate(self._tls, *self._certificate())
             except PixieError as error:
@@ -8404,11 +8898,15 @@ class _Runner:
         loop: asyncio.AbstractEventLoop,
     ) -> None:
         host = self._settings["host"] or "localhost"
+        name = sockets[0].getsockname()
+        if self._settings["fd"] >= 0 and not isinstance(name, str):
+            host = name[0]
         host = f"[{host}]" if ":" in host else host
         scheme = "http" if self._tls is None else "https"
-        address = f"{scheme}://{host}:{sockets[0].getsockname()[1]}"
-        if self._settings["uds"]:
-            address = f"{scheme} over {self._settings['uds']}"
+        if isinstance(name, str):
+            address = f"{scheme} over {name}"
+        else:
+            address = f"{scheme}://{host}:{name[1]}"
         kind = type(loop).__module__.partition(".")[0]
         workers = f"{pool.size} workers" if pool is not None else "no workers"
         python = ".".join(map(str, sys.version_info[:3]))
@@ -8441,9 +8939,14 @@ class Pixie(Application):
         debug: Optional[bool] = None,
         loop: Optional[str] = None,
         uds: Optional[str] = None,
+        uds_mode: Optional[int] = None,
+        fd: Optional[int] = None,
         certfile: Optional[str] = None,
         keyfile: Optional[str] = None,
+        ssl_context: Any = None,
+        trusted_proxies: Optional[Iterable[str]] = None,
         access_log: Optional[bool] = None,
+        access_log_format: Optional[str] = None,
         **limits: float,
     ) -> None:
         """Serve until SIGINT or SIGTERM; both let running requests end.
@@ -8456,13 +8959,17 @@ class Pixie(Application):
             threads: how many `thread` routes run at once; 40 by default.
             debug: show tracebacks in error pages.
             loop: "uvloop" or "asyncio"; uvloop by default, where it is installed.
-            uds: the path of a Unix socket to listen on, instead of host and port.
+            uds, uds_mode: the path of a Unix socket to listen on, instead of host and
+                port, and its permissions; 0o660 by default, "660" as text.
+            fd: a bound socket to listen on that this process was started with.
             certfile, keyfile: the certificate chain and its key, PEM: serve HTTPS. They
                 are read again on SIGHUP.
+            ssl_context: an ssl.SSLContext of your own instead.
+            trusted_proxies: addresses and networks, or "unix", whose X-Forwarded-For,
+                -Proto, -Host and Forwarded are believed.
             access_log: log each request.
-            limits: drain_seconds, keep_alive_seconds, head_seconds, body_idle_seconds,
-                send_idle_seconds, max_request_line_bytes, max_header_line_bytes,
-                max_headers, max_head_bytes.
+            access_log_format: with %(name)s for the items of `AccessRecord`.
+            limits: the other fields of `ServerOptions`.
 
         Raises:
             SystemExit: 1, after one line that says why, when it can't start.
@@ -8473,9 +8980,10 @@ class Pixie(Application):
         if _Runner.loading:
             self._kept = given
             return
+        given = {**self._kept, **given}
         try:
-            settings = read_settings({**self._kept, **given}, os.environ)
-            _Runner(self, settings).run()
+            tls = given.pop("ssl_context", None)
+            _Runner(self, read_settings(given, os.environ), tls).run()
         except (PixieError, OSError) as error:
             print(f"pixie_web: {error}", file=sys.stderr)
             raise SystemExit(1) from None
@@ -8562,7 +9070,9 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     parser.add_argument("command", nargs="?", help="routes or check; else serve")
     parser.add_argument("target", help="module:name, module or file.py")
     for name, default in DEFAULT_SETTINGS.items():
+        # Others are turned into their kind with the variables of the environment.
         kind = _flag if isinstance(default, bool) else type(default)
+        kind = str if kind is tuple or name == "uds_mode" else kind
         parser.add_argument(f"--{name.replace('_', '-')}", type=kind, metavar="VALUE")
     parser.add_argument("--version", action="version", version=__version__)
     parsed = vars(parser.parse_args(arguments))

@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, Dict, List
+from typing import Any, Dict, List, Tuple
 
 import pytest
 from support import (
@@ -272,8 +272,14 @@ def test_an_argument_wins_over_a_variable_and_that_over_the_default() -> None:
 
 @pytest.mark.parametrize("name", DEFAULT_SETTINGS)
 def test_every_setting_has_a_variable(name: str) -> None:
-    texts = {str: ("asyncio", "asyncio"), int: ("7", 7), float: ("7.5", 7.5)}
-    text, value = texts.get(type(DEFAULT_SETTINGS[name]), ("on", True))
+    texts: Dict[type, Tuple[str, Any]] = {
+        str: ("asyncio", "asyncio"),
+        int: ("7", 7),
+        float: ("7.5", 7.5),
+        bool: ("on", True),
+        tuple: ("10.0.0.0/8, unix", ("10.0.0.0/8", "unix")),
+    }
+    text, value = texts[type(DEFAULT_SETTINGS[name])]
     assert read_settings({}, {f"PIXIE_{name.upper()}": text})[name] == value
 
 
@@ -305,6 +311,13 @@ def test_yes_or_no(text: str, value: bool) -> None:
         ({"port": [1]}, {}, r"port is a whole number, got \[1\]"),
         ({"workers": -2}, {}, "workers is from -1 to 10000, got -2"),
         ({"debug": 5}, {}, "debug is yes or no, got 5"),
+        ({"uds_mode": "rw-rw----"}, {}, "uds_mode is a whole number, got 'rw-rw----'"),
+        ({}, {"UDS_MODE": "1777"}, "uds_mode is from 0 to 511, got 1023"),
+        ({"fd": -2}, {}, "fd is from -1 to inf, got -2"),
+        ({"max_pipelined_requests": 0}, {}, "max_pipelined_requests is from 1 to inf"),
+        ({"access_log_format": "%(ip)s"}, {}, r"has KeyError\('ip'\); it knows client"),
+        ({}, {"ACCESS_LOG_FORMAT": "%(client)d"}, "access_log_format has TypeError"),
+        ({}, {"ACCESS_LOG_FORMAT": "100%"}, "access_log_format has ValueError"),
         ({"prot": 80}, {}, r"run\(\) has no argument 'prot'; it takes host, port, "),
     ],
 )
@@ -320,6 +333,8 @@ def test_numbers_may_be_given_as_text_or_as_another_kind_of_number() -> None:
     settings = read_settings({"port": "80", "head_seconds": 5, "debug": "no"}, {})
     assert settings["port"] == 80
     assert settings["head_seconds"] == 5.0
+    for mode in (0o600, "600", "0o600"):
+        assert read_settings({"uds_mode": mode}, {})["uds_mode"] == 0o600
     assert settings["debug"] is False
 
 
@@ -334,16 +349,6 @@ def test_the_arguments_of_run_win_over_variables() -> None:
     with serve(program, port=1, access_log="yes") as server:
         assert server.get("/").text == "sync"
     assert "GET /" not in server.log
-
-
-def test_the_access_log_tells_of_each_request() -> None:
-    with serve(SEED) as server:
-        server.get("/?a=b")
-        line = server.wait_for_log('"GET /?a=b HTTP/1.1" 200 46 ')
-        server.get("/cpu")
-        pooled = server.wait_for_log('"GET /cpu HTTP/1.1" 200 58 ')
-    assert re.search(r"INFO 127\.0\.0\.1 .* \d+\.\dms sync$", line.strip())
-    assert re.search(r" \d+\.\dms pool q=\d+\.\dms$", pooled.strip())
 
 
 def test_a_program_that_has_set_up_logging_keeps_it() -> None:

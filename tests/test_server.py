@@ -939,24 +939,61 @@ def test_an_address_that_is_not_this_machines_is_one_clear_line(
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.parametrize("loop", LOOPS)
-def test_running_out_of_descriptors_does_not_spin(loop: str) -> None:
+@pytest.mark.parametrize("most", [0, 1000])
+def test_running_out_of_connections_or_descriptors_does_not_spin(
+    loop: str, most: int
+) -> None:
     limit = "import resource\nresource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))\n"
-    program = limit + PROGRAM
-    with serve(program, loop=loop) as server:
+    with serve(limit + PROGRAM, loop=loop, max_connections=most) as server:
+        server.get("/pool/text")
+        before = descriptors(server)
         with ExitStack() as stack:
             for _ in range(200):
                 stack.enter_context(server.connect())
-            wait_for(lambda: descriptors(server) >= 60, "the descriptors run out")
+            full = before + 31 if most == 0 else 60
+            wait_for(lambda: descriptors(server) >= full, "no more are accepted")
             wall, cpu = time.monotonic(), cpu_seconds(server.pid)
             wait_for(lambda: time.monotonic() > wall + 1.5, "time passes")
             cpu = cpu_seconds(server.pid) - cpu
             assert cpu < (time.monotonic() - wall) / 4
             assert len(server.log) < 20_000
+            assert descriptors(server) <= max(full + 1, 64)
+        assert wait_for(lambda: can_be_asked(server), "connections are accepted again")
+    assert ("can't accept" in server.log) == (most == 1000)
 
-        def serves() -> bool:
-            try:
-                return server.get("/pool/text").status == 200
-            except OSError:
-                return False
 
-        wait_for(serves, "connections are accepted again")
+def can_be_asked(server: Server) -> bool:
+    try:
+        return server.get("/pool/text").status == 200
+    except OSError:
+        return False
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_an_idle_connection_makes_room_for_a_new_one(loop: str) -> None:
+    with serve(PROGRAM, loop=loop, max_connections=3) as server, ExitStack() as stack:
+        busy, first, second = (stack.enter_context(server.connect()) for _ in range(3))
+        for one in (first, second):
+            one.sendall(request("/sync/text"))
+            assert read_answer(one).status == 200
+        busy.sendall(request("/asnc/wait/go"))
+        cwd = Path(os.readlink(f"/proc/{server.pid}/cwd"))
+        wait_for((cwd / "in-asnc").exists, "its handler runs")
+        assert server.get("/sync/text").text == "text"  # in the place of the first
+        assert first.recv(1) == b""
+        second.sendall(request("/sync/text"))
+        assert read_answer(second).status == 200
+        (cwd / "go").touch()
+        assert read_answer(busy).text == "done"
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_at_the_limit_the_next_one_waits_for_its_turn(loop: str) -> None:
+    with serve(PROGRAM, loop=loop, max_connections=1) as server:
+        cwd = Path(os.readlink(f"/proc/{server.pid}/cwd"))
+        with waiting(server, "/asnc/wait/go") as one, server.connect() as next_one:
+            wait_for((cwd / "in-asnc").exists, "its handler runs")
+            next_one.sendall(request("/sync/text"))
+            (cwd / "go").touch()
+            assert read_answer(one).text == "done"
+            assert read_answer(next_one).text == "text"
