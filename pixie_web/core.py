@@ -5715,10 +5715,13 @@ class Zygote:
             pass  # main is gone; the next receive says so
 
 
-def fork_zygote(program: Program) -> Tuple[socket.socket, int]:
+def fork_zygote(
+    program: Program, unwanted: Sequence[int] = ()
+) -> Tuple[socket.socket, int]:
     """Fork the zygote; return main's end of its socket, and its pid.
 
-    To be called while this process has one thread and no event loop.
+    To be called while this process has one thread and no event loop. It closes the
+    descriptors in `unwanted`: a listener would outlive main in it.
     """
     import gc
 
@@ -5734,6 +5737,8 @@ def fork_zygote(program: Program) -> Tuple[socket.socket, int]:
         try:
             os.setpgid(0, 0)
             control.close()
+            for descriptor in unwanted:
+                os.close(descriptor)
             Zygote(remote, program).serve()
             code = 0
         finally:
@@ -6067,9 +6072,9 @@ class Pool:
 
     # Life.
 
-    def fork(self) -> None:
+    def fork(self, unwanted: Sequence[int] = ()) -> None:
         """Fork the zygote; before there is a loop or a thread."""
-        self._control, self._zygote_pid = fork_zygote(self._program)
+        self._control, self._zygote_pid = fork_zygote(self._program, unwanted)
 
     async def start(self) -> None:
         """Start the workers; jobs that come before they are ready wait for them."""
@@ -8826,7 +8831,8 @@ class _Runner:
             log.warning("pool routes run in threads of the main process: %s", why)
             return None
         pool = Pool(program, cpu_count() if workers < 0 else workers)
-        pool.fork()
+        inherited = self._settings["fd"]
+        pool.fork([inherited] if inherited >= 0 else [])
         return pool
 
     def _new_loop(self) -> asyncio.AbstractEventLoop:
