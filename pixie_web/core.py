@@ -7821,15 +7821,16 @@ class Connection(asyncio.Protocol):
         The transport alone can't tell. The kernel takes more from it only when a third
         of its own buffer is free; that may be megabytes, and minutes of a slow client.
         """
-        count = self.transport.get_write_buffer_size()
+        count = 0
         try:
             import fcntl
             import termios
 
+            count = self.transport.get_write_buffer_size()
             one = self.transport.get_extra_info("socket")
             found = fcntl.ioctl(one.fileno(), termios.TIOCOUTQ, bytes(4))
         except (AttributeError, ImportError, OSError, ValueError):
-            return count  # a system that does not tell, or a socket closed by now
+            return count  # a system that does not tell, or a connection that is lost
         return count + int(struct.unpack("i", found)[0])
 
     def _close(self) -> None:
