@@ -7940,6 +7940,7 @@ class Connection(asyncio.Protocol):
 
     def _wake_body(self) -> None:
         waiter, self._body_waiter = self._body_waiter, None
+        self.deadline = float("inf")  # until whoever reads asks for more
         if waiter is not None and not waiter.done():
             waiter.set_result(None)
 
