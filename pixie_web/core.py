@@ -7800,7 +7800,7 @@ class Connection(asyncio.Protocol):
             if self._unsent_bytes - self._count_unsent() >= max(1, least):
                 self._expect_progress()
             else:
-                self.transport.abort()
+                self._reset()
         elif self._body_waiter is not None:
             waiter, self._body_waiter = self._body_waiter, None
             if not waiter.done():
@@ -8168,6 +8168,8 @@ class Connection(asyncio.Protocol):
             raise ClientDisconnected(f"the body broke off: {error.text}") from None
         except Exception:
             if length is None and not head.chunked:
+                # RFC 9112 section 8: of a body that only the end of the connection
+                # delimits, a client takes an orderly end for the whole.
                 self._reset()
             raise
         finally:
@@ -8175,13 +8177,17 @@ class Connection(asyncio.Protocol):
             await chunks.aclose()
 
     def _reset(self) -> None:
-        # RFC 9112 section 8: of a body that only the end of the connection delimits, a
-        # client takes an orderly end for the whole.
-        if not self.transport.is_closing():
-            linger = struct.pack("ii", 1, 0)
-            connection = self.transport.get_extra_info("socket")
-            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
-            self.transport.abort()
+        """End the connection by a reset: what waits in the kernel is dropped as well.
+
+        SECURITY: after a mere abort() the kernel would keep it, megabytes, for as long
+        as a client that does not read says that it lives.
+        """
+        one = self.transport.get_extra_info("socket")
+        try:
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        except (AttributeError, OSError):
+            pass  # it has ended by itself
+        self.transport.abort()
 
     def _cancel_task(self) -> None:
         if self._task is not None:

@@ -787,11 +787,17 @@ def test_a_client_that_does_not_read_is_cut_off_and_costs_little(loop: str) -> N
         server.get("/pool/text")
         before, resident = descriptors(server), resident_bytes(server.pid)
         with ExitStack() as stack:
+            connections = []
             for target in targets:
                 one = stack.enter_context(server.connect(receive_buffer_bytes=4096))
                 one.sendall(request(target))
+                connections.append(one)
             wait_for(lambda: descriptors(server) >= before + len(targets), "all run")
             wait_for(lambda: descriptors(server) <= before, "all are cut off")
+            for one in connections:  # also from what the kernel held for it
+                with pytest.raises(ConnectionResetError):
+                    while one.recv(65_536):
+                        pass
             assert resident_bytes(server.pid) - resident < 24_000_000
             assert server.get("/pool/text").text == "text"
     assert "Traceback" not in server.log
