@@ -51,8 +51,8 @@ def stream(env):
     for number in range(20):
         yield f"{number} "
 
-@route("/endless", RouteType.stream)
-def endless(env):
+@route("/endless", RouteType.asnc)
+async def endless(env):
     while True:
         yield b"x" * 50_000
 
@@ -100,8 +100,8 @@ def request(method: str, target: str, body: bytes = b"", *lines: str) -> bytes:
 class Soak:
     """The clients, what they counted, and what was wrong."""
 
-    def __init__(self, port: int, until: float) -> None:
-        self.port, self.until = port, until
+    def __init__(self, port: int, pid: int, until: float) -> None:
+        self.port, self.pid, self.until = port, pid, until
         self.counts: Counter[str] = Counter()
         self.wrong: List[str] = []
         self.random = random.Random(7)
@@ -109,11 +109,11 @@ class Soak:
     async def forever(self, client: Callable[[], Awaitable[None]]) -> None:
         while time.monotonic() < self.until:
             try:
-                await asyncio.wait_for(client(), 60)
+                await client()
             except (ConnectionError, asyncio.IncompleteReadError) as error:
                 self.counts[f"{client.__name__}: {type(error).__name__}"] += 1
             except asyncio.TimeoutError:
-                self.wrong.append(f"{client.__name__} hung")
+                self.wrong.append(f"{client.__name__}: an answer took over a minute")
 
     async def connect(self, size: int = 0) -> Tuple[Any, Any]:
         one = socket.socket()
@@ -151,7 +151,7 @@ class Soak:
             for _ in range(self.random.randrange(1, 50)):
                 sent, status, expected = self.valid_request()
                 writer.write(sent)
-                got_status, got = await read_answer(reader)
+                got_status, got = await asyncio.wait_for(read_answer(reader), 60)
                 self.counts[f"valid {status}"] += 1
                 same = expected in got if status == 404 else expected == got
                 if got_status != status or not same:
@@ -162,7 +162,7 @@ class Soak:
     async def malformed(self) -> None:
         reader, writer = await self.connect()
         writer.write(self.random.choice(BAD) + request("GET", "/sync/text"))
-        got = await reader.read()
+        got = await asyncio.wait_for(reader.read(), 60)
         self.counts["malformed"] += 1
         if not re.match(rb"HTTP/1\.1 [45]\d\d ", got) or got.endswith(b"text"):
             self.wrong.append(f"malformed: {got[:80]!r}")
@@ -204,7 +204,7 @@ class Soak:
         else:
             if way == 1:  # says that no more will come
                 writer.write_eof()
-            got = await reader.read()
+            got = await asyncio.wait_for(reader.read(), 60)
             if not re.match(rb"HTTP/1\.1 4(00|08) ", got):
                 self.wrong.append(f"half upload: {got[:80]!r}")
         writer.close()
@@ -214,7 +214,13 @@ class Soak:
         clients: List[Tuple[Any, int]] = [(self.valid, 16), (self.malformed, 4)]
         clients += [(self.reset, 4), (self.slow_reader, 20), (self.half_upload, 6)]
         tasks = [self.forever(one) for one, count in clients for _ in range(count)]
-        await asyncio.gather(*tasks)
+        await asyncio.gather(*tasks, self.watch())
+
+    async def watch(self) -> None:
+        """Print the memory of the server once a minute: it may grow, but must stop."""
+        while time.monotonic() < self.until - 1:
+            await asyncio.sleep(min(60.0, self.until - time.monotonic()))
+            print(f"{resident_kb(self.pid)} kB resident", flush=True)
 
 
 async def read_answer(reader: Any) -> Tuple[int, bytes]:
@@ -238,14 +244,17 @@ def ask(port: int, target: str) -> Any:
         return json.load(answer)
 
 
-def measure(process: subprocess.Popen[bytes], port: int) -> Dict[str, int]:
-    status = Path(f"/proc/{process.pid}/status").read_text()
-    found = re.search(r"VmRSS:\s+(\d+) kB", status)
+def resident_kb(pid: int) -> int:
+    found = re.search(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
     assert found is not None
+    return int(found.group(1))
+
+
+def measure(process: subprocess.Popen[bytes], port: int) -> Dict[str, int]:
     return {
         "descriptors": len(os.listdir(f"/proc/{process.pid}/fd")),
         "tasks": ask(port, "/state")["tasks"],
-        "resident kB": int(found.group(1)),
+        "resident kB": resident_kb(process.pid),
     }
 
 
@@ -275,10 +284,10 @@ def soak(minutes: float, loop: str, directory: Path) -> int:
         while not (found := re.search(r":(\d+) ", (directory / "log").read_text())):
             time.sleep(0.05)
         port = int(found.group(1))
-        warm = Soak(port, time.monotonic() + min(20.0, minutes * 6))
+        warm = Soak(port, process.pid, time.monotonic() + min(20.0, minutes * 6))
         asyncio.run(warm.run())
         before = settle(process, port)
-        main = Soak(port, time.monotonic() + minutes * 60)
+        main = Soak(port, process.pid, time.monotonic() + minutes * 60)
         asyncio.run(main.run())
         after = settle(process, port)
     finally:
