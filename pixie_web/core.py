@@ -330,6 +330,28 @@ class RequestTimeout(BaseException):
     """
 
 
+def companion(name: str, feature: str, extra: str) -> types.ModuleType:
+    """Return the module `name` that stands beside this file in the package.
+
+    Args:
+        name: of the module, without its package.
+        feature: what the program asked for, to begin the message with.
+        extra: of the distribution, which installs what the module needs.
+
+    Raises:
+        MissingExtra: what it needs is not installed, or this file was copied alone.
+    """
+    from importlib import import_module
+
+    remedy = f"pip install 'pixie-web[{extra}]'"
+    if not __name__.endswith(".core"):
+        raise MissingExtra(f"{feature} comes with the installed package: {remedy}")
+    try:
+        return import_module(f"{__package__}.{name}")
+    except ImportError as error:
+        raise MissingExtra(f"{feature} needs: {remedy}") from error
+
+
 # ======================================================================================
 # 3. Text
 # ======================================================================================
@@ -1148,6 +1170,8 @@ class RequestReader:
     at the end of input between two requests; inside one that is a ProtocolError. An
     error is final: each further call raises it again.
 
+    A companion may read chunks in another way: its class has `_read_chunk_line` anew.
+
     `max_body_bytes` may be set after each Head, which resets it to None: a chunked body
     that grows beyond it, by the size that a chunk announces, is a ProtocolError 413.
     """
@@ -1271,7 +1295,7 @@ class RequestReader:
         self._step = RequestReader._read_body
         self._after_data = RequestReader._end_message
         if head.content_length is None:
-            self._step = RequestReader._read_chunk_line
+            self._step = type(self)._read_chunk_line
             self._after_data = RequestReader._read_chunk_end
         elif head.content_length == 0:
             self._end_message()
@@ -1316,7 +1340,7 @@ class RequestReader:
         if len(ending) < 2:
             return NEED_DATA
         self._position += 2
-        self._step = RequestReader._read_chunk_line
+        self._step = type(self)._read_chunk_line
         return self._step(self)
 
     def _read_trailers(self) -> WireEvent:
@@ -7442,6 +7466,21 @@ ACCESS_LOG_FORMAT = (
 )
 
 
+def reader_class(parser: str) -> Type[RequestReader]:
+    """Return what makes requests of a connection's bytes: the core's, or a companion's.
+
+    Raises:
+        PixieError: `parser` is neither "pixie" nor "httptools".
+        MissingExtra: it is "httptools", which is not installed.
+    """
+    if parser == "pixie":
+        return RequestReader
+    if parser != "httptools":
+        raise PixieError(f'parser is "pixie" or "httptools", got {parser!r}')
+    module = companion("httptools", 'parser="httptools"', "fast")
+    return cast(Type[RequestReader], module.HttptoolsReader)
+
+
 class ServerOptions(NamedTuple):
     """The bounds of a server; arguments of `run()` under the same names."""
 
@@ -7467,6 +7506,7 @@ class ServerOptions(NamedTuple):
     access_log_format: str = ACCESS_LOG_FORMAT
     trusted_proxies: Tuple[str, ...] = ()
     debug: bool = False
+    parser: str = "pixie"
 
     def reader(self) -> Callable[[], RequestReader]:
         """Return what makes the reader of a connection, with the limits of this."""
@@ -7474,7 +7514,8 @@ class ServerOptions(NamedTuple):
             "max_request_line_bytes max_header_line_bytes max_headers max_head_bytes "
             "max_chunk_line_bytes max_extension_bytes max_trailer_bytes"
         ).split()
-        return partial(RequestReader, **{name: getattr(self, name) for name in names})
+        limits = {name: getattr(self, name) for name in names}
+        return partial(reader_class(self.parser), **limits)
 
 
 class ConnectionBody(BodySource):
@@ -8490,6 +8531,9 @@ class Server:
     Args:
         handle: the application's `handle`.
         options: the bounds.
+
+    Raises:
+        PixieError: there is no such parser.
     """
 
     def __init__(
@@ -9014,6 +9058,7 @@ class Pixie(Application):
         threads: Optional[int] = None,
         debug: Optional[bool] = None,
         loop: Optional[str] = None,
+        parser: Optional[str] = None,
         uds: Optional[str] = None,
         uds_mode: Optional[int] = None,
         fd: Optional[int] = None,
@@ -9035,6 +9080,8 @@ class Pixie(Application):
             threads: how many `thread` routes run at once; 40 by default.
             debug: show tracebacks in error pages.
             loop: "uvloop" or "asyncio"; uvloop by default, where it is installed.
+            parser: "pixie", the default, or "httptools": the same requests, refused and
+                accepted, and quicker where a body comes in many small chunks.
             uds, uds_mode: the path of a Unix socket to listen on, instead of host and
                 port, and its permissions; 0o660 by default, "660" as text.
             fd: a bound socket to listen on that this process was started with.
