@@ -274,6 +274,16 @@ def test_the_lone_file_says_that_the_parser_comes_with_the_package(
     )
 
 
+@needs_httptools
+def test_the_example_of_the_docs_counts_lines(root: Path) -> None:
+    page = (root / "docs" / "parsers.md").read_text("utf-8")
+    example = page.split("```python\n")[1].split("```")[0]
+    with serve(example) as server:
+        lines = iter([b"line\n"] * 100)  # http.client sends each as a chunk
+        answer = server.request("POST", "/lines", lines)  # type: ignore[arg-type]
+    assert answer.text == "100"
+
+
 def test_the_companion_is_imported_only_when_asked_for() -> None:
     program = (
         "import sys, pixie_web.core as core; core.reader_class('pixie'); "
