@@ -44,14 +44,23 @@ class HttptoolsReader(RequestReader):
         # read alone, and, if no other chunk of their body was unusual, nor are they.
         self._chunk_bytes = sys.maxsize
         self._is_plain = True
+        self._tried = False  # since the last bytes came
+
+    def feed(self, data: bytes) -> None:
+        """Take the next bytes of the connection."""
+        super().feed(data)
+        self._tried = False
 
     def _read_chunk_line(self) -> WireEvent:
         before = self._body_bytes
         if before == 0:
             self._is_plain = self._chunk_line[1] >= 16  # as long as a size may be
         expected = MIN_CHUNKS * (self._chunk_bytes + FRAME_BYTES)
-        # Not again for each byte of a line that comes slowly.
-        if self._is_plain and not self._searched and self.buffered >= expected:
+        # SECURITY: not for each chunk of those that waited, nor for each byte of a line
+        # that comes slowly: what llhttp is given costs time by its length.
+        worth_trying = self._is_plain and not self._tried and not self._searched
+        if worth_trying and self.buffered >= expected:
+            self._tried = True
             data = self._read_chunks()
             if data:
                 return data

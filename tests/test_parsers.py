@@ -154,6 +154,40 @@ def test_the_limit_on_a_body_holds_inside_a_run_of_chunks(limit: Any) -> None:
             assert events[1:-1] == ([b"x" * limit] if limit else [])
 
 
+MEAN = {
+    "extensions": b"1;a=b\r\nx\r\n" * 3000,
+    "what llhttp refuses": b"1 ; a\r\nx\r\n" * 3000,
+    "by turns": (run_of(3) + b"1 ; a\r\nx\r\n") * 1000,
+    "one over the limit": run_of(10_001),
+    "a line that comes slowly": run_of(20) + b"1;" + b"a" * 4000,
+}
+
+
+@needs_httptools
+@pytest.mark.parametrize("body", MEAN.values(), ids=MEAN)
+def test_llhttp_is_asked_once_for_what_came_at_once(
+    monkeypatch: pytest.MonkeyPatch, body: bytes
+) -> None:
+    asked: List[int] = []
+    real = httptools.httptools.HttpRequestParser
+
+    def counted(callbacks: Any) -> Any:
+        asked.append(1)
+        return real(callbacks)
+
+    monkeypatch.setattr(httptools.httptools, "HttpRequestParser", counted)
+    for size in (5000, len(CHUNKED + body)):
+        asked.clear()
+        data = CHUNKED + body
+        pieces = [data[i : i + size] for i in range(0, len(data), size)]
+        assert_same(data, pieces, max_body_bytes=10_000)
+        assert len(asked) <= len(pieces)
+    slowly = [CHUNKED + body[:100], *(body[i : i + 1] for i in range(100, 2000))]
+    asked.clear()
+    assert_same(body, slowly)
+    assert len(asked) < 30
+
+
 # Nothing depends on what llhttp says --------------------------------------------------
 
 TRUE = b"".join(encode_chunk(b"%d" % number) for number in range(40)) + LAST
