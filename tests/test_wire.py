@@ -1,8 +1,9 @@
 """Section 5: bytes to events, and heads and chunks to bytes.
 
 Every case is fed whole, byte by byte and cut in two at every place, and must give the
-same events each time. Row numbers group the cases by fault: to 15 the request line, to
-26 headers, to 35 and 45 framing, to 42 bodies, 46 pipelines.
+same events each time, from the core's reader and from the companion's. Row numbers
+group the cases by fault: to 15 the request line, to 26 headers, to 35 and 45 framing,
+to 42 bodies, 46 pipelines.
 """
 
 import base64
@@ -32,6 +33,10 @@ try:
     from hypothesis import strategies as st
 except ImportError:  # the properties at the end need it, the tables do not
     given = None
+try:
+    from pixie_web import httptools
+except ImportError:  # it is an extra
+    httptools = None
 
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n"
 POST = b"POST / HTTP/1.1\r\nHost: a\r\n"
@@ -39,10 +44,27 @@ POST_1_0 = b"POST / HTTP/1.0\r\n"
 CODED = b"Transfer-Encoding: chunked\r\n"
 CHUNKED = POST + CODED + b"\r\n"
 
+Reader = RequestReader  # or the companion's
+
+
+@pytest.fixture(scope="module", autouse=True, params=["pixie", "httptools"])
+def parser(request):
+    """Run the whole file with each reader; llhttp is asked wherever it can be."""
+    global Reader
+    if request.param == "pixie":
+        yield
+        return
+    if httptools is None:
+        pytest.skip("httptools is not installed")
+    usual, httptools.MIN_CHUNKS = httptools.MIN_CHUNKS, 0
+    Reader = httptools.HttptoolsReader
+    yield
+    Reader, httptools.MIN_CHUNKS = RequestReader, usual
+
 
 def events_of(pieces, *, eof=False, **limits):
     """Return what a reader makes of `pieces`: "GET /", b"body", "end", 400."""
-    reader = RequestReader(**limits)
+    reader = Reader(**limits)
     events = []
     for piece in pieces:
         reader.feed(piece)
@@ -519,7 +541,7 @@ def test_limits_on_chunks_and_trailers_hold_to_the_byte(body, status):
 )
 def test_endless_input_byte_by_byte_stops_at_the_limit(start, piece, expected, fed):
     data = start + piece * (70_000 // len(piece))
-    reader = RequestReader()
+    reader = Reader()
     for count in range(1, len(data) + 1):
         reader.feed(data[count - 1 : count])
         event = next_event(reader)
@@ -749,7 +771,7 @@ def test_extensions_may_not_outweigh_the_body():
 def test_a_chunked_body_has_the_limit_that_is_set_after_its_head(limit, last):
     body = b"5\r\nhello\r\n6\r\n world\r\n0\r\n\r\n"
     for pieces in cuts(body):
-        reader = RequestReader()
+        reader = Reader()
         reader.feed(CHUNKED)
         assert reader.next_event().method == "POST"
         reader.max_body_bytes = limit
@@ -761,7 +783,7 @@ def test_a_chunked_body_has_the_limit_that_is_set_after_its_head(limit, last):
 
 
 def test_a_huge_chunk_is_refused_when_it_is_announced():
-    reader = RequestReader()
+    reader = Reader()
     reader.feed(CHUNKED)
     reader.next_event()
     reader.max_body_bytes = 1000
@@ -771,7 +793,7 @@ def test_a_huge_chunk_is_refused_when_it_is_announced():
 
 
 def test_the_body_limit_ends_with_its_request():
-    reader = RequestReader()
+    reader = Reader()
     reader.feed(GET + b"\r\n" + CHUNKED)
     reader.next_event()
     reader.max_body_bytes = 1
@@ -883,7 +905,7 @@ def test_parse_head_takes_one_whole_head_only(raw):
 
 
 def test_an_error_is_final_and_takes_no_more_memory():
-    reader = RequestReader()
+    reader = Reader()
     reader.feed(b"BAD\r\n")
     with pytest.raises(ProtocolError) as first:
         reader.next_event()
@@ -897,7 +919,7 @@ def test_an_error_is_final_and_takes_no_more_memory():
 
 
 def test_a_closed_reader_takes_no_more_memory():
-    reader = RequestReader()
+    reader = Reader()
     reader.feed(GET + b"Connection: close\r\n\r\n" + b"x" * 1000)
     assert isinstance(reader.next_event(), Head)
     reader.feed(b"x" * 1000)
@@ -905,7 +927,7 @@ def test_a_closed_reader_takes_no_more_memory():
 
 
 def test_buffered_counts_what_waits_behind_the_last_event():
-    reader = RequestReader()
+    reader = Reader()
     assert reader.buffered == 0
     reader.feed(GET + b"\r\n" + GET)
     assert isinstance(reader.next_event(), Head)
@@ -917,7 +939,7 @@ def test_buffered_counts_what_waits_behind_the_last_event():
 
 
 def test_a_head_and_body_pieces_are_handed_through_without_a_copy():
-    reader = RequestReader()
+    reader = Reader()
     raw = POST + b"Content-Length: 200000\r\n\r\n"
     reader.feed(raw)
     assert reader.next_event().raw is raw
