@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import os
 import re
@@ -12,7 +13,14 @@ from typing import List
 import pytest
 from support import LOOPS, Server, read_all, read_until, serve, wait_for
 
-from pixie_web.core import SPOOL_BODY_BYTES
+from pixie_web.core import (
+    SPOOL_BODY_BYTES,
+    Connection,
+    Request,
+    Response,
+    ServerOptions,
+)
+from pixie_web.core import Server as CoreServer
 
 PROGRAM = r"""
 import asyncio, hashlib, os, re
@@ -349,6 +357,35 @@ def test_a_body_that_drips_in_is_cut_off(loop: str, target: str) -> None:
             except socket.timeout:
                 pass
     assert got.startswith(b"HTTP/1.1 408 ")
+
+
+def test_bytes_at_the_deadline_do_not_cost_the_answer() -> None:
+    # The sweep comes after the bytes, and before the handler that they have woken.
+    async def handle(request: Request) -> Response:
+        assert request.source is not None
+        while await request.source.read():
+            pass
+        return Response("never")
+
+    async def drip() -> bytes:
+        options = ServerOptions(body_idle_seconds=-1, linger_seconds=-1)
+        server = CoreServer(handle, options)
+        await server.listen([])
+        ours, theirs = socket.socketpair()
+        connection = Connection(server)
+        await server.loop.connect_accepted_socket(lambda: connection, ours)
+        connection.data_received(head("/", "Content-Length: 9"))
+        for _ in range(3):
+            await asyncio.sleep(0)
+            connection.data_received(b"x")
+            server._sweep()
+        await asyncio.sleep(0)
+        server._sweep()
+        await server.close()
+        with theirs:
+            return read_all(theirs)
+
+    assert asyncio.run(drip()).startswith(b"HTTP/1.1 408 ")
 
 
 @pytest.mark.parametrize("loop", LOOPS)
