@@ -1140,10 +1140,13 @@ def parse_head(raw: bytes) -> Head:
     options = _list_of(fields.get("connection", ""))
     persists = version == "1.1" or "keep-alive" in options
     head.keep_alive = persists and "close" not in options
+    head.expects_continue = False
     # RFC 9110 section 10.1.1: HTTP/1.0 has no expectations.
-    head.expects_continue = "expect" in fields and version == "1.1"
-    if head.expects_continue and fields["expect"].lower() != "100-continue":
-        raise ProtocolError(417, "The only expectation known here is 100-continue.")
+    if "expect" in fields and version == "1.1":
+        expected = set(_list_of(fields["expect"])) - {""}
+        if not expected <= {"100-continue"}:
+            raise ProtocolError(417, "The only expectation here is 100-continue.")
+        head.expects_continue = bool(expected)
     return head
 
 

@@ -879,6 +879,8 @@ def test_version_and_options_say_if_it_is_kept(version, connection, expected):
     [
         (b"1.1", b"Expect: 100-continue\r\n", True),
         (b"1.1", b"eXPECT: 100-CONTINUE \r\n", True),
+        (b"1.1", b"Expect: 100-continue\r\nExpect: 100-continue\r\n", True),
+        (b"1.1", b"Expect:\r\n", False),
         (b"1.1", b"", False),
         (b"1.0", b"Expect: 100-continue\r\n", False),
         (b"1.0", b"Expect: something else\r\n", False),
