@@ -8092,14 +8092,15 @@ class Connection(asyncio.Protocol):
         self._started = 0.0
         has_ended = self._discard_body()
         self._body = None
-        if not has_ended:
-            self._close_gently()
-        elif not keep_alive or self.server.closing:
-            self._close()
-        else:
+        if keep_alive and has_ended and not self.server.closing:
             self._answered = True
             loop = self.server.loop
             self.deadline = loop.time() + self.server.options.keep_alive_seconds
+        elif has_ended and (self.server.closing or self.scheme == "https"):
+            self._close()
+        else:
+            # More requests may be on their way, for which TLS has no half-close.
+            self._close_gently()
 
     def _discard_body(self) -> bool:
         """Drop the rest of an unread body; return whether that reached its end."""
