@@ -69,6 +69,10 @@ def moved(env):
 def raises(env):
     return 1 / 0
 
+@route("/wrong", RouteType.sync)
+def wrong(env):
+    return object()
+
 @route("/stream", RouteType.sync)
 def stream(env):
     yield "one "
@@ -237,7 +241,13 @@ def outcomes(
 @pytest.fixture(scope="module", params=LOOPS)
 def server(request: pytest.FixtureRequest) -> Iterator[Server]:
     """Run the program once for each event loop."""
-    with serve(PROGRAM, loop=request.param, workers=0, access_log=False) as one:
+    # Nothing here is about time, and the machine may be slow.
+    patience = dict.fromkeys(
+        ["head_seconds", "body_idle_seconds", "linger_seconds"], 99
+    )
+    with serve(
+        PROGRAM, loop=request.param, workers=0, access_log=False, **patience
+    ) as one:
         yield one
 
 
@@ -528,6 +538,7 @@ KEPT = table(
     (47, "204", request("/none"), [(204, b"")]),
     (47, "304", request("/files/a.txt", "If-None-Match: *"), [(304, b"")]),
     (82, "error", request("/raises"), [(500, None)]),
+    (82, "wrong type", request("/wrong"), [(500, None)]),
     (84, "redirect", request("/moved"), [(303, None)]),
     (84, "two slashes", request("//evil.example/%2e%2e"), [(404, None)]),
     (84, "two slashes and a file", request("//evil.example/files"), [(404, None)]),
