@@ -2372,7 +2372,8 @@ class Request:
         content_type = self.headers.get("content-type") or ""
         media_type = content_type.partition(";")[0].strip().lower()
         if media_type != JSON and not media_type.endswith("+json"):
-            raise HTTPError(415, "Send JSON, with Content-Type: application/json.")
+            text = "Send JSON, with Content-Type: application/json."
+            raise HTTPError(415, text, {"Accept": JSON})
         return load_json(self.body)
 
     @property
@@ -8073,7 +8074,7 @@ class Connection(asyncio.Protocol):
             keep_alive = await self._send(request, response)
         except ProtocolError as error:
             self._request = None
-            self.refuse(error)
+            self.refuse(error, request.method)
             self._log(request, error.status)
             request.close()
             return
@@ -8123,7 +8124,7 @@ class Connection(asyncio.Protocol):
             size += len(event)
         return False
 
-    def refuse(self, error: ProtocolError) -> None:
+    def refuse(self, error: ProtocolError, method: str = "GET") -> None:
         """Answer what is no request, or too much of one, and close."""
         response = error_page(error)
         body = cast(bytes, response.body)
@@ -8131,11 +8132,12 @@ class Connection(asyncio.Protocol):
             error.status,
             response.header_block(),
             version="1.1",
-            method="GET",
+            method=method,
             keep_alive=False,
             content_length=len(body),
             date_line=self.server.date_line(),
         )
+        body = body if head.has_body else b""
         self.transport.write(head.data + body)
         self._sent_bytes = len(body)
         self._close_gently()

@@ -53,9 +53,9 @@ def seen(env, rest):
         "scheme": env.scheme, "cookies": dict(env.cookies), "x": env.header("x"),
     }
 
-@route("/form", RouteType.sync, "POST")
-def form(env):
-    return {name: env.form.getall(name) for name in env.form}
+@route("/json", RouteType.sync, "POST")
+def json(env):
+    return env.json
 
 @route("/none", RouteType.sync, ["GET", "DELETE"])
 def none(env):
@@ -863,6 +863,18 @@ def test_an_error_says_its_type_and_tells_nothing(server: Server) -> None:
         for reply, _ in outcomes(server, request(target) + LAST):
             assert reply.headers["content-type"] == "text/html; charset=utf-8"
             assert secret not in reply.body
+
+
+def test_the_type_that_would_have_been_taken_is_told(server: Server) -> None:
+    sent = request("POST /json", "Content-Type: text/plain", body=b"{}")
+    for reply, _ in outcomes(server, sent + LAST):
+        assert (reply.status, reply.headers["accept"]) == (415, "application/json")
+
+
+def test_a_head_is_refused_without_content_as_well(server: Server) -> None:
+    sent = request("HEAD /", CODING, body=b"no chunk\r\n")
+    for got in outcomes(server, sent + LAST, "HEAD"):
+        assert [(reply.status, reply.body) for reply in got] == [(400, b"")]
 
 
 def test_a_redirect_stays_on_its_host(server: Server) -> None:
