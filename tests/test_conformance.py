@@ -14,12 +14,14 @@ from __future__ import annotations
 import json
 import re
 import socket
-from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Tuple, Union
+from pathlib import Path
+from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Set, Tuple, Union
 
 import pytest
 from support import LOOPS, Server, read_all, serve
 from test_wire import (
     ACCEPTED,
+    AT_THE_LIMIT,
     CHUNKED,
     GET,
     REFUSED_CHUNKS,
@@ -929,3 +931,60 @@ def test_a_handler_sees_what_was_sent(
     for reply, _ in outcomes(server, request(target, *lines) + LAST):
         seen = json.loads(reply.body)
         assert {name: seen[name] for name in expected} == expected
+
+
+# The page -----------------------------------------------------------------------------
+
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "conformance.md"
+
+
+def test_every_test_that_the_page_names_exists() -> None:
+    named = re.findall(r"`tests/(\w+)\.py::(\w+)`", PAGE.read_text(encoding="utf-8"))
+    known: Dict[str, Set[str]] = {}
+    for path in PAGE.parent.parent.glob("tests/test_*.py"):
+        source = path.read_text(encoding="utf-8")
+        known[path.stem] = set(
+            re.findall(r"^ *(?:async )?def (test_\w+)", source, re.M)
+        )
+    assert len(named) > 100
+    assert {
+        f"{file}::{name}" for file, name in named if name not in known[file]
+    } == set()
+
+
+def test_every_row_of_the_page_names_a_test() -> None:
+    text = PAGE.read_text(encoding="utf-8").partition("## Where we are stricter")[0]
+    rows = re.findall(r"^\| (?!section|#|--).*$", text, re.M)
+    assert [row for row in rows if "`tests/" not in row.split(" | ")[-1]] == []
+
+
+TABLES = {
+    "test_a_bad_head_is_refused_and_nothing_after_it_is_read": (
+        REFUSED_REQUEST_LINES + REFUSED_HEADERS
+    ),
+    "test_a_bad_chunk_is_refused_and_ends_the_connection": REFUSED_CHUNKS,
+    "test_a_good_request_is_read_however_it_is_cut": ACCEPTED,
+    "test_limits_on_a_head_hold_to_the_byte": AT_THE_LIMIT,
+    "test_what_is_refused_ends_the_connection": (
+        REFUSED_REQUEST_LINES + REFUSED_HEADERS + ALSO_REFUSED
+    ),
+    "test_a_chunked_body_that_is_refused_ends_the_connection": REFUSED_CHUNKS,
+    "test_what_is_answered_leaves_the_connection_open": KEPT,
+    "test_a_body_that_nobody_reads_is_no_request": UNREAD,
+    "test_nothing_is_answered_after_the_end": ENDED,
+    "test_what_is_cut_short_is_never_taken_for_the_whole": CUT_SHORT,
+    "test_a_handler_sees_what_was_sent": SEEN,
+}
+
+
+def test_every_fault_has_one_row_and_its_cases() -> None:
+    faults = PAGE.read_text(encoding="utf-8").partition("## Faults")[2]
+    rows = re.findall(r"^\| (\d+) \| .*$", faults, re.M)
+    assert [int(row) for row in rows] == [*range(1, 52), *range(79, 85), 86]
+    without = []
+    for number, line in re.findall(r"^\| (\d+) \|(.*)$", faults, re.M):
+        for name in re.findall(r"::(\w+)", line):
+            cases = [str(case.id) for case in TABLES.get(name, ())]
+            if cases and not any(case.startswith(f"row{number}-") for case in cases):
+                without.append((number, name))
+    assert without == []
