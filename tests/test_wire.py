@@ -857,6 +857,7 @@ def test_a_url_as_target_overrules_the_host_header():
         (b"1.1", b"Connection: Upgrade, close\r\n", False),
         (b"1.1", b"Connection: Upgrade\r\nConnection:close\r\n", False),
         (b"1.1", b"Connection: keep-alive, close\r\n", False),
+        (b"1.1", b"Connection: ,, close ,\r\n", False),
         (b"1.1", b"Connection: closed\r\n", True),
         (b"1.1", b"Connection: upgrade\r\n", True),
         (b"1.1", b"Connection:\r\n", True),
