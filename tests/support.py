@@ -27,7 +27,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Union
 
 PATIENCE_SECONDS = 30.0  # for a busy machine; nothing waits that long on a free one
-BANNER = re.compile(r"pixie_web .* on http://[\w.\[\]:-]+:(\d+)")
+BANNER = re.compile(r"pixie_web .* on https?://[\w.\[\]:-]+:(\d+)")
 LOOPS = ["asyncio"] + ["uvloop"] * (importlib.util.find_spec("uvloop") is not None)
 # What a server never writes, whatever its handlers and clients do.
 COMPLAINTS = re.compile(
