@@ -7900,10 +7900,13 @@ class Connection(asyncio.Protocol):
         if self.transport.is_closing() or self._writable is not None:
             options = self.server.options
             least = options.min_bytes_per_second * options.send_idle_seconds
-            if self._unsent_bytes - self._count_unsent() >= max(1, least):
+            unsent = self._count_unsent()
+            if self._unsent_bytes - unsent >= max(1, least):
                 self._expect_progress()
-            else:
+            elif unsent:
                 self._reset()
+            else:
+                self.transport.abort()
         elif self._body_waiter is not None:
             waiter, self._body_waiter = self._body_waiter, None
             if not waiter.done():
@@ -7938,8 +7941,16 @@ class Connection(asyncio.Protocol):
 
     def _close(self) -> None:
         """Close as soon as the client has taken all that waits for it."""
+        if self.transport.is_closing():
+            return  # closed twice, a TLS transport of asyncio can't be aborted
+        has_all = not self._count_unsent()
         self.transport.close()
         self._expect_progress()
+        if has_all:
+            # It need not answer the close_notify of TLS (RFC 8446 section 6.1), and
+            # while a connection is idle browsers do not.
+            options = self.server.options
+            self.deadline = self.server.loop.time() + options.linger_seconds
 
     @property
     def _ending(self) -> bool:
