@@ -7799,6 +7799,7 @@ class Connection(asyncio.Protocol):
         self._answered = False  # at least once
         self._continuing = False  # more pipelined requests are read in the next turn
         self._unsent_bytes = 0  # when last looked at, for a client that reads slowly
+        self._progress_by = 0.0  # when they have to be fewer
         # For the request at hand.
         self._request: Optional[Request] = None
         self._body: Optional[ConnectionBody] = None
@@ -7901,12 +7902,16 @@ class Connection(asyncio.Protocol):
             options = self.server.options
             least = options.min_bytes_per_second * options.send_idle_seconds
             unsent = self._count_unsent()
-            if self._unsent_bytes - unsent >= max(1, least):
-                self._expect_progress()
-            elif unsent:
-                self._reset()
-            else:
+            if not unsent and self.transport.is_closing():
+                # A client need not answer the close_notify of TLS (RFC 8446 section
+                # 6.1), and while a connection is idle browsers do not.
                 self.transport.abort()
+            elif self.server.loop.time() < self._progress_by:
+                self._look_again()
+            elif self._unsent_bytes - unsent >= max(1, least):
+                self._expect_progress()
+            else:
+                self._reset()
         elif self._body_waiter is not None:
             waiter, self._body_waiter = self._body_waiter, None
             if not waiter.done():
@@ -7919,7 +7924,10 @@ class Connection(asyncio.Protocol):
     def _expect_progress(self) -> None:
         """Cut the connection off if the client takes too little of what waits."""
         self._unsent_bytes = self._count_unsent()
-        self.deadline = self.server.loop.time() + self.server.options.send_idle_seconds
+        self._progress_by = (
+            self.server.loop.time() + self.server.options.send_idle_seconds
+        )
+        self.deadline = self._progress_by
 
     def _count_unsent(self) -> int:
         """Return how many bytes the client has not acknowledged.
@@ -7943,14 +7951,14 @@ class Connection(asyncio.Protocol):
         """Close as soon as the client has taken all that waits for it."""
         if self.transport.is_closing():
             return  # closed twice, a TLS transport of asyncio can't be aborted
-        has_all = not self._count_unsent()
         self.transport.close()
         self._expect_progress()
-        if has_all:
-            # It need not answer the close_notify of TLS (RFC 8446 section 6.1), and
-            # while a connection is idle browsers do not.
-            options = self.server.options
-            self.deadline = self.server.loop.time() + options.linger_seconds
+        self._look_again()
+
+    def _look_again(self) -> None:
+        """Set a deadline for the client to say that it has taken all."""
+        soon = self.server.loop.time() + self.server.options.linger_seconds
+        self.deadline = min(soon, self._progress_by)
 
     @property
     def _ending(self) -> bool:
