@@ -7797,6 +7797,7 @@ class Connection(asyncio.Protocol):
         self._eof = False
         self._lingering = False
         self._answered = False  # at least once
+        self._closed = False
         self._continuing = False  # more pipelined requests are read in the next turn
         self._unsent_bytes = 0  # when last looked at, for a client that reads slowly
         self._progress_by = 0.0  # when they have to be fewer
@@ -7949,8 +7950,9 @@ class Connection(asyncio.Protocol):
 
     def _close(self) -> None:
         """Close as soon as the client has taken all that waits for it."""
-        if self.transport.is_closing():
+        if self._closed:
             return  # closed twice, a TLS transport of asyncio can't be aborted
+        self._closed = True
         self.transport.close()
         self._expect_progress()
         self._look_again()
