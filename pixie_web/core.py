@@ -7899,11 +7899,12 @@ class Connection(asyncio.Protocol):
     def out_of_time(self) -> None:
         """The deadline has passed: of an idle connection, a head, a body, or a send."""
         self.deadline = float("inf")
-        if self.transport.is_closing() or self._writable is not None:
+        closing = self._closed or self.transport.is_closing()  # 3.8 forgets, over TLS
+        if closing or self._writable is not None:
             options = self.server.options
             least = options.min_bytes_per_second * options.send_idle_seconds
             unsent = self._count_unsent()
-            if not unsent and self.transport.is_closing():
+            if closing and not unsent:
                 # A client need not answer the close_notify of TLS (RFC 8446 section
                 # 6.1), and while a connection is idle browsers do not.
                 self.transport.abort()
@@ -7964,7 +7965,7 @@ class Connection(asyncio.Protocol):
 
     @property
     def _ending(self) -> bool:
-        return self._lingering or self.transport.is_closing()
+        return self._lingering or self._closed or self.transport.is_closing()
 
     # Reading requests.
 

@@ -226,7 +226,9 @@ class Aiohttp(Client):
 
     def __init__(self, url: str, directory: Path) -> None:
         super().__init__(url, directory)
-        self.aiohttp = pytest.importorskip("aiohttp", "3.11")  # older ones leave TLS open
+        self.aiohttp = pytest.importorskip(
+            "aiohttp", "3.11"
+        )  # older ones leave TLS open
         self.leaves = (LeftError, self.aiohttp.ClientError)
         self.loop = asyncio.new_event_loop()
         self.threads = ThreadPoolExecutor(1)
