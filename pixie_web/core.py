@@ -7944,6 +7944,7 @@ class Connection(asyncio.Protocol):
 
             count = self.transport.get_write_buffer_size()
             one = self.transport.get_extra_info("socket")
+            one.getpeername()  # after a reset nothing is acknowledged any more
             found = fcntl.ioctl(one.fileno(), termios.TIOCOUTQ, bytes(4))
         except (AttributeError, ImportError, OSError, ValueError):
             return count  # a system that does not tell, or a connection that is lost
