@@ -7801,8 +7801,10 @@ class Connection(asyncio.Protocol):
         self._eof = False
         self._lingering = False
         self._answered = False  # at least once
+        self._closed = False
         self._continuing = False  # more pipelined requests are read in the next turn
         self._unsent_bytes = 0  # when last looked at, for a client that reads slowly
+        self._progress_by = 0.0  # when they have to be fewer
         # For the request at hand.
         self._request: Optional[Request] = None
         self._body: Optional[ConnectionBody] = None
@@ -7901,10 +7903,18 @@ class Connection(asyncio.Protocol):
     def out_of_time(self) -> None:
         """The deadline has passed: of an idle connection, a head, a body, or a send."""
         self.deadline = float("inf")
-        if self.transport.is_closing() or self._writable is not None:
+        closing = self._closed or self.transport.is_closing()  # 3.8 forgets, over TLS
+        if closing or self._writable is not None:
             options = self.server.options
             least = options.min_bytes_per_second * options.send_idle_seconds
-            if self._unsent_bytes - self._count_unsent() >= max(1, least):
+            unsent = self._count_unsent()
+            if closing and not unsent:
+                # A client need not answer the close_notify of TLS (RFC 8446 section
+                # 6.1), and while a connection is idle browsers do not.
+                self.transport.abort()
+            elif self.server.loop.time() < self._progress_by:
+                self._look_again()
+            elif self._unsent_bytes - unsent >= max(1, least):
                 self._expect_progress()
             else:
                 self._reset()
@@ -7920,7 +7930,10 @@ class Connection(asyncio.Protocol):
     def _expect_progress(self) -> None:
         """Cut the connection off if the client takes too little of what waits."""
         self._unsent_bytes = self._count_unsent()
-        self.deadline = self.server.loop.time() + self.server.options.send_idle_seconds
+        self._progress_by = (
+            self.server.loop.time() + self.server.options.send_idle_seconds
+        )
+        self.deadline = self._progress_by
 
     def _count_unsent(self) -> int:
         """Return how many bytes the client has not acknowledged.
@@ -7935,6 +7948,7 @@ class Connection(asyncio.Protocol):
 
             count = self.transport.get_write_buffer_size()
             one = self.transport.get_extra_info("socket")
+            one.getpeername()  # after a reset nothing is acknowledged any more
             found = fcntl.ioctl(one.fileno(), termios.TIOCOUTQ, bytes(4))
         except (AttributeError, ImportError, OSError, ValueError):
             return count  # a system that does not tell, or a connection that is lost
@@ -7942,12 +7956,21 @@ class Connection(asyncio.Protocol):
 
     def _close(self) -> None:
         """Close as soon as the client has taken all that waits for it."""
+        if self._closed:
+            return  # closed twice, a TLS transport of asyncio can't be aborted
+        self._closed = True
         self.transport.close()
         self._expect_progress()
+        self._look_again()
+
+    def _look_again(self) -> None:
+        """Set a deadline for the client to say that it has taken all."""
+        soon = self.server.loop.time() + self.server.options.linger_seconds
+        self.deadline = min(soon, self._progress_by)
 
     @property
     def _ending(self) -> bool:
-        return self._lingering or self.transport.is_closing()
+        return self._lingering or self._closed or self.transport.is_closing()
 
     # Reading requests.
 

@@ -116,6 +116,7 @@ class Browser:
         options.binary_location = find_chromium() or ""
         for flag in [*CHROMIUM_FLAGS, f"--user-data-dir={profile}"]:
             options.add_argument(flag)
+        options.set_capability("acceptInsecureCerts", True)  # those of the tests
         options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
         driver = shutil.which("chromedriver")
         self.chrome: Chrome = webdriver.Chrome(

@@ -187,6 +187,31 @@ def test_half_a_handshake_is_given_up_and_holds_nobody_up(
     assert "Traceback" not in program.log
 
 
+@pytest.mark.parametrize("loop", LOOPS)
+def test_nobody_waits_for_the_close_notify_of_an_idle_client(
+    loop: str, tmp_path: Path, root: Path
+) -> None:
+    program = Program(
+        tmp_path,
+        root,
+        certfile=str(CERTIFICATE),
+        loop=loop,
+        linger_seconds="0.1",
+        send_idle_seconds="600",
+        drain_seconds="600",
+    )
+    trust = ssl.create_default_context(cafile=str(CERTIFICATE))
+    kept = http.client.HTTPSConnection("localhost", program.port, context=trust)
+    try:
+        kept.request("GET", "/scheme")
+        assert kept.getresponse().read() == b"https"
+        program.process.terminate()
+        program.process.wait(25)  # asyncio by itself would wait for 30 s or for ever
+    finally:
+        assert program.stop() == 0
+        kept.close()
+
+
 def test_a_context_of_ones_own_is_used(tmp_path: Path, root: Path) -> None:
     own = (
         "import ssl\ncontext = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)\n"
