@@ -7861,6 +7861,7 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Optional[Exception]) -> None:
         """The client has gone, or was sent away."""
         self.server.forget(self)
+        self.transport.close()  # a TLS transport of 3.8 to 3.10 does not know it yet
         self.deadline = float("inf")
         self.disconnect.set()
         if self._body_waiter is not None:

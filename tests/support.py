@@ -138,10 +138,7 @@ class Server:
 
     def complaints(self) -> List[str]:
         """Return the lines of the log that only a bug of the server can write."""
-        lines = [line for line in self.log.splitlines() if COMPLAINTS.search(line)]
-        if sys.version_info < (3, 11):  # its TLS forgets what the client has closed
-            lines = [line for line in lines if "_SSLProtocolTransport" not in line]
-        return lines
+        return [line for line in self.log.splitlines() if COMPLAINTS.search(line)]
 
     def _read(self) -> None:
         assert self.process.stderr is not None
