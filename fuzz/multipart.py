@@ -1,26 +1,20 @@
-"""Fuzz the multipart parser: parts or HTTPError, nothing else, at every split the same.
+"""Fuzz the multipart parser and parse_form().
 
     pip install atheris
     python fuzz/multipart.py [-max_total_time=600] [corpus directory]
 
-The first bytes of the input choose the splits and the limits, the rest is the body.
-Without a corpus, it starts from the bodies below.
+Oracle: parts or HTTPError 400 or 413, nothing else, and the same however the body is
+cut; each part lies where it says in the body; no more is kept than a part head may be
+long; a file's name is a name. The first byte of the input chooses the limits.
 """
 
 from __future__ import annotations
 
 import os
-import sys
-import tempfile
-from pathlib import Path
+import re
 from typing import List, Tuple, Union
 
-import atheris  # type: ignore[import-not-found, unused-ignore]
-
-sys.path[0] = str(Path(__file__).resolve().parent.parent)
-
-with atheris.instrument_imports(include=["pixie_web"]):
-    from pixie_web import core
+from harness import choose, core, cuts, recorded, run
 
 BOUNDARY = "xYz"
 TYPE = f"multipart/form-data; boundary={BOUNDARY}"
@@ -42,6 +36,25 @@ SEEDS = [
     b"\r\n--xYz\r\ncontent-disposition:form-data;name=b;filename*=x\r\n\r\n\r\n--xYz--",
     b"\r\n--xYz--\r\nepilogue",
 ]
+WORDS = [
+    *(
+        b"--xYz",
+        b"\r\n--xYz",
+        b"\r\n--xYz--",
+        b"\r\n",
+        b"\r\n\r\n",
+        b"; ",
+        b'"',
+        b"%22",
+    ),
+    *(
+        b"Content-Disposition: form-data; name=",
+        b'; filename="',
+        b"; filename*=",
+        b"\\",
+    ),
+    *(b"Content-Type: ", b"Content-Transfer-Encoding: base64", b'name="a"', b'\\"'),
+]
 
 Seen = Union[str, List[Tuple[str, object, int, bytes]]]
 
@@ -60,7 +73,7 @@ def parse(pieces: List[bytes], limits: core.FormLimits) -> Seen:
                 else:
                     data += event
             kept = len(parser._rest)
-            assert kept <= limits.max_part_head_bytes + 4 + len(piece)
+            assert kept <= limits.max_part_head_bytes + 3
         parser.close()
     except core.HTTPError as error:
         if error.status not in (400, 413):
@@ -70,14 +83,11 @@ def parse(pieces: List[bytes], limits: core.FormLimits) -> Seen:
 
 
 def check(data: bytes) -> None:
-    choices, body = data[:4].ljust(4, b"\0"), data[4:]
+    choices, body = choose(data)
     limits = LIMITS[choices[0] % 2]
-    step = 1 + choices[1] % 9
-    split = int.from_bytes(choices[2:], "big") % (len(body) + 1)
     whole = parse([body], limits)
-    assert parse([body[:split], body[split:]], limits) == whole
-    steps = [body[i : i + step] for i in range(0, len(body), step)]
-    assert parse(steps, limits) == whole
+    for pieces in cuts(body, choices):
+        assert parse(pieces, limits) == whole
     if isinstance(whole, list):
         for _, _, offset, part in whole:
             assert body[offset : offset + len(part)] == part
@@ -92,14 +102,14 @@ def check(data: bytes) -> None:
         assert os.path.basename(upload.filename) == upload.filename
 
 
-def main() -> None:
-    with tempfile.TemporaryDirectory() as seeds:
-        for number, seed in enumerate(SEEDS):
-            Path(seeds, str(number)).write_bytes(b"\0\0\0\0" + seed)
-        arguments = sys.argv if sys.argv[1:] else [sys.argv[0], "-max_total_time=600"]
-        atheris.Setup([*arguments, seeds], check)
-        atheris.Fuzz()
+def seeds() -> List[bytes]:
+    return SEEDS + [
+        body.replace(found.group(1), BOUNDARY.encode())
+        for body in recorded("python-multipart.json", "body_b64")
+        for found in [re.match(rb"--([^\r]+)\r", body)]
+        if found
+    ]
 
 
 if __name__ == "__main__":
-    main()
+    run(check, seeds(), WORDS)

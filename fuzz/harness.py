@@ -1,0 +1,73 @@
+"""What the harnesses share: the core, instrumented; the ways to cut an input; run()."""
+
+from __future__ import annotations
+
+import base64
+import json
+import sys
+import tempfile
+from pathlib import Path
+from typing import Callable, Iterable, List, Tuple
+
+import atheris  # type: ignore[import-not-found, unused-ignore]
+
+ROOT = Path(__file__).resolve().parent.parent
+# Recorded requests beside the repository: more seeds where they are there.
+DATA = [parent / "shared" / "data" for parent in ROOT.parents]
+sys.path.insert(0, str(ROOT))
+
+with atheris.instrument_imports(include=["pixie_web"]):
+    from pixie_web import core
+
+__all__ = ["choose", "core", "cuts", "recorded", "run"]
+
+OPTIONS = ["-max_total_time=600", "-timeout=10", "-rss_limit_mb=1024", "-max_len=4096"]
+NO_CHOICE = b"\0\0\0\0"
+
+
+def choose(data: bytes) -> Tuple[bytes, bytes]:
+    """Return the four bytes of an input that choose how, and those that say what."""
+    return data[:4].ljust(4, b"\0"), data[4:]
+
+
+def cuts(data: bytes, choices: bytes) -> Iterable[List[bytes]]:
+    """Yield two more ways to feed `data`: cut in two somewhere, and in equal steps."""
+    split = int.from_bytes(choices[2:], "big") % (len(data) + 1)
+    yield [data[:split], data[split:]]
+    step = 1 + choices[1] % 9
+    yield [data[i : i + step] for i in range(0, len(data), step)]
+
+
+def recorded(name: str, field: str) -> List[bytes]:
+    """Return the bytes of each case of a file of recorded ones; none without it."""
+    files = [path / name for path in DATA if (path / name).exists()]
+    cases = [case for f in files for case in json.loads(f.read_text("utf-8"))["cases"]]
+    return [base64.b64decode(case[field]) for case in cases]
+
+
+def run(
+    check: Callable[[bytes], None], seeds: Iterable[bytes], words: Iterable[bytes]
+) -> None:
+    """Fuzz `check` as the command line says; a file there is run alone, once.
+
+    Args:
+        check: raises what is not AssertionError too, for whatever is wrong.
+        seeds: first inputs, without the four bytes that choose.
+        words: the dictionary.
+    """
+    given = [Path(text) for text in sys.argv[1:] if text[0] != "-"]
+    with tempfile.TemporaryDirectory() as directory:
+        corpus = Path(directory, "seeds")
+        corpus.mkdir()
+        for number, seed in enumerate(seeds):
+            Path(corpus, str(number)).write_bytes(NO_CHOICE + seed)
+        escaped = ["".join(f"\\x{byte:02x}" for byte in word) for word in words]
+        dictionary = Path(directory, "words")
+        dictionary.write_text("".join(f'"{word}"\n' for word in escaped))
+        options = [*OPTIONS, f"-dict={dictionary}", *sys.argv[1:]]
+        if not any(path.is_file() for path in given):
+            for path in given:
+                path.mkdir(parents=True, exist_ok=True)
+            options.append(str(corpus))
+        atheris.Setup([sys.argv[0], *options], check)
+        atheris.Fuzz()
