@@ -3496,6 +3496,8 @@ _PYTHON_STRING = (
     r'"(?!"")(?:[^\\"\n]|\\[\s\S])*"|'
     r"'(?!'')(?:[^\\'\n]|\\[\s\S])*'"
 )
+# Python ends a line there, and a template does not: a blank in code, kept in text.
+_LONE_RETURN = expression(r"\r(?!\n)")
 
 
 class Renderable(Protocol):
@@ -3627,7 +3629,8 @@ class _Translator:
         self.position = position
         left = source[source.rfind("\n", 0, position) + 1 : position]
         shift = len(left.encode("utf-8", "surrogatepass")) - len(before)
-        for number, text in enumerate(re.split(r"\r\n?|\n", before + python)):
+        python = _LONE_RETURN.sub(" ", python)
+        for number, text in enumerate(re.split(r"\r?\n", before + python)):
             self.code.append(text)
             self.origin.append((self.line + number, 0 if number else shift))
 
@@ -3672,7 +3675,8 @@ class _Translator:
         for found in self.inline.finditer(self.source, start, stop):
             if start < found.start():
                 self.pieces.append((False, self.source[start : found.start()], start))
-            self.pieces.append((True, found.group(1), found.start(1)))
+            code = _LONE_RETURN.sub(" ", found.group(1))
+            self.pieces.append((True, code, found.start(1)))
             start = found.end()
         if start < stop:
             self.pieces.append((False, self.source[start:stop], start))
@@ -3844,6 +3848,12 @@ def _compile_template(source: str, filename: str, syntax: str) -> _TemplateCode:
     except _COMPILE_ERRORS as error:
         if isinstance(error, SyntaxError):
             error.lineno = origin[min(error.lineno or 1, len(origin)) - 1][0]
+            # "expected an indented block after 'if' statement on line 8"
+            error.msg = re.sub(
+                r"(?<= on line )\d+",
+                lambda found: str(origin[int(found.group()) - 1][0]),
+                error.msg,
+            )
         raise _template_error(filename, source, 1, error) from None
     nodes = list(_walk(tree))
     _relocate(nodes, origin)

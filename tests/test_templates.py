@@ -246,6 +246,9 @@ WRONG = {
     "in a code block": ("<%\na = 1\nb = = 2\n%>", 3, "b = = 2"),
     "after a string over lines": ("% x = '''\n'''\n% 1 1", 3, "% 1 1"),
     "else without if": ("a\n% else:\nb", 2, "% else:"),
+    "a lone return in code": ("% a\rb", 1, "% a\rb"),
+    "after a lone return": ("% a = (1\r)\n% b)", 2, "% b)"),
+    "in a value of two lines to Python": ("{{(1\r2)}}", 1, "{{(1\r2)}}"),
 }
 
 
@@ -259,6 +262,13 @@ def test_a_wrong_template_names_its_line(source: str, line: int, shown: str) -> 
     assert any(first.startswith(f"page.tpl:{n}: ") for n in lines), first
     assert second == f"    {shown}"
     assert caught.value.__cause__ is None
+
+
+def test_a_line_that_pythons_message_names_is_that_of_the_template() -> None:
+    with pytest.raises(TemplateError) as caught:
+        Template("{{a}}\n{{b}}\n% x = (a,\n% b]", filename="page.tpl")
+    # Python 3.8 says it too, and a later one may find other words.
+    assert re.findall(r" on line (\d+)", str(caught.value)) in (["3"], [])
 
 
 TOO_DEEP = ["{{" + "(" * 1000 + "}}", "{{" + "-" * 50_000 + "1}}", "% x = " + "[" * 500]
