@@ -22,7 +22,6 @@ with atheris.instrument_imports(include=["pixie_web"]):
 __all__ = ["choose", "core", "cuts", "recorded", "run"]
 
 OPTIONS = ["-max_total_time=600", "-timeout=10", "-rss_limit_mb=1024", "-max_len=4096"]
-NO_CHOICE = b"\0\0\0\0"
 
 
 def choose(data: bytes) -> Tuple[bytes, bytes]:
@@ -60,7 +59,9 @@ def run(
         corpus = Path(directory, "seeds")
         corpus.mkdir()
         for number, seed in enumerate(seeds):
-            Path(corpus, str(number)).write_bytes(NO_CHOICE + seed)
+            for choice in range(4):
+                start = bytes([choice, 0, 0, 0])
+                Path(corpus, f"{number}.{choice}").write_bytes(start + seed)
         escaped = ["".join(f"\\x{byte:02x}" for byte in word) for word in words]
         dictionary = Path(directory, "words")
         dictionary.write_text("".join(f'"{word}"\n' for word in escaped))

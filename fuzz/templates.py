@@ -21,7 +21,8 @@ from harness import choose, core, run
 
 SEEDS = [
     b"<p>{{a}} {{!b}}</p>\n",
-    b"% for x in y:\n<li>{{x}}\\\\\n% end\n% if a:\n  b\n% elif c: # why\n% else:\n% end",
+    b"% for x in y:\n<li>{{x}}\\\\\n% end\n"
+    b"% if a:\n  b\n% elif c: # why\n% else:\n% end",
     b"<% def f(x):\n  y = '%>' %>\n% end\n{{f(1)}} \\% \\<% {{'}}'}}\n",
     b"% include('a', b=1)\n% rebase('c')\n{{!base}} {{get('x', 1)}} {{defined('y')}}",
     b"% try: x = [1,\n%   2]\n% except (A, B) as e:\n% finally: pass; end\n%end",

@@ -247,8 +247,6 @@ WRONG = {
     "after a string over lines": ("% x = '''\n'''\n% 1 1", 3, "% 1 1"),
     "else without if": ("a\n% else:\nb", 2, "% else:"),
     "a lone return in code": ("% a\rb", 1, "% a\rb"),
-    "after a lone return": ("% a = (1\r)\n% b)", 2, "% b)"),
-    "in a value of two lines to Python": ("{{(1\r2)}}", 1, "{{(1\r2)}}"),
 }
 
 
@@ -262,6 +260,11 @@ def test_a_wrong_template_names_its_line(source: str, line: int, shown: str) -> 
     assert any(first.startswith(f"page.tpl:{n}: ") for n in lines), first
     assert second == f"    {shown}"
     assert caught.value.__cause__ is None
+
+
+def test_a_lone_carriage_return_is_a_blank_in_code_and_stays_in_text() -> None:
+    source = "a\r% b\r{{1\r+ 2}}\n% x = 4\r\n{{x}}"
+    assert Template(source).render() == "a\r% b\r3\n4"
 
 
 def test_a_line_that_pythons_message_names_is_that_of_the_template() -> None:
