@@ -30,7 +30,10 @@ LIMITS: List[Dict[str, int]] = [
         "max_trailer_bytes": 40,
     },
 ]
-MOST_KEPT_BYTES = [core.MAX_HEAD_BYTES, 120]
+MOST_KEPT_BYTES = [  # in a head, and in a body: a chunk's line or the trailers
+    (core.MAX_HEAD_BYTES, core.MAX_TRAILER_BYTES + 1),
+    (120, 41),
+]
 
 
 def check_connection(data: bytes, prefix: bytes = b"") -> None:
@@ -50,6 +53,7 @@ def events_of(
     """Return all events of a connection; pieces of a body are joined."""
     reader = core.RequestReader(**LIMITS[number])
     events: List[Event] = []
+    in_body = False
     left = 2 * sum(map(len, pieces)) + 2 * len(pieces) + 4
     for piece in [*pieces, None]:
         if piece is None:
@@ -61,11 +65,13 @@ def events_of(
             assert left >= 0, "more events than two for each byte"
             event = take_event(reader)
             if event is core.NEED_DATA:
-                assert reader.buffered <= MOST_KEPT_BYTES[number]
+                assert reader.buffered <= MOST_KEPT_BYTES[number][in_body]
                 break
             if isinstance(event, core.Head):
                 reader.max_body_bytes = max_body_bytes
+                in_body = event.content_length != 0
                 event = look_at(event, LIMITS[number])
+            in_body = in_body and event is not core.END
             if isinstance(event, bytes) and events and isinstance(events[-1], bytes):
                 event = events.pop() + event
             events.append(event)

@@ -21,7 +21,7 @@ with atheris.instrument_imports(include=["pixie_web"]):
 
 __all__ = ["choose", "core", "cuts", "recorded", "run"]
 
-OPTIONS = ["-max_total_time=600", "-timeout=10", "-rss_limit_mb=1024", "-max_len=4096"]
+OPTIONS = ["-max_total_time=600", "-timeout=10", "-rss_limit_mb=1024"]
 
 
 def choose(data: bytes) -> Tuple[bytes, bytes]:
@@ -45,14 +45,18 @@ def recorded(name: str, field: str) -> List[bytes]:
 
 
 def run(
-    check: Callable[[bytes], None], seeds: Iterable[bytes], words: Iterable[bytes]
+    check: Callable[[bytes], None],
+    seeds: Iterable[bytes],
+    words: Iterable[bytes],
+    max_length: int = 4096,
 ) -> None:
     """Fuzz `check` as the command line says; a file there is run alone, once.
 
     Args:
-        check: raises what is not AssertionError too, for whatever is wrong.
-        seeds: first inputs, without the four bytes that choose.
+        check: takes an input, and raises anything if something is wrong.
+        seeds: first inputs, without the four bytes that choose: 0 to 3 go before each.
         words: the dictionary.
+        max_length: of an input, in bytes, unless -max_len says otherwise.
     """
     given = [Path(text) for text in sys.argv[1:] if text[0] != "-"]
     with tempfile.TemporaryDirectory() as directory:
@@ -65,7 +69,8 @@ def run(
         escaped = ["".join(f"\\x{byte:02x}" for byte in word) for word in words]
         dictionary = Path(directory, "words")
         dictionary.write_text("".join(f'"{word}"\n' for word in escaped))
-        options = [*OPTIONS, f"-dict={dictionary}", *sys.argv[1:]]
+        options = [*OPTIONS, f"-max_len={max_length}", f"-dict={dictionary}"]
+        options += sys.argv[1:]
         if not any(path.is_file() for path in given):
             for path in given:
                 path.mkdir(parents=True, exist_ok=True)

@@ -4,8 +4,9 @@
     python fuzz/multipart.py [-max_total_time=600] [corpus directory]
 
 Oracle: parts or HTTPError 400 or 413, nothing else, and the same however the body is
-cut; each part lies where it says in the body; no more is kept than a part head may be
-long; a file's name is a name. The first byte of the input chooses the limits.
+cut; each part lies where it says in the body, and holds what cutting the body at its
+boundaries gives; no more is kept than a part head may be long; a file's name is a name.
+The first byte of the input chooses the limits.
 """
 
 from __future__ import annotations
@@ -82,6 +83,19 @@ def parse(pieces: List[bytes], limits: core.FormLimits) -> Seen:
     return seen
 
 
+def split(body: bytes) -> List[bytes]:
+    """Return the data of each part of a body that was taken."""
+    first, *parts = re.split(rb"\r\n--xYz(?=\r\n|--)", b"\r\n" + body)
+    assert not first.strip(b"\r\n")
+    found = []
+    for part in parts:
+        if part.startswith(b"--"):
+            return found
+        found.append(part.partition(b"\r\n\r\n")[2])
+    assert not body
+    return found
+
+
 def check(data: bytes) -> None:
     choices, body = choose(data)
     limits = LIMITS[choices[0] % 2]
@@ -91,6 +105,7 @@ def check(data: bytes) -> None:
     if isinstance(whole, list):
         for _, _, offset, part in whole:
             assert body[offset : offset + len(part)] == part
+        assert [part for _, _, _, part in whole] == split(body)
     try:
         _, files = core.parse_form(TYPE, body, limits)
     except core.HTTPError as error:

@@ -137,10 +137,12 @@ def check_conditions(status: int, method: str, sent: Dict[str, str], tag: str) -
         assert is_reading or method == "POST"
     if matching is not None and tag not in matching and matching.strip() != "*":
         assert status == 412
-    elif matching in (tag, "*"):
+    elif matching in (tag, "*") or not {"If-Match", "If-Unmodified-Since"} & set(sent):
         assert status != 412 or refusing is not None
         if refusing in (tag, f"W/{tag}", "*"):
             assert status == (304 if is_reading else 412)
+        elif refusing is not None and '"' not in refusing and "*" not in refusing:
+            assert status not in (304, 412)
 
 
 def check(data: bytes) -> None:

@@ -28,6 +28,8 @@ SEEDS = [
     b"% try: x = [1,\n%   2]\n% except (A, B) as e:\n% finally: pass; end\n%end",
     b"\xef\xbb\xbf% import os, sys as s; global t\r\n"
     b"{{lambda: (yield)}}\r{{f'{x!r:>{w}}'}}",
+    b"% x = (1,\r2)\r\n% if (x\n% == 2]:\n{{1\r}}",
+    bytes(range(256)),  # all that the model knows
 ]
 WORDS = [
     *(
@@ -215,4 +217,4 @@ def check(data: bytes) -> None:
 
 if __name__ == "__main__":
     warnings.simplefilter("ignore")
-    run(check, SEEDS, WORDS)
+    run(check, SEEDS, WORDS, max_length=400)  # compiling is slow

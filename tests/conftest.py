@@ -7,6 +7,28 @@ import pathlib
 
 import pytest
 
+try:
+    import hypothesis
+except ImportError:  # the tests that need it skip themselves
+    pass
+else:
+    # The same examples in every run, or many more and others each time. A loaded
+    # machine is slow, which says nothing about the code.
+    hypothesis.settings.register_profile(
+        "suite",
+        derandomize=True,
+        deadline=None,
+        suppress_health_check=[hypothesis.HealthCheck.too_slow],
+    )
+    hypothesis.settings.register_profile(
+        "long",
+        hypothesis.settings.get_profile("suite"),
+        derandomize=False,
+        max_examples=10_000,
+    )
+    long = bool(os.environ.get("PIXIE_LONG"))
+    hypothesis.settings.load_profile("long" if long else "suite")
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 # Child processes find the package too, also when it is not installed.

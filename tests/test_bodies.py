@@ -872,45 +872,6 @@ def test_parsing_makes_no_temporary_file(monkeypatch: pytest.MonkeyPatch) -> Non
 # Properties ---------------------------------------------------------------------------
 
 
-def test_any_split_of_any_body_gives_the_same_parts() -> None:
-    hypothesis = pytest.importorskip("hypothesis")
-    strategies = pytest.importorskip("hypothesis.strategies")
-    scraps = strategies.sampled_from(
-        [
-            *(b"\r", b"\n", b"\r\n", b"--xYz", b"\r\n--xYz", b"--", b"\r\n\r\n", b"a"),
-            *(FIELD, FILE, END, b'name="a"', b'filename="', b"; ", b":"),
-            *(b"Content-Disposition: form-data; ", b"Content-Type: text/plain"),
-            b"\r\nContent-Transfer-Encoding: base64",
-        ]
-    )
-    bodies = strategies.lists(scraps | strategies.binary(max_size=4), max_size=12)
-    small = FormLimits(
-        max_parts=3,
-        max_field_bytes=9,
-        max_form_bytes=15,
-        max_file_bytes=12,
-        max_part_headers=3,
-        max_part_head_bytes=120,
-    )
-
-    @hypothesis.settings(max_examples=300, deadline=None)
-    @hypothesis.given(
-        bodies.map(b"".join),
-        strategies.booleans(),
-        strategies.lists(strategies.integers(0, 200), max_size=6),
-    )
-    def check(body: bytes, framed: bool, cuts: List[int]) -> None:
-        body = FIELD + body + END if framed else body
-        edges = [0, *sorted(min(c, len(body)) for c in cuts), len(body)]
-        pieces = [body[a:b] for a, b in zip(edges, edges[1:])]
-        for limits in (UNLIMITED, small):
-            whole = parse([body], limits=limits)
-            assert parse(pieces, limits=limits) == whole
-            assert parse(cut(body, 1), limits=limits) == whole
-
-    check()
-
-
 def test_any_bytes_give_a_form_or_an_http_error() -> None:
     hypothesis = pytest.importorskip("hypothesis")
     strategies = pytest.importorskip("hypothesis.strategies")
@@ -931,40 +892,6 @@ def test_any_bytes_give_a_form_or_an_http_error() -> None:
             return
         for _, upload in files.items():
             assert len(upload.file.read()) == upload.size
-
-    check()
-
-
-def test_what_is_built_is_what_is_parsed() -> None:
-    hypothesis = pytest.importorskip("hypothesis")
-    strategies = pytest.importorskip("hypothesis.strategies")
-    names = strategies.text(
-        strategies.characters(blacklist_categories=["Cs", "Cc"]), max_size=8
-    )
-
-    def escaped(name: str) -> str:  # WHATWG HTML 4.10.21.8
-        return name.replace('"', "%22").replace("\n", "%0A").replace("\r", "%0D")
-
-    @hypothesis.settings(max_examples=200, deadline=None)
-    @hypothesis.given(
-        strategies.lists(
-            strategies.tuples(names, strategies.none() | names, strategies.binary()),
-            max_size=5,
-        )
-    )
-    def check(parts: List[Tuple[str, Optional[str], bytes]]) -> None:
-        body = b""
-        for name, filename, data in parts:
-            hypothesis.assume(b"\r\n--xYz" not in b"\r\n" + data)
-            hypothesis.assume(
-                not re.search(r'%22|%0[AD]|\\"', name + "\0" + (filename or ""))
-            )
-            head = f'--xYz\r\nContent-Disposition: form-data; name="{escaped(name)}"'
-            if filename is not None:
-                head += f'; filename="{escaped(filename)}"'
-            body += head.encode() + b"\r\n\r\n" + data + b"\r\n"
-        expected = [(name, filename, "", data) for name, filename, data in parts]
-        assert parse([body + END[2:]]) == expected
 
     check()
 

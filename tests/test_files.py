@@ -1213,25 +1213,6 @@ def test_the_guide_runs(number, tmp_path, monkeypatch):
 # ======================================================================================
 
 if given is not None:
-    _number = st.integers(0, 30).map(str) | st.just("")
-    _range = st.tuples(_number, _number).map("-".join) | st.text(
-        "0123456789-, =", max_size=5
-    )
-
-    @settings(max_examples=300, deadline=None)
-    @given(ranges=st.lists(_range, max_size=12), size=st.integers(0, 25))
-    def test_ranges_say_what_was_asked_in_its_order(ranges, size):
-        found = parse_ranges("bytes=" + ",".join(ranges), size)
-        if found is None:
-            return
-        asked = []
-        for text in ",".join(ranges).split(","):
-            first, last = text.strip().split("-")
-            start = int(first) if first else max(0, size - int(last))
-            stop = int(last) + 1 if first and last else size
-            asked.append(list(range(start, min(stop, size))))
-        sent = [list(range(start, stop)) for start, stop in found]
-        assert sent == [numbers for numbers in asked if numbers]
 
     @settings(max_examples=300, deadline=None)
     @given(header=st.text(max_size=60))

@@ -1153,17 +1153,6 @@ if given is not None:
     inputs = st.lists(
         st.one_of(st.sampled_from(FRAGMENTS), st.binary(max_size=4)), max_size=14
     ).map(b"".join)
-    limits = st.sampled_from([{}, LIMITS, {**LIMITS, "max_head_bytes": 40}])
-
-    @settings(max_examples=300, deadline=None)
-    @given(inputs, st.lists(st.integers(0, 120), max_size=8), limits, st.booleans())
-    def test_any_input_cut_anywhere_gives_the_same_events(data, places, limits, eof):
-        whole = events_of([data], eof=eof, **limits)
-        edges = [0, *sorted(min(place, len(data)) for place in places), len(data)]
-        pieces = [data[a:b] for a, b in zip(edges, edges[1:])]
-        assert events_of(pieces, eof=eof, **limits) == whole
-        single = [data[i : i + 1] for i in range(len(data))]
-        assert events_of(single, eof=eof, **limits) == whole
 
     @settings(max_examples=300, deadline=None)
     @given(inputs)
@@ -1176,18 +1165,6 @@ if given is not None:
         for name, value in head.lines():
             core.check_header(name, value)
         assert parse_head(head.raw).target == head.target
-
-    @settings(max_examples=100, deadline=None)
-    @given(st.lists(st.binary(max_size=40), max_size=6), st.integers(1, 9))
-    def test_any_body_comes_back_out_of_chunks_and_length(parts, size):
-        body = b"".join(parts)
-        expected = ["POST /", *([body] if body else []), "end"]
-        chunks = CHUNKED + b"".join(map(encode_chunk, parts)) + LAST_CHUNK
-        pieces = [chunks[i : i + size] for i in range(0, len(chunks), size)]
-        assert events_of(pieces) == expected
-        fixed = POST + b"Content-Length: %d\r\n\r\n" % len(body) + body
-        pieces = [fixed[i : i + size] for i in range(0, len(fixed), size)]
-        assert events_of(pieces) == (expected if body else ["POST /"])
 
     @settings(max_examples=300, deadline=None)
     @given(st.binary(max_size=60))
