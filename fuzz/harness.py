@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import sys
 import tempfile
 from pathlib import Path
@@ -75,5 +76,10 @@ def run(
             for path in given:
                 path.mkdir(parents=True, exist_ok=True)
             options.append(str(corpus))
-        atheris.Setup([sys.argv[0], *options], check)
-        atheris.Fuzz()
+        # The fuzzer ends its process at once, and what is temporary would stay.
+        child = os.fork()
+        if not child:
+            atheris.Setup([sys.argv[0], *options], check)
+            atheris.Fuzz()
+        _, status = os.waitpid(child, 0)
+    sys.exit(1 if status else 0)
