@@ -6,8 +6,8 @@
 The first byte chooses. Even: the input is a template, which is compiled and not run, as
 it may hold any program. Oracle: a Template, or a TemplateError that names a line of it.
 Odd: each byte of the input adds something to a template of text, values, conditions and
-loops; it is rendered. Oracle: the output is that of a simple model, so what is between
-`{{` and `}}` is escaped.
+loops; it is rendered, as a function or (second byte odd) by exec(). Oracle: the output
+is that of a simple model, so what is between `{{` and `}}` is escaped.
 """
 
 from __future__ import annotations
@@ -200,8 +200,10 @@ def check(data: bytes) -> None:
     choices, data = choose(data)
     if choices[0] % 2:
         model = Model(data)
-        got = core.Template(model.source).render(VALUES)
-        assert got == model.output(model.open[0]), (model.source, got)
+        expected = model.output(model.open[0])
+        source = f"% global x\n{model.source}" if choices[1] % 2 else model.source
+        got = core.Template(source).render(VALUES)
+        assert got == expected, (source, got, expected)
         return
     try:
         core.Template(data, filename="any.tpl")
