@@ -3,11 +3,12 @@
     pip install atheris
     python fuzz/templates.py [-max_total_time=600] [corpus directory]
 
-The first byte chooses. Even: the input is a template, which is compiled and not run, as
-it may hold any program. Oracle: a Template, or a TemplateError that names a line of it.
-Odd: each byte of the input adds something to a template of text, values, conditions and
-loops; it is rendered, as a function or (second byte odd) by exec(). Oracle: the output
-is that of a simple model, so what is between `{{` and `}}` is escaped.
+The first byte chooses. For three of four, the input is a template, which is compiled
+and not run, as it may hold any program. Oracle: a Template, or a TemplateError that
+names a line of it. For the fourth, each byte of the input adds something to a template
+of text, values, conditions and loops; it is rendered, as a function or (second byte
+odd) by exec(). Oracle: the output is that of a simple model, so what is between `{{`
+and `}}` is escaped.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ SEEDS = [
     b"\xef\xbb\xbf% import os, sys as s; global t\r\n"
     b"{{lambda: (yield)}}\r{{f'{x!r:>{w}}'}}",
     b"% x = (1,\r2)\r\n% if (x\n% == 2]:\n{{1\r}}",
-    bytes(range(256)),  # all that the model knows
+    *(bytes(range(i, 256, 11)) for i in range(11)),  # all that the model knows
 ]
 WORDS = [
     *(
@@ -125,6 +126,7 @@ TEXTS = [
     "f{ ",
 ]
 BLOCKS = ["if yes:", "if nothing:", "for item in (1, '<'):"]
+MAX_STEPS = 24  # compiling is slow
 Node = Tuple[str, Any]
 
 
@@ -198,8 +200,8 @@ class Model:
 
 def check(data: bytes) -> None:
     choices, data = choose(data)
-    if choices[0] % 2:
-        model = Model(data)
+    if choices[0] % 4 == 3:
+        model = Model(data[:MAX_STEPS])
         expected = model.output(model.open[0])
         source = f"% global x\n{model.source}" if choices[1] % 2 else model.source
         got = core.Template(source).render(VALUES)
@@ -219,4 +221,4 @@ def check(data: bytes) -> None:
 
 if __name__ == "__main__":
     warnings.simplefilter("ignore")
-    run(check, SEEDS, WORDS, max_length=400)  # compiling is slow
+    run(check, SEEDS, WORDS, max_length=400)
