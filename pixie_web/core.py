@@ -3850,8 +3850,8 @@ def _compile_template(source: str, filename: str, syntax: str) -> _TemplateCode:
             error.lineno = origin[min(error.lineno or 1, len(origin)) - 1][0]
             # "expected an indented block after 'if' statement on line 8"
             error.msg = re.sub(
-                r"(?<= on line )\d+",
-                lambda found: str(origin[int(found.group()) - 1][0]),
+                r"(?<= on line )[0-9]{1,9}\Z",
+                lambda found: str(origin[min(int(found.group()), len(origin)) - 1][0]),
                 error.msg,
             )
         raise _template_error(filename, source, 1, error) from None

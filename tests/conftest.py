@@ -12,13 +12,17 @@ try:
 except ImportError:  # the tests that need it skip themselves
     pass
 else:
-    # The same examples in every run, or many more and others each time. A loaded
-    # machine is slow, which says nothing about the code.
+    # The same examples in every run, or many more and others each time. How fast they
+    # are found, on a loaded machine or by another version, says nothing about the code.
     hypothesis.settings.register_profile(
         "suite",
         derandomize=True,
         deadline=None,
-        suppress_health_check=[hypothesis.HealthCheck.too_slow],
+        suppress_health_check=[
+            hypothesis.HealthCheck.too_slow,
+            hypothesis.HealthCheck.filter_too_much,
+            hypothesis.HealthCheck.data_too_large,
+        ],
     )
     hypothesis.settings.register_profile(
         "long",
