@@ -7623,7 +7623,10 @@ def _hop_address(text: str) -> Optional[Tuple[str, int]]:
         address = str(ip_address(host))
     except ValueError:
         return None
-    return address, int(port) if port.isdecimal() and len(port) < 6 else 0
+    if "%" in address:  # SECURITY: the zone of an IPv6 address may be any text
+        return None
+    number = int(port) if port.isdecimal() and len(port) < 6 else 0
+    return address, number if number < 65536 else 0
 
 
 class TrustedProxies:

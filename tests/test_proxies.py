@@ -54,6 +54,9 @@ TABLE: List[Tuple[str, List[str], Tuple[str, int, str, str]]] = [
     # X-Forwarded-*
     (NEAR, ["X-Forwarded-For: 1.2.3.4"], ("1.2.3.4", 0, "http", "own:8000")),
     (NEAR, ["X-Forwarded-For: 1.2.3.4:567"], ("1.2.3.4", 567, "http", "own:8000")),
+    (NEAR, ["X-Forwarded-For: 1.2.3.4:65536"], ("1.2.3.4", 0, "http", "own:8000")),
+    (NEAR, ["X-Forwarded-For: fe80::1%<b>"], (NEAR, 999, "http", "own:8000")),
+    (NEAR, ['Forwarded: for="[fe80::1%<b>]"'], (NEAR, 999, "http", "own:8000")),
     (NEAR, ["X-Forwarded-For: 2001:DB9::1"], ("2001:db9::1", 0, "http", "own:8000")),
     (
         NEAR,
