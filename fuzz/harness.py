@@ -7,17 +7,21 @@ import json
 import os
 import sys
 import tempfile
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Callable, Iterable, List, Tuple
 
-import atheris  # type: ignore[import-not-found, unused-ignore]
+try:
+    import atheris  # type: ignore[import-not-found, unused-ignore]
+except ImportError:
+    atheris = None
 
 ROOT = Path(__file__).resolve().parent.parent
 # Recorded requests beside the repository: more seeds where they are there.
 DATA = [parent / "shared" / "data" for parent in ROOT.parents]
 sys.path.insert(0, str(ROOT))
 
-with atheris.instrument_imports(include=["pixie_web"]):
+with atheris.instrument_imports(["pixie_web"]) if atheris else nullcontext():
     from pixie_web import core
 
 __all__ = ["choose", "core", "cuts", "recorded", "run"]
@@ -51,7 +55,9 @@ def run(
     words: Iterable[bytes],
     max_length: int = 4096,
 ) -> None:
-    """Fuzz `check` as the command line says; a file there is run alone, once.
+    """Fuzz `check` as the command line says; files there are tried alone, once.
+
+    Without atheris, only the seeds are tried, or the files.
 
     Args:
         check: takes an input, and raises anything if something is wrong.
@@ -60,21 +66,25 @@ def run(
         max_length: of an input, in bytes, unless -max_len says otherwise.
     """
     given = [Path(text) for text in sys.argv[1:] if text[0] != "-"]
+    files = [path.read_bytes() for path in given if path.is_file()]
+    inputs = [bytes([n, 0, 0, 0]) + seed for seed in seeds for n in range(4)]
+    if atheris is None:
+        for data in files or inputs:
+            check(data)
+        print(f"tried {len(files or inputs)} inputs; to fuzz: pip install atheris")
+        return
     with tempfile.TemporaryDirectory() as directory:
-        corpus = Path(directory, "seeds")
-        corpus.mkdir()
-        for number, seed in enumerate(seeds):
-            for choice in range(4):
-                start = bytes([choice, 0, 0, 0])
-                Path(corpus, f"{number}.{choice}").write_bytes(start + seed)
         escaped = ["".join(f"\\x{byte:02x}" for byte in word) for word in words]
         dictionary = Path(directory, "words")
         dictionary.write_text("".join(f'"{word}"\n' for word in escaped))
         options = [*OPTIONS, f"-max_len={max_length}", f"-dict={dictionary}"]
         options += sys.argv[1:]
-        if not any(path.is_file() for path in given):
-            for path in given:
+        if not files:
+            corpus = Path(directory, "seeds")
+            for path in (*given, corpus):
                 path.mkdir(parents=True, exist_ok=True)
+            for number, data in enumerate(inputs):
+                Path(corpus, str(number)).write_bytes(data)
             options.append(str(corpus))
         # The fuzzer ends its process at once, and what is temporary would stay.
         child = os.fork()
