@@ -42,6 +42,7 @@ SEEDS = [
     b"bytes=5-,-3 , 2-2",
     b"bytes=0-0,2900-,9999-",
     f"bytes=1-2\n{TAGS[3]}\n\n{TAGS[3]}\n\n{DATE}\ngzip;q=0, *".encode(),
+    *(f"bytes=0-\n\nW/{tag}".encode() for tag in TAGS),
     f'bytes=0-1\n{DATE}\n"x", W/{TAGS[2]}\n*\n{DATE}\n{OLD}\nbr;q=1.0'.encode(),
     f"\n\n\n\n{OLD}\nSunday, 06-Nov-94 08:49:37 GMT\n".encode(),
     b"\n\n*\n\nSun Nov  6 08:49:37 1994\n\nidentity;q=0",

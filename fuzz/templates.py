@@ -29,6 +29,7 @@ SEEDS = [
     b"% try: x = [1,\n%   2]\n% except (A, B) as e:\n% finally: pass; end\n%end",
     b"\xef\xbb\xbf% import os, sys as s; global t\r\n"
     b"{{lambda: (yield)}}\r{{f'{x!r:>{w}}'}}",
+    b"% a\r1 1",
     b"% x = (1,\r2)\r\n% if (x\n% == 2]:\n{{1\r}}",
     *(bytes(range(i, 256, 11)) for i in range(11)),  # all that the model knows
 ]
