@@ -19,8 +19,12 @@ SEEDS = [
     b'00a ; b=c\t;d="e\\""\r\n0123456789\r\n0;x\r\nTrailer: x\r\nB:\r\n\r\n' + HEAD,
     b"1\r\na\r\n1\r\nb\r\n10\r\n0123456789abcdef\r\n0\r\n\r\n" + HEAD + b"0\r\n\r\n",
     b"ffffffffffffffff\r\n",
+    b"1\r\na\r\n" * 12 + b"A\r\n0123456789\r\n" * 9 + b"0\r\n\r\n" + HEAD,
+    b"2\r\n\r\n\r\n" * 9 + b"a;b\r\n0123456789\r\n" + b"1\r\nx\r\n" * 9,
 ]
 WORDS = [
+    b"1\r\na\r\n" * 9,
+    b"A\r\n0123456789\r\n" * 9,
     *(
         b"0\r\n\r\n",
         b"1\r\na\r\n",

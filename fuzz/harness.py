@@ -24,7 +24,15 @@ sys.path.insert(0, str(ROOT))
 with atheris.instrument_imports(["pixie_web"]) if atheris else nullcontext():
     from pixie_web import core
 
-__all__ = ["choose", "core", "cuts", "recorded", "run"]
+    READERS = [core.RequestReader]
+    try:
+        from pixie_web.httptools import HttptoolsReader
+
+        READERS.append(HttptoolsReader)
+    except ImportError:
+        pass
+
+__all__ = ["READERS", "choose", "core", "cuts", "recorded", "run"]
 
 OPTIONS = ["-max_total_time=600", "-timeout=10", "-rss_limit_mb=1024"]
 
