@@ -135,6 +135,7 @@ from typing import (
     Iterable,
     Iterator,
     List,
+    Literal,
     Mapping,
     NamedTuple,
     NoReturn,
@@ -494,6 +495,7 @@ def parse_urlencoded(data: bytes, max_fields: int) -> List[Tuple[str, str]]:
 
 # Cookies ------------------------------------------------------------------------------
 
+MAX_COOKIE_CHARS = 4096  # RFC 6265bis 5.7: browsers drop longer cookies, name included
 _COOKIE_VALUE_SAFE = rb"!#$&'()*+-./:<=>?@[]^_`{|}~"  # RFC 6265 cookie-octet, less %
 
 
@@ -526,18 +528,29 @@ def parse_cookies(header: str) -> Dict[str, str]:
     return cookies
 
 
-def format_cookie(name: str, value: str, attributes: Mapping[str, object]) -> str:
+def format_cookie(name: str, value: object, attributes: Mapping[str, object]) -> str:
     """Return the value of a Set-Cookie header; `parse_cookies` reads it back.
 
     The value is percent-encoded where a cookie could not carry it otherwise. An
     attribute that is True stands alone (Secure); one that is None or False is left out.
 
     Raises:
-        ValueError: the name is no token, or an attribute holds `;` or a control.
+        ValueError: the name is no token, an attribute holds `;` or a control, or name
+            and value are too long (`MAX_COOKIE_CHARS`).
+        TypeError: the value is no text.
     """
     if not is_token(name):
         raise ValueError(f"a cookie's name is a token (RFC 6265 4.1.1), got {name!r}")
+    if not isinstance(value, str):
+        kind = type(value).__name__
+        raise TypeError(f"the cookie {name} is text, unless it is signed; got {kind}")
     parts = [f"{name}={percent_encode(value, _COOKIE_VALUE_SAFE)}"]
+    size = len(parts[0]) - 1
+    if size > MAX_COOKIE_CHARS:
+        raise ValueError(
+            f"the cookie {name} has {size} characters, and browsers drop it over "
+            f"{MAX_COOKIE_CHARS}; keep the data on the server and sign its key"
+        )
     for key, attribute in attributes.items():
         if attribute is None or attribute is False:
             continue
@@ -671,7 +684,6 @@ def load_json(data: bytes) -> object:
 # its purpose, the cookie's name and the payload, so that none of the three can be
 # swapped. SECURITY: never pickle, which turns a leaked key into running code.
 
-MAX_SIGNED_CHARS = 4096  # RFC 6265bis 5.7: browsers drop longer cookies, name included
 CLOCK_SKEW_SECONDS = 60  # between the machines of one site
 _SIGNING_PURPOSE = b"pixie_web signed cookie 1"
 
@@ -683,10 +695,11 @@ def _signatures(name: str, payload: bytes, secrets: Secrets) -> List[bytes]:
     import hmac
     from base64 import urlsafe_b64encode
 
-    several = [secrets] if isinstance(secrets, (str, bytes)) else secrets
+    several = [secrets] if isinstance(secrets, (str, bytes)) else secrets or ()
     keys = [key.encode("utf-8") if isinstance(key, str) else key for key in several]
     if not keys or not all(keys):
-        raise PixieError("signing needs a secret: pass secret=...")
+        # SECURITY: never unsigned instead, for want of a variable in the environment.
+        raise PixieError("signing needs a secret, and none may be empty")
     message = b"\0".join((_SIGNING_PURPOSE, name.encode("utf-8"), payload))
     digests = [hmac.digest(key, message, "sha256") for key in keys]
     return [urlsafe_b64encode(digest).rstrip(b"=") for digest in digests]
@@ -702,20 +715,13 @@ def sign(name: str, value: object, secrets: Secrets, now: float) -> str:
         now: the time of issue, in seconds since 1970.
 
     Raises:
-        ValueError: more than a cookie holds (`MAX_SIGNED_CHARS`).
         TypeError: a value that JSON can't say.
         PixieError: no secret.
     """
     from base64 import urlsafe_b64encode
 
     payload = urlsafe_b64encode(dump_json([int(now), value])).rstrip(b"=")
-    text = (payload + b"." + _signatures(name, payload, secrets)[0]).decode("ascii")
-    if len(name) + len(text) > MAX_SIGNED_CHARS:
-        raise ValueError(
-            f"the cookie {name} has {len(text)} characters, and browsers drop it over "
-            f"{MAX_SIGNED_CHARS}; keep the data on the server and sign its key"
-        )
-    return text
+    return (payload + b"." + _signatures(name, payload, secrets)[0]).decode("ascii")
 
 
 def unsign(
@@ -734,7 +740,7 @@ def unsign(
         ValueError: it is forged, too old, from the future, or no signed value at all.
         PixieError: no secret.
     """
-    if len(text) > MAX_SIGNED_CHARS or not text.isascii():
+    if len(text) > MAX_COOKIE_CHARS or not text.isascii():
         raise ValueError("not a signed value")
     import hmac
     import json
@@ -2158,6 +2164,7 @@ class Request:
         client: the address of the client after proxy rules: (host, port).
         scheme: "http" or "https", after proxy rules.
         host: the host the client addressed, with the port if it sent one.
+        app: the application that answers, or None outside of one.
         prefix: the path under which the application is mounted, "" at the root.
         route: the matched route, or None where nothing matched.
         params: the path's arguments by name, converted by their filters.
@@ -2173,6 +2180,7 @@ class Request:
         "_headers",
         "_query",
         "_spool",
+        "app",
         "body_path",
         "client",
         "context",
@@ -2207,6 +2215,7 @@ class Request:
         self.source = source
         self.disconnect: Any = disconnect
         # Of the application.
+        self.app: Any = None
         self.prefix = ""
         self.route: Any = None
         self.params: Dict[str, Any] = {}
@@ -2275,11 +2284,12 @@ class Request:
         """The fields of the query string.
 
         Raises:
-            HTTPError: 413, for more than MAX_FORM_FIELDS fields.
+            HTTPError: 413, for more fields than a form may have.
         """
         if self._query is None:
             raw = self.query_string.encode("latin-1")
-            self._query = MultiDict(parse_urlencoded(raw, MAX_FORM_FIELDS))
+            pairs = parse_urlencoded(raw, self._form_limits.max_fields)
+            self._query = MultiDict(pairs)
         return self._query
 
     @property
@@ -2295,20 +2305,23 @@ class Request:
         name: str,
         default: Any = None,
         *,
-        secret: Optional[Secrets] = None,
+        secret: Union[Secrets, Literal[False], None] = None,
         max_age: Optional[float] = None,
     ) -> Any:
         """Return a cookie's value, or `default`.
 
         Args:
-            secret: of a signed cookie: what signed it (str or bytes), or several.
-            max_age: how old the signature of one may be, in seconds.
+            secret: what signed the cookie (str or bytes), or several; False for one
+                that is not signed. Left out, the application's secrets, if it has any.
+            max_age: how old the signature may be, in seconds.
 
         A signed cookie that is forged, too old or moved here from another name counts
         as not there.
         """
         value = self.cookies.get(name)
-        if value is None or secret is None:
+        if secret is None:
+            secret = cast(Secrets, getattr(self.app, "secrets", ()))
+        if value is None or secret is False or secret == ():
             return default if value is None else value
         try:
             return unsign(name, value, secret, max_age, time.time())
@@ -2425,14 +2438,18 @@ class Request:
         """The uploaded files of the form in the body, by field name; else as `form`."""
         return self._parse_form()[1]
 
+    @property
+    def _form_limits(self) -> FormLimits:
+        return cast(FormLimits, getattr(self.app, "form_limits", FORM_LIMITS))
+
     def _parse_form(self) -> Tuple[MultiDict[str], MultiDict[FileUpload]]:
         if self._form is None:
             content_type = self.headers.get("content-type") or ""
             if self._body is None and self.body_path is not None:
                 with open(self.body_path, "rb") as file:
-                    self._form = parse_form(content_type, file)
+                    self._form = parse_form(content_type, file, self._form_limits)
             else:
-                self._form = parse_form(content_type, self.body)
+                self._form = parse_form(content_type, self.body, self._form_limits)
         return self._form
 
     # The exchange.
@@ -2549,7 +2566,7 @@ class Response:
         self.status = status
         self._content_type = content_type
         self._headers = Headers(headers) if headers else None
-        self._cookies: List[Tuple[str, str, Dict[str, Any]]] = []
+        self._cookies: List[Tuple[str, Any, Dict[str, Any], bool]] = []
         self._block: Optional[bytes] = None
         self.stream_bytes: Optional[int] = None  # of a stream, when known beforehand
         if cookies:
@@ -2601,7 +2618,7 @@ class Response:
         name: str,
         value: Any,
         *,
-        secret: Optional[Secrets] = None,
+        secret: Union[Secrets, Literal[False], None] = None,
         max_age: Optional[int] = None,
         expires: Union[float, str, None] = None,
         path: Optional[str] = "/",
@@ -2617,7 +2634,9 @@ class Response:
             value: any text; what a cookie can't carry is percent-encoded. With a
                 secret, whatever JSON can say.
             secret: sign the cookie with this (str or bytes; of several, the first): the
-                client can read it but not change it. `env.cookie` takes the same.
+                client can read it but not change it. `env.cookie` takes the same. Left
+                out, the application's first secret signs it, if there is one; False
+                leaves it unsigned.
             max_age: seconds to live (int); the session when neither this nor `expires`.
             expires: seconds since 1970, or a date as HTTP writes it.
             secure: send over https only; None means: if the request came over https.
@@ -2626,7 +2645,8 @@ class Response:
         Raises:
             ValueError: a part holds what a cookie can't, or breaks a prefix's rule.
         """
-        if secret is not None:
+        signs = secret is None  # if the application that sends it has secrets
+        if secret is not None and secret is not False:
             value = sign(name, value, secret, time.time())
         if isinstance(expires, (int, float)):
             expires = format_date(expires)
@@ -2642,23 +2662,30 @@ class Response:
             "HttpOnly": httponly,
             "SameSite": samesite,
         }
-        format_cookie(name, value, attributes)  # refuses here what can't be sent later
-        self._cookies.append((name, value, attributes))
+        if signs and not isinstance(value, str):
+            dump_json(value)
+        else:
+            format_cookie(name, value, attributes)  # refuses here what can't be sent
+        self._cookies.append((name, value, attributes, signs))
 
     def delete_cookie(
         self, name: str, *, path: Optional[str] = "/", domain: Optional[str] = None
     ) -> None:
         """Have the client drop a cookie; `path` and `domain` as when it was set."""
-        self.set_cookie(name, "", max_age=0, expires=0, path=path, domain=domain)
+        options: Any = {"secret": False, "path": path, "domain": domain}
+        self.set_cookie(name, "", max_age=0, expires=0, **options)
 
-    def header_block(self, secure: bool = False) -> bytes:
+    def header_block(self, secure: bool = False, secrets: Secrets = ()) -> bytes:
         """Return the header lines as bytes, each ended by CRLF.
 
         Args:
             secure: whether the request came over https, for cookies that ask.
+            secrets: of the application, for cookies with no secret of their own.
 
         Raises:
-            ValueError: a header was set that belongs to the server (Connection ...).
+            ValueError: a header was set that belongs to the server (Connection ...), or
+                a cookie is too large when it is signed.
+            TypeError: the value of an unsigned cookie is no text.
         """
         if self._block is not None and not self._cookies:
             return self._block
@@ -2667,7 +2694,9 @@ class Response:
             block = _content_type_line(self._content_type)
         if self.headers if self._block is not None else self._headers:
             block += _header_lines(self.headers)
-        for name, value, attributes in self._cookies:
+        for name, value, attributes, signs in self._cookies:
+            if signs and secrets != ():
+                value = sign(name, value, secrets, time.time())
             if attributes["Secure"] is None:
                 attributes = {**attributes, "Secure": secure}
             line = format_cookie(name, value, attributes)
@@ -2677,11 +2706,12 @@ class Response:
     def _has(self, name: str) -> bool:
         return self._headers is not None and name in self._headers
 
-    def seal(self, secure: bool = False) -> Response:
+    def seal(self, secure: bool = False, secrets: Secrets = ()) -> Response:
         """Return the response with its header block rendered; see `header_block`."""
         if self._block is not None and not self._cookies:
             return self
-        sealed = Response.from_block(self.status, self.header_block(secure), self.body)
+        block = self.header_block(secure, secrets)
+        sealed = Response.from_block(self.status, block, self.body)
         sealed.stream_bytes = self.stream_bytes
         return sealed
 
@@ -6884,9 +6914,10 @@ def seal(application: Application, request: Request, response: Response) -> Resp
     """Return the response with its header block rendered, or an error's answer."""
     secure = request.scheme == "https"
     try:
-        return response.seal(secure)
-    except ValueError as error:
-        return application.error_response(request, error).seal(secure)
+        return response.seal(secure, application.secrets)
+    except Exception as error:
+        failed = application.error_response(request, error)
+        return failed.seal(secure, application.secrets)
 
 
 def answer(route: Route, request: Request) -> Response:
@@ -6897,6 +6928,7 @@ def answer(route: Route, request: Request) -> Response:
         end.
     """
     before, _, after, _ = route.triggers
+    request.app = route.app
     response = ask_first(route.app, before, request) if before else None
     if response is None:
         try:
@@ -6977,8 +7009,15 @@ def log_failure(request: Request, error: BaseException) -> None:
 class Application:
     """What `Pixie` does apart from serving: routes, triggers, errors, `handle`."""
 
-    def __init__(self, import_name: Optional[str] = None) -> None:
+    form_limits: FormLimits  # set by run(); the defaults without it
+
+    def __init__(
+        self, import_name: Optional[str] = None, *, secrets: Secrets = ()
+    ) -> None:
+        if secrets != ():
+            sign("", None, secrets, 0)  # refuses here what can't sign later
         self.import_name = import_name
+        self.secrets = secrets
         self.debug = False
         self._router: Router[Route] = Router()
         self._routes: List[Route] = []
@@ -7303,6 +7342,9 @@ class Application:
             application._frozen = True
             application.placements = self.placements
             application._router.freeze()
+            for _, mounted in application._mounts:
+                if mounted.secrets == ():
+                    mounted.secrets = application.secrets
         for index, route in enumerate(self.routes):
             route.index = index
             route.triggers = join_triggers(route)
@@ -7333,7 +7375,7 @@ class Application:
         """
         if not self._frozen:
             self.freeze()
-        owner = self._owner(request)
+        owner = request.app = self._owner(request)
         response = await owner._respond(request)
         if isinstance(response.body, StaticFile):
             try:
@@ -7445,7 +7487,8 @@ class Application:
             else:
                 text = trace(error) if request.debug else ""
                 response = error_page(HTTPError(500), text)
-            response.header_block()  # refuses here what can't be sent later
+            # Refuses here what can't be sent later.
+            response.header_block(secrets=self.secrets)
         except RequestTimeout:
             raise
         except BaseException as failure:
@@ -8851,6 +8894,7 @@ DEFAULT_SETTINGS: Dict[str, Any] = {
     "certfile": "",
     "keyfile": "",
     **ServerOptions()._asdict(),
+    **FORM_LIMITS._asdict(),
 }
 _BOUNDS = {
     "port": (0, 65535),
@@ -8973,6 +9017,10 @@ class _Runner:
         configure_logging()
         application = self._application
         application.debug = self._server.options.debug
+        names = FormLimits._fields
+        limits = FormLimits(**{name: self._settings[name] for name in names})
+        for one in application._family():
+            one.form_limits = limits
         program = application.freeze()
         application.placements.threads = Threads(self._settings["threads"])
         pool = self._make_pool(program)
@@ -9121,10 +9169,18 @@ class Pixie(Application):
 
     Args:
         import_name: a name for people to read; `Pixie(__name__)` as elsewhere.
+        secrets: sign cookies that name no secret of their own (str or bytes, or
+            several, of which the first signs and each verifies). An application that is
+            mounted and has none takes those of the one above it.
+
+    Raises:
+        PixieError: a secret is empty.
     """
 
-    def __init__(self, import_name: Optional[str] = None) -> None:
-        super().__init__(import_name)
+    def __init__(
+        self, import_name: Optional[str] = None, *, secrets: Secrets = ()
+    ) -> None:
+        super().__init__(import_name, secrets=secrets)
         self._kept: Dict[str, Any] = {}  # the arguments of a run() that did nothing
 
     def run(
@@ -9170,7 +9226,7 @@ class Pixie(Application):
                 -Proto, -Host and Forwarded are believed.
             access_log: log each request.
             access_log_format: with %(name)s for the items of `AccessRecord`.
-            limits: the other fields of `ServerOptions`.
+            limits: the other fields of `ServerOptions`, and those of `FormLimits`.
 
         Raises:
             SystemExit: 1, after one line that says why, when it can't start.

@@ -1,0 +1,37 @@
+"""What the pages in docs/ show is run as it stands there, page by page, in order."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any, Dict, Iterator
+
+import pytest
+
+from pixie_web import Template
+
+DOCS = Path(__file__).resolve().parent.parent / "docs"
+PAGES = ["cookies.md"]
+
+
+@pytest.fixture(autouse=True)
+def settings_of_templates() -> Iterator[None]:
+    engines, path, cache = Template.engines.copy(), Template.path, Template.cache
+    yield
+    Template.engines.clear()
+    Template.engines.update(engines)
+    Template.path, Template.cache = path, cache
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_the_examples_of_a_page_run(
+    page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = (DOCS / page).read_text(encoding="utf-8")
+    names: Dict[str, Any] = {"__name__": "guide"}
+    blocks = list(re.finditer(r"^```python\n(.*?)^```", text, re.M | re.S))
+    assert blocks
+    for block in blocks:
+        line = text.count("\n", 0, block.start(1))
+        exec(compile("\n" * line + block.group(1), page, "exec"), names)
