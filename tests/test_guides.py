@@ -11,7 +11,7 @@ import pytest
 from pixie_web import Template
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
-PAGES = ["cookies.md"]
+PAGES = ["compression.md", "cookies.md"]
 
 
 @pytest.fixture(autouse=True)
