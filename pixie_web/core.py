@@ -155,6 +155,7 @@ from typing import (
 )
 
 if TYPE_CHECKING:
+    from datetime import datetime, timedelta
     from queue import SimpleQueue
 
 MAX_REQUEST_LINE_BYTES = 8190  # gunicorn 4094, Apache and aiohttp 8190; RFC asks 8000
@@ -2539,6 +2540,16 @@ def _check_cookie_prefix(
         raise ValueError(f'a cookie named {name} needs path="/" and no domain')
 
 
+def _cookie_date(moment: Union[float, datetime, str, None]) -> Optional[str]:
+    if moment is None or isinstance(moment, str):
+        return moment
+    if not isinstance(moment, (int, float)):
+        import calendar
+
+        moment = calendar.timegm(moment.utctimetuple())
+    return format_date(moment)
+
+
 def is_stream(body: object) -> bool:
     """Return whether a body comes in pieces: an iterator or an async iterator."""
     return hasattr(body, "__next__") or hasattr(body, "__anext__")
@@ -2636,8 +2647,8 @@ class Response:
         value: Any,
         *,
         secret: Union[Secrets, Literal[False], None] = None,
-        max_age: Optional[int] = None,
-        expires: Union[float, str, None] = None,
+        max_age: Union[float, timedelta, None] = None,
+        expires: Union[float, datetime, str, None] = None,
         path: Optional[str] = "/",
         domain: Optional[str] = None,
         secure: Optional[bool] = None,
@@ -2654,8 +2665,10 @@ class Response:
                 client can read it but not change it. `env.cookie` takes the same. Left
                 out, the application's first secret signs it, if there is one; False
                 leaves it unsigned.
-            max_age: seconds to live (int); the session when neither this nor `expires`.
-            expires: seconds since 1970, or a date as HTTP writes it.
+            max_age: seconds to live, or a timedelta; the session when neither this nor
+                `expires`.
+            expires: seconds since 1970, a datetime (UTC if it does not say), or a date
+                as HTTP writes it.
             secure: send over https only; None means: if the request came over https.
             samesite: "Lax", "Strict", "None", or None to leave it out.
 
@@ -2665,14 +2678,15 @@ class Response:
         signs = secret is None  # if the application that sends it has secrets
         if secret is not None and secret is not False:
             value = sign(name, value, secret, time.time())
-        if isinstance(expires, (int, float)):
-            expires = format_date(expires)
+        if max_age is not None:
+            whole: Any = getattr(max_age, "total_seconds", lambda: max_age)()
+            max_age = int(whole)
         _check_cookie_prefix(name, secure, path, domain)
         if samesite is not None and samesite.lower() not in ("lax", "strict", "none"):
             raise ValueError(f"samesite is Lax, Strict or None, got {samesite!r}")
         attributes: Dict[str, Any] = {
             "Max-Age": max_age,
-            "Expires": expires,
+            "Expires": _cookie_date(expires),
             "Path": path,
             "Domain": domain,
             "Secure": True if _needs_secure(name, samesite) else secure,
@@ -2922,7 +2936,7 @@ def error_page(error: HTTPError, traceback_text: str = "") -> Response:
 # A state of a file is its device, inode, mtime, ctime and size. It is the key of all we
 # remember, so one os.stat proves that current; and proves it confined as well, for
 # these are the bytes of the very file that was found inside the root. With cache=True
-# the os.stat itself is remembered: nothing is asked twice.
+# a file and its compressed siblings are read once, whole, and kept for good.
 
 MAX_RANGES = 10  # in one request; Apache takes 200, after CVE-2011-3192
 MAX_CACHED_FILE_BYTES = 131_072  # larger files are sent from disk, by sendfile
@@ -3127,7 +3141,8 @@ def _describe(
         if max_age < 0:
             raise ValueError(f"max_age is a number of seconds from 0, got {max_age!r}")
         headers.append(("Cache-Control", f"max-age={max_age:d}"))
-    content_type = _with_charset(mimetype) if mimetype else content_type_of(filename)
+    named = download if isinstance(download, str) else filename
+    content_type = _with_charset(mimetype) if mimetype else content_type_of(named)
     check_header("Content-Type", content_type)
     return content_type, tuple(headers)
 
@@ -3198,8 +3213,8 @@ def _find(root: str, filename: str) -> Tuple[str, FileState]:
     return _look_inside(root, filename, state, int(time.monotonic())), state
 
 
-_find_once = lru_cache(maxsize=MAX_KNOWN_FILES)(_find)
-_look_once = lru_cache(maxsize=MAX_KNOWN_FILES)(_look)
+# Not bounded, as nothing that is asked for with cache=True: only what is there is kept.
+_find_once = lru_cache(maxsize=None)(_find)
 
 
 def static_file(
@@ -3220,11 +3235,11 @@ def static_file(
     Args:
         filename: path below `root`, segments joined by "/"; may come from a client.
         root: the directory that is never left, not through links either.
-        mimetype: the content type; by default what the name says.
+        mimetype: the content type; by default what the name says that it gets.
         download: True, or the name to save as: the browser stores instead of shows.
         max_age: seconds (int) a client may use its copy without asking again.
         cache: None: kept in memory up to 128 KiB and checked by one os.stat; True: kept
-            and never checked again; False: read from disk each time.
+            whatever its size, and never looked at again; False: read each time.
         delete_after: send the file whole, then remove it.
 
     Raises:
@@ -3254,7 +3269,7 @@ def cached_file(
     """Return a Response that sends a file from memory: `static_file` with `cache=True`.
 
     After the first time no disk is touched and no change is seen: for what belongs to
-    the program. Only files that are too large to keep are still looked at.
+    the program, and fits into its memory.
 
     Args:
         options: mimetype, download and max_age, as for `static_file`.
@@ -3321,20 +3336,30 @@ def _represent(
     return Representation(size, etag, date, lines.encode("latin-1"), body)
 
 
-@lru_cache(maxsize=MAX_CACHED_FILES)
-def _keep(path: str, state: FileState, coding: str) -> Representation:
+def _read(path: str, state: FileState, coding: str) -> Representation:
     """Return a representation with its content.
 
     Raises:
-        OSError: the file is not in that state any more; or it changed just now, and may
-            change again and keep its times and size: to git, that is "racily clean".
+        OSError: the file is not in that state any more.
     """
     with open(path, "rb", opener=_open_real) as file:
         content = file.read(state[-1] + 1)
-        same = _file_state(os.fstat(file.fileno())) == state
-    if not same or time.time_ns() - state[3] < UNSETTLED_NANOSECONDS:
-        raise OSError(errno.EAGAIN, "the file changed while it was read", path)
+        if _file_state(os.fstat(file.fileno())) != state:
+            raise OSError(errno.EAGAIN, "the file changed while it was read", path)
     return _represent(path, state, coding, content)
+
+
+@lru_cache(maxsize=MAX_CACHED_FILES)
+def _keep(path: str, state: FileState, coding: str) -> Representation:
+    """The same, for a file that is asked about each time.
+
+    Raises:
+        OSError: also for one that changed just now, and may change again and keep its
+            times and size: to git, that is "racily clean".
+    """
+    if time.time_ns() - state[3] < UNSETTLED_NANOSECONDS:
+        raise OSError(errno.EAGAIN, "the file has just changed", path)
+    return _read(path, state, coding)
 
 
 _on_disk = lru_cache(maxsize=MAX_KNOWN_FILES)(_represent)
@@ -3368,6 +3393,26 @@ def _siblings(path: str, state: FileState, second: int) -> Tuple[str, ...]:
     return tuple(found)
 
 
+def _preferred(accept_encoding: Optional[str], available: Tuple[str, ...]) -> str:
+    best = accepted_codings(accept_encoding or "", available)[:1]
+    return best[0] if best and best[0] in CODINGS else ""
+
+
+@lru_cache(maxsize=None)
+def _require(path: str) -> Dict[str, Representation]:
+    """Return a file, as "", and its siblings by their codings; for cache=True.
+
+    Raises:
+        OSError: it can't be read, or changes while it is.
+    """
+    state = _look(path)
+    found = {"": _read(path, state, "")}
+    for coding in _siblings(path, state, 0):
+        sibling = path + CODINGS[coding]
+        found[coding] = _read(sibling, _look(sibling), coding)
+    return found
+
+
 def _choose(
     file: StaticFile, accept_encoding: Optional[str]
 ) -> Tuple[Representation, bool]:
@@ -3380,15 +3425,20 @@ def _choose(
         OSError: there is no such file any more.
     """
     path, cache, _ = file
-    look = _look_once if cache else _look
-    state = file.take_state() if isinstance(file, _FoundFile) else None
-    state = state or look(path)
-    available = _siblings(path, state, 0 if cache else int(time.monotonic()))
-    best = accepted_codings(accept_encoding or "", available)[:1]
-    if best and best[0] in CODINGS:
-        sibling = path + CODINGS[best[0]]
+    if cache:
         try:
-            return _recall(sibling, look(sibling), best[0], cache), True
+            kept = _require(path)
+            return kept[_preferred(accept_encoding, tuple(kept)[1:])], len(kept) > 1
+        except OSError:
+            pass  # somebody writes to it: this time as it is
+    state = file.take_state() if isinstance(file, _FoundFile) else None
+    state = state or _look(path)
+    available = _siblings(path, state, int(time.monotonic()))
+    coding = _preferred(accept_encoding, available)
+    if coding:
+        sibling = path + CODINGS[coding]
+        try:
+            return _recall(sibling, _look(sibling), coding, cache), True
         except OSError:
             pass  # it went away within the second
     return _recall(path, state, "", cache), bool(available)
@@ -3439,6 +3489,11 @@ async def _read_parts(
                     raise OSError(errno.EIO, "the file became shorter while sent", path)
                 start += len(chunk)
                 yield chunk
+
+
+async def _slices(content: bytes) -> AsyncIterator[bytes]:
+    for at in range(0, len(content), FILE_CHUNK_BYTES):
+        yield content[at : at + FILE_CHUNK_BYTES]
 
 
 def _send_parts(
@@ -3544,6 +3599,10 @@ def resolve_file(method: str, headers: Headers, response: Response) -> Response:
     except OSError as error:
         raise _file_error(error) from None
     finished._cookies = response._cookies[:]
+    body = finished.body
+    if isinstance(body, bytes) and len(body) > MAX_CACHED_FILE_BYTES:
+        # Only as fast as the client reads: no copy of it waits for each slow one.
+        finished.body, finished.stream_bytes = _slices(body), len(body)
     return finished
 
 
@@ -4165,7 +4224,7 @@ class Template:
     """A template in the language of bottle's SimpleTemplate, compiled.
 
     Args:
-        source: the text, or bytes in UTF-8. It is a program: never a client's text.
+        source: the text, or bytes in `encoding`. A program: never a client's text.
         filename: without `source`, the template to look up in `path`; else the name
             that errors show.
         path: directories (one or several, str or path) in which this template and those
@@ -4173,7 +4232,7 @@ class Template:
         syntax: the five marks, separated by spaces; `"<% %> % {{ }}"` when None.
 
     Raises:
-        TemplateError: not found, not UTF-8, or wrong; names the template's line.
+        TemplateError: not found, not decoded, or wrong; names the template's line.
     """
 
     #: Where templates are looked up; relative ones start at the working directory.
@@ -4181,6 +4240,8 @@ class Template:
     #: None: kept in memory, and checked against the file's state at each use.
     #: True: kept, and the file never looked at again. False: read at each use.
     cache: Optional[bool] = None
+    #: What files and bytes are decoded from; a byte order mark is dropped.
+    encoding: str = "utf-8-sig"
     #: Variables that every template has.
     defaults: ClassVar[Dict[str, object]] = {}
     #: Other engines: extension to a function of (name, directory) -> Renderable.
@@ -4203,9 +4264,9 @@ class Template:
                 source = file.read()
         if isinstance(source, bytes):
             try:
-                source = source.decode("utf-8-sig")
+                source = source.decode(self.encoding)
             except UnicodeDecodeError as error:
-                raise TemplateError(f"{filename}: not UTF-8: {error}") from None
+                raise TemplateError(f"{filename}: {error}") from None
         self.filename = filename or f"template {hash(source) & 0xFFFFFFFF:08x}"
         self._code = _compile_template(source, self.filename, syntax or TEMPLATE_SYNTAX)
 

@@ -59,7 +59,7 @@ LARGE = core.MAX_CACHED_FILE_BYTES + 1
 def _no_memory(monkeypatch):
     """Start with nothing kept for good, and with files that have long been settled."""
     core._find_once.cache_clear()
-    core._look_once.cache_clear()
+    core._require.cache_clear()
     core._siblings.cache_clear()
     core._keep.cache_clear()
     monkeypatch.setattr(core, "UNSETTLED_NANOSECONDS", 0)
@@ -1029,18 +1029,43 @@ def test_memory_is_bounded_in_bytes():
     assert bound == 64 * 1024 * 1024
 
 
-def test_a_required_file_that_is_too_large_is_sent_from_disk_as_it_is(site):
-    path = put(site / "b.bin", b"x" * LARGE)
-    assert ask(site, "b.bin", cache=True).body.length == LARGE
-    put(path, b"y" * (LARGE + 1), MTIME + 1)
-    assert content_of(ask(site, "b.bin", cache=True)) == b"y" * (LARGE + 1)
+@pytest.mark.parametrize("size", [10, LARGE, 3 * core.FILE_CHUNK_BYTES + 1])
+def test_a_required_file_is_kept_whatever_its_size_and_whoever_else_is(
+    site, disk, size
+):
+    content = os.urandom(size)
+    put(site / "b.bin", content)
+    put(site / "b.bin.gz", content[::-1])
+    assert content_of(ask(site, "b.bin", cache=True)) == content
+    for bounded in (core._keep, core._siblings, core._look_inside, core._on_disk):
+        bounded.cache_clear()  # as if others had taken the room
+    shutil.rmtree(site)
+    disk.clear()
+    answer = ask(site, "b.bin", cache=True)
+    assert content_of(answer) == content
+    assert answer.stream_bytes in (None, size)
+    coded = ask(site, "b.bin", cache=True, headers={"Accept-Encoding": "gzip"})
+    assert content_of(coded) == content[::-1]
+    part = ask(site, "b.bin", cache=True, headers={"Range": f"bytes=1-{size - 2}"})
+    assert (part.status, content_of(part)) == (206, content[1:-1])
+    assert disk == []
 
 
-def test_a_required_file_that_changed_and_was_forgotten_is_sent_as_it_is(site):
-    assert ask(site, cache=True).body == CONTENT
+def test_a_large_file_in_memory_is_sent_in_pieces(site):
+    put(site / "b.bin", b"x" * LARGE)
+    answer = ask(site, "b.bin", cache=True)
+    assert answer.stream_bytes == LARGE
+    assert not isinstance(answer.body, (bytes, FileSlice))
+
+
+def test_a_required_file_that_is_written_to_is_sent_but_not_kept(site, monkeypatch):
+    def torn(path, state, coding):
+        raise OSError(errno.EAGAIN, "the file changed while it was read")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(core, "_read", torn)
+        assert content_of(ask(site, cache=True)) == CONTENT
     put(site / "a.txt", b"new", MTIME + 1)
-    assert ask(site, cache=True).body == CONTENT
-    core._keep.cache_clear()
     assert content_of(ask(site, cache=True)) == b"new"
 
 

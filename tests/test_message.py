@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from datetime import datetime, timedelta, timezone
 from typing import Any, Callable, Dict, List, Optional
 
 import pytest
@@ -368,10 +369,25 @@ def test_line_ends_and_the_like_are_refused_at_the_call(
         make(bad)
 
 
+A_DATE = "Sun, 06 Nov 1994 08:49:37 GMT"
+LAX = "HttpOnly; SameSite=Lax"
 COOKIE_TABLE: List[Any] = [
     ({}, "a=b; Path=/; HttpOnly; SameSite=Lax"),
     ({"max_age": 60}, "a=b; Max-Age=60; Path=/; HttpOnly; SameSite=Lax"),
     ({"max_age": 0}, "a=b; Max-Age=0; Path=/; HttpOnly; SameSite=Lax"),
+    ({"max_age": 1.5}, "a=b; Max-Age=1; Path=/; HttpOnly; SameSite=Lax"),
+    (
+        {"max_age": timedelta(days=1)},
+        "a=b; Max-Age=86400; Path=/; HttpOnly; SameSite=Lax",
+    ),
+    *(
+        ({"expires": moment, "path": None}, f"a=b; Expires={A_DATE}; {LAX}")
+        for moment in (
+            datetime(1994, 11, 6, 8, 49, 37),
+            datetime(1994, 11, 6, 8, 49, 37, tzinfo=timezone.utc),
+            datetime(1994, 11, 6, 9, 49, 37, tzinfo=timezone(timedelta(hours=1))),
+        )
+    ),
     (
         {"expires": 784111777},
         "a=b; Expires=Sun, 06 Nov 1994 08:49:37 GMT; Path=/; HttpOnly; SameSite=Lax",

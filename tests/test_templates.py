@@ -284,8 +284,14 @@ def test_what_is_nested_too_deeply_is_a_template_error(source: str) -> None:
 
 
 def test_bytes_that_are_not_utf_8_are_a_template_error() -> None:
-    with pytest.raises(TemplateError, match="not UTF-8"):
+    with pytest.raises(TemplateError, match="utf-8"):
         Template(b"\xff")
+
+
+def test_another_encoding_may_be_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert Template(b"\xef\xbb\xbf{{x}}\xc3\xa4").render(x=1) == "1ä"
+    monkeypatch.setattr(Template, "encoding", "latin-1")
+    assert Template(b"{{x}}\xe4").render(x=1) == "1ä"
 
 
 def test_neither_source_nor_filename_is_a_type_error() -> None:
