@@ -4,8 +4,9 @@
     python bench/multipart.py [--rounds 5] [--megabytes 64] [--only large,small]
 
 Each line is one job and one library: the median of the rounds and its ratio to
-pixie_web (above 1: pixie_web is faster). The libraries take turns within every round,
-pinned to one core. What is not installed is left out, and what fails says so.
+pixie_web (above 1: pixie_web is faster). It is time of the CPU, so that other programs
+count for less; the libraries take turns within every round, pinned to one core. What is
+not installed is left out, and what fails says so.
 
 `events` is the parser alone, fed pieces of 64 KiB whose data is only counted. `form` is
 the whole way from a body in a file to fields and files that can be read.
@@ -309,10 +310,10 @@ def text_jobs() -> Dict[str, Dict[str, Job]]:
 
 def measure(job: Job, repeat: int) -> float:
     gc.collect()
-    start = time.perf_counter()
+    start = time.process_time()
     for _ in range(repeat):
         job()
-    return (time.perf_counter() - start) / repeat
+    return (time.process_time() - start) / repeat
 
 
 def compare(title: str, jobs: Dict[str, Job], rounds: int, seconds: float) -> None:
