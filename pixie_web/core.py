@@ -695,16 +695,22 @@ _SIGNING_PURPOSE = b"pixie_web signed cookie 1"
 Secrets = Union[str, bytes, Sequence[Union[str, bytes]]]
 
 
-def _signatures(name: str, payload: bytes, secrets: Secrets) -> List[bytes]:
-    """Return the signature by each secret, in base64url without padding."""
-    import hmac
-    from base64 import urlsafe_b64encode
-
+def secret_keys(secrets: Secrets) -> List[bytes]:
+    """Return one secret or several as bytes; raise PixieError if one is empty."""
     several = [secrets] if isinstance(secrets, (str, bytes)) else secrets or ()
     keys = [key.encode("utf-8") if isinstance(key, str) else key for key in several]
     if not keys or not all(keys):
         # SECURITY: never unsigned instead, for want of a variable in the environment.
         raise PixieError("signing needs a secret, and none may be empty")
+    return keys
+
+
+def _signatures(name: str, payload: bytes, secrets: Secrets) -> List[bytes]:
+    """Return the signature by each secret, in base64url without padding."""
+    import hmac
+    from base64 import urlsafe_b64encode
+
+    keys = secret_keys(secrets)
     message = b"\0".join((_SIGNING_PURPOSE, name.encode("utf-8"), payload))
     digests = [hmac.digest(key, message, "sha256") for key in keys]
     return [urlsafe_b64encode(digest).rstrip(b"=") for digest in digests]
@@ -7297,7 +7303,7 @@ class Application:
         self, import_name: Optional[str] = None, *, secrets: Secrets = ()
     ) -> None:
         if secrets != ():
-            sign("", None, secrets, 0)  # refuses here what can't sign later
+            secret_keys(secrets)  # refuses here what can't sign later
         self.import_name = import_name
         self.secrets = secrets
         self.debug = False
@@ -9277,6 +9283,35 @@ def configure_logging() -> None:
     log.setLevel(logging.INFO)
 
 
+def set_form_limits(application: Application, limits: Sequence[int]) -> None:
+    """Set the limits of forms for an application and all that are mounted below it."""
+    for one in application._family():
+        one.form_limits = FormLimits(*limits)
+
+
+def hand_down(application: Application) -> Dict[str, Any]:
+    """Return what a worker that imports the program is to know of main's settings.
+
+    Forked workers have it already. JSON can say it; it holds the secrets, so it goes
+    through a socket, never into arguments or variables.
+    """
+    family = [one.secrets for one in application._family()]
+    return {
+        "form_limits": getattr(application, "form_limits", FORM_LIMITS),
+        "secrets": [
+            [] if secrets == () else [key.hex() for key in secret_keys(secrets)]
+            for secrets in family
+        ],
+    }
+
+
+def take_over(application: Application, settings: Mapping[str, Any]) -> None:
+    """Set in a worker what `hand_down` returned in main."""
+    set_form_limits(application, settings["form_limits"])
+    for one, keys in zip(application._family(), settings["secrets"]):
+        one.secrets = tuple(bytes.fromhex(key) for key in keys)
+
+
 class _Runner:
     """One run of an application, from its settings to its end."""
 
@@ -9301,8 +9336,7 @@ class _Runner:
         application.debug = self._server.options.debug
         names = FormLimits._fields
         limits = FormLimits(**{name: self._settings[name] for name in names})
-        for one in application._family():
-            one.form_limits = limits
+        set_form_limits(application, limits)
         program = application.freeze()
         application.placements.threads = Threads(self._settings["threads"])
         pool = self._make_pool(program)

@@ -10,7 +10,18 @@ import pytest
 from support import Server, serve
 
 from pixie_web import Pixie, PixieError, Request, Response
-from pixie_web.core import parse_head, sign, unsign
+from pixie_web.core import (
+    FormLimits,
+    dump_json,
+    hand_down,
+    load_json,
+    parse_head,
+    secret_keys,
+    set_form_limits,
+    sign,
+    take_over,
+    unsign,
+)
 
 PROGRAM = Path(__file__).with_name("programs") / "everyday.py"
 PLACES = ["sync", "thread", "asnc", "pool"]
@@ -142,3 +153,29 @@ def test_a_value_that_is_no_text_needs_a_secret(value: Any) -> None:
 def test_what_json_can_not_say_is_refused_at_the_call(value: Any) -> None:
     with pytest.raises(TypeError):
         Response().set_cookie("a", value)
+
+
+def test_workers_that_import_the_program_are_handed_the_secrets() -> None:
+    def program(*secrets: Any) -> Pixie:
+        top, below, own = Pixie(), Pixie(), Pixie(secrets=secrets or ())
+        top.mount("/below", below)
+        below.mount("/own", own)
+        return top
+
+    main, worker = program("naïve", b"\xff"), program()
+    main.secrets = "read at the start"
+    limits = FormLimits(max_parts=7)
+    main.freeze()
+    set_form_limits(main, limits)
+    sent = dump_json(hand_down(main))
+    take_over(worker, load_json(sent))  # type: ignore[arg-type]
+    families = main._family(), worker._family()
+    assert [one.form_limits for one in families[1]] == [limits] * 3
+    for one, other in zip(*families):
+        assert other.secrets != ()
+        assert secret_keys(one.secrets) == secret_keys(other.secrets)
+    take_over(worker, load_json(dump_json(hand_down(program()))))  # type: ignore[arg-type]
+    assert [one.secrets for one in families[1]] == [(), (), ()]
+    main.secrets = ""
+    with pytest.raises(PixieError, match="empty"):
+        hand_down(main)

@@ -121,6 +121,22 @@ def test_a_refusal_costs_no_upload(place: str, server: Server) -> None:
         assert one.recv(65_536).startswith(b"HTTP/1.1 403 ")
 
 
+def test_the_origin_is_compared_with_what_a_trusted_proxy_says() -> None:
+    table = [
+        ("https://a.example", "https", "a.example", 200),
+        ("http://a.example", "https", "a.example", 403),
+        ("http://a.example", "http", "a.example", 200),
+        ("https://inside", "https", "a.example", 403),
+    ]
+    with serve(PROGRAM, trusted_proxies="127.0.0.1", workers=1) as running:
+        for origin, scheme, host, status in table:
+            headers = {"Host": "inside", "Origin": origin}
+            headers.update({"X-Forwarded-Proto": scheme, "X-Forwarded-Host": host})
+            for place in PLACES:
+                path = f"/{place}/change"
+                assert running.request("POST", path, b"", headers).status == status
+
+
 # Entity tags --------------------------------------------------------------------------
 
 
