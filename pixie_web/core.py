@@ -7007,10 +7007,17 @@ def run_after(
 ) -> Response:
     """Run after triggers, each on what the one before made of the response."""
     for trigger in triggers:
+        body = response.body
         try:
-            response = follow(response, response.body, trigger(request, response))
+            response = follow(response, body, trigger(request, response))
         except BaseException as error:
             response = failure(application, request, error)
+        if isinstance(body, Chunks) and not is_stream(response.body):
+            # Who yields its Response holds itself: it would wait for the collector.
+            try:
+                body.close()
+            except Exception:
+                log.exception("a stream failed while it was closed")
     return response
 
 
@@ -7117,8 +7124,11 @@ async def answer_async(route: Route, request: Request) -> Response:
             raise
         except BaseException as error:
             response = failure(route.app, request, error)
+    body = response.body
     if after:
         response = run_after(route.app, after, request, response)
+    if isinstance(body, AsyncChunks) and not is_stream(response.body):
+        await body.aclose()
     response = seal(route.app, request, response)
     if isinstance(response.body, Chunks):
         response.body = AsyncChunks(b"", _as_async(response.body))

@@ -187,6 +187,21 @@ def test_a_tag_of_ones_own_counts(place: str, server: Server) -> None:
 
 
 @pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("accept", ["identity", "gzip"])
+def test_a_stream_the_client_has_is_closed_at_once(
+    accept: str, place: str, server: Server, tmp_path: Path
+) -> None:
+    note = tmp_path / "note"
+    path = f"/{place}/tagged_pieces?note={note}"
+    headers = {"Accept-Encoding": accept}
+    assert server.get(path, headers).status == 200
+    wait_for(lambda: note.exists() and note.read_text() == "closed", "its end")
+    again = server.get(path, {**headers, "If-None-Match": '"v1"'})
+    assert (again.status, again.body) == (304, b"")
+    wait_for(lambda: note.read_text() == "closedclosed", "the other's end")
+
+
+@pytest.mark.parametrize("place", PLACES)
 def test_an_error_is_not_tagged(place: str, server: Server) -> None:
     answer = server.get(f"/{place}/untagged", {"If-None-Match": "*"})
     assert (answer.status, answer.headers["ETag"]) == (404, None)

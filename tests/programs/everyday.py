@@ -93,6 +93,11 @@ def query(env):
     return {"fields": len(env.query)}
 
 
+@case("/told", "POST")
+def told(env):
+    return {"said": env.json}
+
+
 # Triggers that come along.
 
 
@@ -194,6 +199,29 @@ async def endless_async(env):
         generator.close()
 
 
+def tagged_pieces(env):
+    """Yield a tagged response, and note that it was closed there."""
+    response = Response("first\n")
+    response.etag("v1")
+    try:
+        yield response
+        yield "last\n"
+    finally:
+        with open(env.query["note"], "a") as note:
+            note.write("closed")
+
+
+async def tagged_pieces_async(env):
+    response = Response("first\n")
+    response.etag("v1")
+    try:
+        yield response
+        yield "last\n"
+    finally:
+        with open(env.query["note"], "a") as note:
+            note.write("closed")
+
+
 def waiting(env):
     """Yield a piece for each file that appears."""
     yield "ready\n"
@@ -229,7 +257,7 @@ for prefix, place in PLACES.items():
     for path, method, function, options in CASES:
         handler = as_coroutine(function) if place is RouteType.asnc else function
         part.route(path, place, method, **options)(handler)
-    for function in (pieces, endless, waiting):
+    for function in (pieces, endless, tagged_pieces, waiting):
         if place is RouteType.asnc:
             function = globals()[f"{function.__name__}_async"]
         path = "/" + function.__name__.replace("_async", "")
