@@ -7161,8 +7161,10 @@ async def same_origin(env: Request, trusted: Iterable[str] = ()) -> None:
     Raises:
         HTTPError: 403.
     """
+    if env.method in _SAFE_METHODS:
+        return
     site, origin = env.header("sec-fetch-site"), env.header("origin")
-    if env.method in _SAFE_METHODS or site in ("same-origin", "none"):
+    if site in ("same-origin", "none"):
         return
     port = _DEFAULT_PORT.get(env.scheme, "")
     host = env.host[: -len(port)] if port and env.host.endswith(port) else env.host
@@ -7184,7 +7186,7 @@ def etag(env: Request, response: Response) -> Response:
     has_tag = "etag" in response.headers
     if isinstance(response.body, bytes) and response.status == 200 and not has_tag:
         response.etag()
-    return conditional_response(env.method, env.headers, response)
+    return conditional_response(env.method, deciding_headers(env), response)
 
 
 def _gzip() -> Any:
