@@ -4281,7 +4281,8 @@ class Template:
             try:
                 source = source.decode(self.encoding)
             except UnicodeDecodeError as error:
-                raise TemplateError(f"{filename}: {error}") from None
+                name = self.encoding.upper().replace("-SIG", "")
+                raise TemplateError(f"{filename}: not {name}: {error}") from None
         self.filename = filename or f"template {hash(source) & 0xFFFFFFFF:08x}"
         self._code = _compile_template(source, self.filename, syntax or TEMPLATE_SYNTAX)
 

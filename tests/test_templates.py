@@ -284,7 +284,7 @@ def test_what_is_nested_too_deeply_is_a_template_error(source: str) -> None:
 
 
 def test_bytes_that_are_not_utf_8_are_a_template_error() -> None:
-    with pytest.raises(TemplateError, match="utf-8"):
+    with pytest.raises(TemplateError, match="not UTF-8"):
         Template(b"\xff")
 
 
