@@ -348,6 +348,7 @@ REQUESTS = [
         failed(
             "415 Unsupported Media Type",
             "Send JSON, with Content-Type: application/json.",
+            "Accept: application/json",
         ),
     ),
     post("/request_json", "application/json", b"{", None),
