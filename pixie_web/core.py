@@ -4534,34 +4534,40 @@ class Router(Generic[Target]):
 # in a thread, `asnc` in a Task, and `pool` and `stream` in a worker process:
 #
 #     main                                          zygote               worker 1..n
-#     +------------------------+   fork, kill      +----------+  fork   +-----------+
+#     +------------------------+   START, SIGNAL   +----------+  fork   +-----------+
 #     | loop, sockets, TLS     |------------------>| one      |-------->| one job   |
 #     | Pool: idle workers,    |<------------------| thread,  |         | at a time |
-#     |       waiting jobs     |   pid, exit code  | no loop  |         +-----------+
+#     |       waiting jobs     |  STARTED, EXITED  | no loop  |         +-----------+
 #     |                        |                   +----------+            ^     |
-#     |                        |--- RUN, CANCEL ---------------------------+     |
-#     |                        |<-- RESPONSE | HEAD DATA* END | FILE ------------+
+#     |                        |--- BOOT, RUN, CANCEL ---------------------+     |
+#     |                        |<-- READY, RESPONSE | HEAD DATA* END | FILE -----+
 #     +------------------------+    one private socketpair for each worker
 #
 # The zygote is forked before main has a loop, TLS or threads, so its own forks are
 # clean, take a millisecond, and give workers the application as it was then. It alone
-# kills and reaps. Nothing is shared between workers, and nothing is pickled: requests
-# travel as the bytes that came, answers as the bytes that go. A worker's life, seen
-# from main:
+# kills and reaps. If it dies, its workers die with it, and main starts another one that
+# imports the application again; so it starts at once where a fork is not clean, and
+# where even that one can't fork, each worker imports for itself ("exec" and "spawn",
+# below). The frames and states are the same. Nothing is shared between workers, and
+# nothing is pickled: requests travel as the bytes that came, answers as the bytes that
+# go. A worker's life, seen from main:
 #
 #     starting --READY--> idle --RUN--> busy --RESPONSE, END--> idle
 #         \                |             |  deadline, crash, exit()
 #          `---------------+-------------+--> dying --exit seen--> (gone, replaced)
 #
-# Main trusts no byte of a worker, and never uses the socket of a dying one again: an
-# answer can't reach the wrong client. A slow client stops its stream's worker by
-# nothing but the kernel's buffers: main stops reading, and the worker's send blocks.
+# A dying worker is asked to end (its socket is closed; SIGUSR2 raises RequestTimeout),
+# after the grace to write where it hangs (SIGUSR1), and then killed. Main trusts no
+# byte of a worker, and never uses the socket of a dying one again: an answer can't
+# reach the wrong client. A slow client stops its stream's worker by nothing but the
+# kernel's buffers: main stops reading, and the worker's send blocks.
 
 WORKER_TIMEOUT_SECONDS = 30.0  # gunicorn and PHP-FPM: 30 s
 QUEUE_TIMEOUT_SECONDS = 30.0
 TIMEOUT_GRACE_SECONDS = 0.5  # from the soft exception to SIGKILL
+TRACE_SECONDS = 0.05  # for writing where a worker hangs, before it is killed
 STOP_SECONDS = 5.0  # for a worker that ends in good order: on_worker_stop
-ORDER_SECONDS = 5.0  # a zygote that takes no order for so long is as good as dead
+ORDER_SECONDS = 5.0  # a zygote that takes no order for so long is killed
 WORKER_NICENESS = 5  # below main, which has to answer everybody in the meantime
 BOOT_SECONDS = 60.0  # a worker that is not ready by then is replaced
 MAX_FRAME_BYTES = 256 * 1024 * 1024  # a worker that announces more has gone mad
@@ -5308,7 +5314,7 @@ _SIZE = struct.Struct("!I")
 class Frame:
     """The types of frames, and their flags."""
 
-    RUN, CANCEL = 1, 2  # main to worker
+    RUN, CANCEL, BOOT = 1, 2, 3  # main to worker
     READY, RESPONSE, HEAD, DATA, END, FILE, LOG = 16, 17, 18, 19, 20, 21, 22  # and back
 
     DEBUG, HTTPS, SPOOLED = 1, 2, 4  # flags of RUN
@@ -5415,7 +5421,11 @@ class FrameBuffer:
 
 
 class Program:
-    """What a worker needs to know of the application; the rest it inherits."""
+    """What a worker needs to know of the application.
+
+    Forked workers inherit it; the others import it afresh, and tell main what they
+    have found, so that none runs another handler than the one that was asked for.
+    """
 
     def __init__(
         self,
@@ -5428,6 +5438,27 @@ class Program:
         self.answer = answer
         self.on_worker_start = on_worker_start
         self.on_worker_stop = on_worker_stop
+        self.fresh = False  # imported by this process, not inherited from main
+
+    @property
+    def table(self) -> bytes:
+        """The routes as lines of text, the same in each process of a program."""
+        lines = []
+        for route in self.routes:
+            handler = route.handler
+            module = getattr(handler, "__module__", "")
+            # The main program has another name where it is imported, and so has this
+            # file, where it is one.
+            module = {"__mp_main__": "__main__", __name__: "pixie_web"}.get(
+                module, module
+            )
+            name = getattr(handler, "__qualname__", type(handler).__qualname__)
+            verbs = ",".join(route.methods)
+            lines.append(f"{verbs} {route.path} {route.placement.name} {module}.{name}")
+        return "\n".join(lines).encode("utf-8", "surrogatepass")
+
+
+Load = Callable[[Dict[str, Any]], Program]
 
 
 class MainGone:
@@ -5468,50 +5499,104 @@ def _do_nothing(*_: object) -> None:
     pass
 
 
+def flush_output() -> None:
+    """Write out what print() has buffered, or a fork would have it come twice."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (AttributeError, OSError, ValueError):
+            pass  # closed, or replaced by None: nothing to lose
+
+
+def _prctl(option: int, argument: Any) -> None:
+    """Ask something of the Linux kernel for this process; elsewhere, or refused: no."""
+    try:
+        import ctypes
+
+        ctypes.CDLL(None).prctl(option, argument, 0, 0, 0)
+    except (ImportError, OSError, AttributeError):
+        pass
+
+
+def name_process(name: str) -> None:
+    """Set the name that `ps` and `top` show (Linux: 15 bytes)."""
+    _prctl(15, name.encode()[:15])  # PR_SET_NAME
+
+
+def die_with_parent(pid: int) -> None:
+    """Be killed when the zygote is killed (Linux); a belt beside the closed sockets."""
+    _prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+    if os.getppid() != pid:
+        os._exit(1)  # it died in between
+
+
+def make_first_victim() -> None:
+    """Have the kernel's out-of-memory killer take a worker before it takes main."""
+    try:
+        with open("/proc/self/oom_score_adj", "w") as file:
+            file.write("300")
+    except OSError:
+        pass
+
+
 class WorkerProcess:
     """A worker: takes one request after another from its socket, and answers it.
 
     It ends when main closes the socket, when a handler leaves by `sys.exit()`, or when
     the zygote kills it.
+
+    Args:
+        connection: its socket.
+        trace: the descriptor of the file that takes tracebacks when it is killed.
+        load: returns the program, given what the frame BOOT says.
     """
 
-    def __init__(
-        self, connection: socket.socket, number: int, program: Program
-    ) -> None:
+    def __init__(self, connection: socket.socket, trace: int, load: Load) -> None:
         self._connection = connection
-        self._number = number
-        self._program = program
+        self._trace = trace
+        self._load = load
+        self._program: Program
         self._request_number = 0
         self._interruptible = False
 
     def serve(self) -> None:
         """Boot, then answer until the end of the connection."""
-        self._boot()
-        self.send(Frame.READY)
-        while True:
-            header = self._receive(_FRAME.size)
-            if header is None:
-                break
-            size, kind, flags, index, number = _FRAME.unpack(header)
-            payload = self._receive(size)
-            if payload is None:
-                break
+        frame = self._next_frame()
+        if frame is None:
+            return
+        self._boot(cast(Dict[str, Any], load_json(frame[-1])))
+        program = self._program
+        self.send(Frame.READY, 0, program.table if program.fresh else b"")
+        for kind, flags, index, number, payload in iter(self._next_frame, None):
             # A CANCEL read here came too late: its job has ended.
             if kind == Frame.RUN:
                 self._request_number = number
-                route = self._program.routes[index]
+                route = program.routes[index]
                 request = decode_run(memoryview(payload), flags)
                 request.route = route
                 request.params = route.pattern.convert(request.raw_params)
                 if not self._run(route, request):
                     break
-        for function in self._program.on_worker_stop:
+        for function in program.on_worker_stop:
             function()
 
-    def _boot(self) -> None:
+    def _next_frame(self) -> Optional[Tuple[int, int, int, int, bytes]]:
+        header = self._receive(_FRAME.size)
+        if header is None:
+            return None
+        size, kind, flags, index, number = _FRAME.unpack(header)
+        payload = self._receive(size)
+        return None if payload is None else (kind, flags, index, number, payload)
+
+    def _boot(self, setup: Dict[str, Any]) -> None:
         proc_env.proc_type = ProcessType.pool
-        proc_env.worker = self._number
+        proc_env.worker = setup["number"]
         proc_env.pool = None
+        name_process(f"pixie:worker {setup['number']}")
+        log.handlers[:] = [FrameHandler(self)]
+        log.propagate = False
+        log.setLevel(setup["log_level"])
+        self._bound(setup)
         # Only main decides when to stop; a Ctrl-C or a supervisor's SIGTERM to the
         # whole group must not end a running request. Handlers, not SIG_IGN: programs
         # that a handler starts would inherit the latter.
@@ -5520,16 +5605,25 @@ class WorkerProcess:
         signal.signal(signal.SIGUSR2, self._on_deadline)
         # What a handler forks must not answer in its name, nor take the next request.
         os.register_at_fork(after_in_child=self._connection.close)
-        log.handlers[:] = [FrameHandler(self)]
-        log.propagate = False
-        numpy = sys.modules.get("numpy")
-        if numpy is not None:
-            numpy.random.seed()  # or all workers would draw the same numbers
         try:
+            numpy = sys.modules.get("numpy")
+            if numpy is not None:
+                numpy.random.seed()  # or all workers would draw the same numbers
+            self._program = self._load(setup)
             for function in self._program.on_worker_start:
                 function()
         except OSError as error:  # not main's end of the socket: a model without a file
-            raise PixieError("on_worker_start failed") from error
+            raise PixieError("the worker can't boot") from error
+
+    def _bound(self, setup: Dict[str, Any]) -> None:
+        """Put this process below main, in its turn on a CPU and in a lack of memory."""
+        import faulthandler
+
+        # Written by C code, whatever else this process is at; main reads it.
+        faulthandler.enable(self._trace)
+        faulthandler.register(signal.SIGUSR1, self._trace)
+        make_first_victim()
+        os.nice(WORKER_NICENESS)
 
     def _on_deadline(self, *_: object) -> None:
         if self._interruptible:
@@ -5624,72 +5718,59 @@ class WorkerProcess:
 
 
 # The pool: the zygote -----------------------------------------------------------------
-# It speaks with main over one socketpair in messages of fixed size. From main: FORK
-# (with the worker's end of a new socketpair as a descriptor) and SIGNAL; back: FORKED
-# and EXITED.
+# It speaks with main over one socketpair in messages of fixed size. From main: START
+# (with two descriptors: the worker's end of a new socketpair, and the file for its
+# tracebacks) and SIGNAL; back: STARTED and EXITED.
+#
+# There are three ways to start, which differ in nothing but this:
+#
+#     "zygote"   forked from main, with its program;          forks workers
+#     "exec"     a new interpreter that imports the program;  forks workers
+#     "spawn"    a new interpreter that imports nothing;      workers are new
+#                                                             interpreters that do
+#
+# A new interpreter is told what to import by the frame BOOT.
 
 _ORDER = struct.Struct("!BII")  # what, the worker's number, a signal
 _REPORT = struct.Struct("!BIIi")  # what, the worker's number, its pid, its wait status
-FORK, SIGNAL, FORKED, EXITED = 1, 2, 3, 4
+START, SIGNAL, STARTED, EXITED = 1, 2, 3, 4
 
 
-def flush_output() -> None:
-    """Write out what print() has buffered, or a fork would have it come twice."""
-    for stream in (sys.stdout, sys.stderr):
-        try:
-            stream.flush()
-        except (AttributeError, OSError, ValueError):
-            pass  # closed, or replaced by None: nothing to lose
+class Launch(NamedTuple):
+    """What a new interpreter needs to become a zygote or a worker.
+
+    Attributes:
+        command: what to execute; descriptors are its last arguments.
+        origin: where it finds the application, for the `load` that it calls (JSON).
+    """
+
+    command: Sequence[str]
+    origin: Dict[str, Any]
 
 
-def _prctl(option: int, argument: Any) -> None:
-    """Ask something of the Linux kernel for this process; elsewhere, or refused: no."""
-    try:
-        import ctypes
+def start_interpreter(command: Sequence[str], *arguments: int) -> int:
+    """Start a program in a process group of its own, and return its pid.
 
-        ctypes.CDLL(None).prctl(option, argument, 0, 0, 0)
-    except (ImportError, OSError, AttributeError):
-        pass
-
-
-def name_process(name: str) -> None:
-    """Set the name that `ps` and `top` show (Linux: 15 bytes)."""
-    _prctl(15, name.encode()[:15])  # PR_SET_NAME
-
-
-def die_with_parent(pid: int) -> None:
-    """Be killed when the zygote is killed (Linux); a belt beside the closed sockets."""
-    _prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-    if os.getppid() != pid:
-        os._exit(1)  # it died in between
-
-
-def make_first_victim() -> None:
-    """Have the kernel's out-of-memory killer take a worker before it takes main."""
-    try:
-        with open("/proc/self/oom_score_adj", "w") as file:
-            file.write("300")
-    except OSError:
-        pass
+    All that it inherits are the descriptors that are among its arguments.
+    """
+    texts = [*command, *map(str, arguments)]
+    return os.posix_spawn(texts[0], texts, os.environ, setpgroup=0)
 
 
 def live_as_worker(
-    connection: socket.socket, number: int, program: Program, zygote_pid: int
-) -> None:
+    connection: socket.socket, trace: int, zygote_pid: int, load: Load
+) -> NoReturn:
     """Be a worker until the end of the process; never returns."""
     code = 1
     try:
         os.setpgid(0, 0)
         die_with_parent(zygote_pid)
-        name_process(f"pixie:worker {number}")
-        make_first_victim()
-        os.nice(WORKER_NICENESS)
-        WorkerProcess(connection, number, program).serve()
+        WorkerProcess(connection, trace, load).serve()
         code = 0
     except (OSError, RequestTimeout):
         pass  # main is gone, or has done with this worker
     except BaseException:
-        log.exception("worker %d ended", number)
+        log.exception("worker %s ended", proc_env.worker)
     finally:
         # Not sys.exit(): that would run the clean-up of main's objects in this copy.
         flush_output()
@@ -5697,19 +5778,31 @@ def live_as_worker(
 
 
 class Zygote:
-    """The process that forks, signals and reaps workers, and ends them with main."""
+    """The process that starts, signals and reaps workers, and ends them with main.
 
-    def __init__(self, control: socket.socket, program: Program) -> None:
+    Args:
+        control: its end of the socket to main.
+        program: what the workers it forks run; None: it has none, or can't fork, since
+            it has threads. Then each worker is a new interpreter.
+        command: what starts such an interpreter.
+    """
+
+    def __init__(
+        self,
+        control: socket.socket,
+        program: Optional[Program],
+        command: Sequence[str] = (),
+    ) -> None:
         self._control = control
         self._program = program
+        self._command = command
         self._pids: Dict[int, int] = {}  # worker's number to pid, alive ones only
 
     def serve(self) -> None:
         """Do as main says until it hangs up or dies; then end all workers."""
         name_process("pixie:zygote")
-        _prctl(
-            36, 1
-        )  # PR_SET_CHILD_SUBREAPER: orphans of handlers come here to be reaped
+        # PR_SET_CHILD_SUBREAPER: orphans of handlers come here to be reaped
+        _prctl(36, 1)
         for ignored in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(ignored, _do_nothing)
         woken, wakeup = socket.socketpair()
@@ -5738,7 +5831,7 @@ class Zygote:
     def _obey(self, *inherited: socket.socket) -> bool:
         size = _ORDER.size
         try:
-            data, ancillary, _, _ = self._control.recvmsg(size, socket.CMSG_SPACE(4))
+            data, ancillary, _, _ = self._control.recvmsg(size, socket.CMSG_SPACE(8))
         except ConnectionResetError:
             return False  # main is gone, and had not read all reports
         if len(data) < size:
@@ -5748,35 +5841,51 @@ class Zygote:
             self._kill(number, value)
             return True
         descriptors = array.array("i")
-        descriptors.frombytes(ancillary[0][2][:4])
-        with socket.socket(fileno=descriptors[0]) as connection:
-            self._fork(number, connection, inherited)
+        descriptors.frombytes(ancillary[0][2][:8])
+        try:
+            self._start(number, descriptors[0], descriptors[1], inherited)
+        finally:
+            for descriptor in descriptors:
+                os.close(descriptor)
         return True
 
-    def _fork(
+    def _start(
         self,
         number: int,
-        connection: socket.socket,
+        connection: int,
+        trace: int,
         inherited: Tuple[socket.socket, ...],
     ) -> None:
-        parent = os.getpid()
         try:
-            pid = os.fork()
+            if self._program is None:
+                os.set_inheritable(connection, True)
+                os.set_inheritable(trace, True)
+                pid = start_interpreter(self._command, connection, trace, os.getpid())
+            else:
+                pid = self._fork(connection, trace, inherited)
         except OSError as error:
             self._report(EXITED, number, 0, -(error.errno or errno.EAGAIN))
             return
-        if pid == 0:
-            signal.set_wakeup_fd(-1)
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            for one in (self._control, *inherited):
-                one.close()
-            live_as_worker(connection, number, self._program, parent)
         try:
             os.setpgid(pid, pid)  # also done by the worker: whoever comes first
         except OSError:
             pass
         self._pids[number] = pid
-        self._report(FORKED, number, pid, 0)
+        self._report(STARTED, number, pid, 0)
+
+    def _fork(
+        self, connection: int, trace: int, inherited: Tuple[socket.socket, ...]
+    ) -> int:
+        program, parent = self._program, os.getpid()
+        pid = os.fork()
+        if pid == 0:
+            signal.set_wakeup_fd(-1)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            for one in (self._control, *inherited):
+                one.close()
+            own = socket.socket(fileno=connection)
+            live_as_worker(own, trace, parent, lambda _: cast(Program, program))
+        return pid
 
     def _kill(self, number: int, value: int) -> None:
         # Only the parent signals, and only what it has not reaped: a pid can't have
@@ -5815,20 +5924,141 @@ class Zygote:
             pass  # main is gone; the next receive says so
 
 
-def fork_zygote(
-    program: Program, unwanted: Sequence[int] = ()
-) -> Tuple[socket.socket, int]:
-    """Fork the zygote; return main's end of its socket, and its pid.
+def count_threads() -> int:
+    """Return how many threads this process has, those of C libraries too (Linux)."""
+    try:
+        return len(os.listdir("/proc/self/task"))
+    except OSError:
+        return threading.active_count()
 
-    To be called while this process has one thread and no event loop. It closes the
-    descriptors in `unwanted`: a listener would outlive main in it.
+
+def settle_memory() -> None:
+    """Take all objects that exist now out of the garbage collector's sight.
+
+    What it never touches stays shared between this process and those that it forks:
+    measured, a worker's own memory falls from 25 MB to 13 MB.
     """
     import gc
 
-    # Objects that the collector never looks at again stay shared between processes:
-    # measured, a worker's own memory falls from 25 MB to 13 MB.
     gc.collect()
     gc.freeze()
+
+
+def live_as_zygote(control: socket.socket, load: Load) -> NoReturn:
+    """Be an executed zygote until the end of the process; never returns."""
+    code = 1
+    try:
+        header = _FRAME.unpack(control.recv(_FRAME.size, socket.MSG_WAITALL))
+        setup = load_json(control.recv(header[0], socket.MSG_WAITALL))
+        assert isinstance(setup, dict)
+        program = load(setup) if setup["start"] == "exec" else None
+        if program is not None and count_threads() > 1:
+            # A fork would give a worker the locks that those threads hold.
+            log.warning("the program starts threads when it is imported: no forks")
+            program = None
+        settle_memory()
+        Zygote(control, program, setup["command"]).serve()
+        code = 0
+    except BaseException:
+        log.exception("the program can't be imported")
+    finally:
+        flush_output()
+        os._exit(code)
+
+
+def live_apart(load: Load) -> NoReturn:
+    """Be what this new interpreter was started for: a zygote or a worker.
+
+    Args:
+        load: imports the application as the frame BOOT says, and returns its program.
+    """
+    first, *others = map(int, sys.argv[1:])
+    for name in os.listdir("/dev/fd"):
+        if int(name) not in (0, 1, 2, first, *others[:1]):
+            try:
+                os.close(int(name))  # a listener, which could be inherited
+            except OSError:
+                pass  # it was the one that listed
+    connection = socket.socket(fileno=first)
+    if others:
+        live_as_worker(connection, others[0], others[1], load)
+    live_as_zygote(connection, load)
+
+
+class ZygoteLink:
+    """Main's end of the socket to a zygote, which is a child of main.
+
+    Attributes:
+        origin: what the workers are to import; None where they are forked with it.
+        proven: a worker of it has been ready.
+    """
+
+    def __init__(
+        self, control: socket.socket, pid: int, origin: Optional[Dict[str, Any]] = None
+    ) -> None:
+        self.pid = pid
+        self.origin = origin
+        self.proven = False
+        self._ended = False
+        self._control = control
+        self._reports = bytearray()
+
+    def fileno(self) -> int:
+        """Return the descriptor to wait for."""
+        return self._control.fileno()
+
+    def order(
+        self, what: int, number: int, value: int = 0, descriptors: Sequence[int] = ()
+    ) -> None:
+        """Send an order; a zygote that does not take it is killed."""
+        if self._ended:
+            return
+        rights = []
+        if descriptors:
+            numbers = array.array("i", descriptors)
+            rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, numbers)]
+        try:
+            # Blocking: the zygote empties its end in no time, and no order may be lost.
+            self._control.settimeout(ORDER_SECONDS)
+            self._control.sendmsg([_ORDER.pack(what, number, value)], rights)
+            self._control.setblocking(False)
+        except OSError as error:
+            log.critical("the zygote does not take orders: %s", error)
+            self.kill()
+
+    def reports(self) -> Optional[List[Tuple[int, int, int, int]]]:
+        """Return (what, number, pid, status) of all that has come; None at the end."""
+        try:
+            data = self._control.recv(65_536)
+        except BlockingIOError:
+            return []
+        except OSError:
+            data = b""
+        if not data:
+            return None
+        self._reports += data
+        whole = len(self._reports) // _REPORT.size * _REPORT.size
+        found = list(_REPORT.iter_unpack(self._reports[:whole]))
+        del self._reports[:whole]
+        return cast(List[Tuple[int, int, int, int]], found)
+
+    def kill(self) -> None:
+        """Have it die at once; main then reads the end of its socket."""
+        os.kill(self.pid, signal.SIGKILL)  # not reaped yet, so the pid is its own
+
+    def end(self) -> None:
+        """Hang up, which ends it with all of its workers, and reap it."""
+        self._ended = True
+        self._control.close()
+        os.waitpid(self.pid, 0)
+
+
+def fork_zygote(program: Program, unwanted: Sequence[int] = ()) -> ZygoteLink:
+    """Fork the zygote, while this process has one thread and no event loop.
+
+    It closes the descriptors in `unwanted`: a listener would outlive main in it.
+    """
+    settle_memory()
     control, remote = socket.socketpair()
     flush_output()
     pid = os.fork()
@@ -5845,7 +6075,18 @@ def fork_zygote(
             flush_output()
             os._exit(code)
     remote.close()
-    return control, pid
+    return ZygoteLink(control, pid)
+
+
+def exec_zygote(launch: Launch, start: str) -> ZygoteLink:
+    """Start a zygote as a new interpreter; `start` is "exec" or "spawn"."""
+    setup = dump_json({**launch.origin, "start": start, "command": launch.command})
+    control, remote = socket.socketpair()
+    with remote:
+        remote.set_inheritable(True)
+        pid = start_interpreter(launch.command, remote.fileno())
+    control.sendall(_FRAME.pack(len(setup), Frame.BOOT, 0, 0, 0) + setup)
+    return ZygoteLink(control, pid, launch.origin)
 
 
 # The pool: in main --------------------------------------------------------------------
@@ -5983,12 +6224,24 @@ class WorkerStream:
         self._pool.watch(self._job)
 
 
+def unnamed_file() -> int:
+    """Return a descriptor of an empty file without a name, in memory on Linux."""
+    if hasattr(os, "memfd_create"):
+        return os.memfd_create("pixie_web")
+    import tempfile
+
+    with tempfile.TemporaryFile() as file:
+        return os.dup(file.fileno())
+
+
 class Worker(asyncio.Protocol):
     """Main's view of one worker process: its state, its socket, its job."""
 
-    def __init__(self, pool: Pool, number: int) -> None:
+    def __init__(self, pool: Pool, number: int, zygote: ZygoteLink) -> None:
         self.pool = pool
         self.number = number
+        self.zygote = zygote
+        self.trace = unnamed_file()  # where it writes what it was at when it is killed
         self.pid = 0
         self.state = "starting"
         self.job: Optional[Job] = None
@@ -5996,16 +6249,22 @@ class Worker(asyncio.Protocol):
         self.tasks = 0
         self.booted = False
         self.crashed = False  # it ended without being asked to
+        self.hung = False  # it did not end when it was asked to
         self.ended = False  # the process is gone; what it sent may still be unread
         self.transport: Optional[asyncio.Transport] = None
         self.timer: Optional[asyncio.TimerHandle] = None
         self._frames = FrameBuffer()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Keep the transport of the worker's socket."""
+        """Keep the transport of the worker's socket, and send what it boots with."""
         self.transport = cast(asyncio.Transport, transport)
         if self.state == "dying":
             self.transport.abort()
+            return
+        setup = {**(self.zygote.origin or {}), "number": self.number}
+        setup["log_level"] = log.getEffectiveLevel()
+        data = dump_json(setup)
+        self._write(_FRAME.pack(len(data), Frame.BOOT, 0, 0, 0) + data)
 
     def data_received(self, data: bytes) -> None:
         """Take frames; a worker that sends what can't be is retired."""
@@ -6033,6 +6292,16 @@ class Worker(asyncio.Protocol):
                 self.data_received(data)
         except OSError:
             pass  # nothing is left, or it is closed
+
+    def order(self, value: int) -> None:
+        """Have the worker signalled."""
+        self.zygote.order(SIGNAL, self.number, value)
+
+    def take_trace(self) -> str:
+        """Return what the worker wrote when it was killed, and close the file."""
+        text = os.pread(self.trace, 65_536, 0).decode("utf-8", "replace").rstrip()
+        os.close(self.trace)
+        return f"; it was at:\n{text}" if text else ""
 
     def send(self, kind: int, job: Job) -> None:
         """Send a frame without payload that is about a job."""
@@ -6072,7 +6341,7 @@ class Worker(asyncio.Protocol):
             log.log(flags, "%s", payload.decode("utf-8", "replace"))
             return
         if kind == Frame.READY and self.state == "starting":
-            self.pool.ready(self)
+            self.pool.ready(self, payload)
             return
         job = self.job
         if job is None or number != job.number:
@@ -6119,9 +6388,9 @@ def boot_delay_seconds(failures: int) -> float:
 
 
 def log_exit(worker: Worker, job: Optional[Job], status: int) -> None:
-    """Log the end of a worker that main did not ask for, and why it ended."""
+    """Log the end of a worker that main did not ask for, why it ended, and where."""
     if status < 0:
-        how = f"could not be forked: {os.strerror(-status)}"
+        how = f"could not be started: {os.strerror(-status)}"
     elif os.WIFSIGNALED(status):
         number = os.WTERMSIG(status)
         known = number in set(signal.Signals)
@@ -6131,7 +6400,26 @@ def log_exit(worker: Worker, job: Optional[Job], status: int) -> None:
     what = "while it was idle" if worker.booted else "while it booted"
     if job is not None:
         what = f"while it ran {job.route.path}"
-    log.error("worker %d (pid %d) %s %s", worker.number, worker.pid, how, what)
+    where = worker.take_trace()
+    if worker.hung:
+        how = "did not end when it was told to, and was killed"
+    elif not worker.crashed:
+        return
+    log.error("worker %d (pid %d) %s %s%s", worker.number, worker.pid, how, what, where)
+
+
+def difference(expected: bytes, found: bytes) -> str:
+    """Return the first difference between two tables of routes, as text."""
+    tables = [
+        table.decode("utf-8", "replace").split("\n") for table in (expected, found)
+    ]
+    length = max(map(len, tables))
+    for one, other in zip(
+        *(table + ["none"] * (length - len(table)) for table in tables)
+    ):
+        if one != other:
+            return f"{other} in place of {one}"
+    return "none"
 
 
 class Pool:
@@ -6146,12 +6434,19 @@ class Pool:
     out: the caches of the last one are warm.
     """
 
-    def __init__(self, program: Program, size: int) -> None:
+    def __init__(
+        self,
+        program: Program,
+        size: int,
+        start_by: str = "zygote",
+        launch: Optional[Callable[[], Launch]] = None,
+    ) -> None:
         self.size = size
         self.max_streams = STREAMS_PER_WORKER * size
+        self.start_by = start_by
         self._program = program
-        self._control: socket.socket
-        self._zygote_pid = 0
+        self._launch = launch
+        self._zygotes: List[ZygoteLink] = []  # the last one starts workers
         self._loop: asyncio.AbstractEventLoop
         self._workers: Dict[int, Worker] = {}
         self._idle: List[Worker] = []
@@ -6166,21 +6461,34 @@ class Pool:
         self._mean_seconds = 0.1
         self._starting = 0  # workers about to be asked for
         self._boot_failures = 0
+        self._boot_after = 0.0  # when the next try may be, after a failure
         self._closing = False
         self._all_gone: Optional[asyncio.Future[None]] = None
-        self._reports = bytearray()
 
     # Life.
 
-    def fork(self, unwanted: Sequence[int] = ()) -> None:
-        """Fork the zygote; before there is a loop or a thread."""
-        self._control, self._zygote_pid = fork_zygote(self._program, unwanted)
+    def prepare(self, unwanted: Sequence[int] = ()) -> None:
+        """Start the zygote; a fork, before there is a loop or a thread.
+
+        Raises:
+            PixieError: a new interpreter would not find the application.
+        """
+        if self.start_by == "zygote":
+            self._zygotes.append(fork_zygote(self._program, unwanted))
+        else:
+            self._zygotes.append(self._exec_zygote())
+
+    def _exec_zygote(self) -> ZygoteLink:
+        if self._launch is None:
+            raise PixieError("this pool can't be started anew")
+        return exec_zygote(
+            self._launch(), "spawn" if self.start_by == "spawn" else "exec"
+        )
 
     async def start(self) -> None:
         """Start the workers; jobs that come before they are ready wait for them."""
         self._loop = asyncio.get_running_loop()
-        self._control.setblocking(False)
-        self._loop.add_reader(self._control.fileno(), self._read_reports)
+        self._listen(self._zygotes[-1])
         proc_env.pool = self
         for _ in range(self.size):
             self._starting += 1
@@ -6198,14 +6506,15 @@ class Pool:
             await self._all_gone
             timer.cancel()
             give_up.cancel()
-        self._loop.remove_reader(self._control.fileno())
+        for zygote in self._zygotes:
+            self._loop.remove_reader(zygote.fileno())
         proc_env.pool = None
         self.end_zygote()
 
     def end_zygote(self) -> None:
         """End the zygote; all there is to do for a pool that was never started."""
-        self._control.close()
-        os.waitpid(self._zygote_pid, 0)
+        while self._zygotes:
+            self._zygotes.pop().end()
 
     def hurry(self) -> None:
         """Kill the workers that `stop` waits for."""
@@ -6214,7 +6523,7 @@ class Pool:
 
     def _kill_all(self) -> None:
         for worker in list(self._workers.values()):
-            self._order(SIGNAL, worker.number, signal.SIGKILL)
+            worker.order(signal.SIGKILL)
 
     def _stop_waiting(self) -> None:
         if self._all_gone is not None and not self._all_gone.done():
@@ -6222,50 +6531,61 @@ class Pool:
 
     # The zygote.
 
-    def _order(
-        self, what: int, number: int, value: int = 0, descriptor: Optional[int] = None
-    ) -> None:
-        rights = []
-        if descriptor is not None:
-            numbers = array.array("i", [descriptor])
-            rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, numbers)]
-        try:
-            # Blocking: the zygote empties its end in no time, and no order may be lost.
-            self._control.settimeout(ORDER_SECONDS)
-            self._control.sendmsg([_ORDER.pack(what, number, value)], rights)
-            self._control.setblocking(False)
-        except OSError as error:
-            log.critical("the zygote does not take orders: %s", error)
+    def _listen(self, zygote: ZygoteLink) -> None:
+        self._loop.add_reader(zygote.fileno(), self._read_reports, zygote)
 
-    def _read_reports(self) -> None:
-        try:
-            data = self._control.recv(65_536)
-        except BlockingIOError:
+    def _read_reports(self, zygote: ZygoteLink) -> None:
+        reports = zygote.reports()
+        if reports is None:
+            self._zygote_died(zygote)
             return
-        except OSError:
-            data = b""
-        if not data:
-            self._zygote_died()
-            return
-        self._reports += data
-        while len(self._reports) >= _REPORT.size:
-            what, number, pid, status = _REPORT.unpack_from(self._reports)
-            del self._reports[: _REPORT.size]
+        for what, number, pid, status in reports:
             if what == EXITED:
                 self._exited(number, status)
             elif number in self._workers:
                 self._workers[number].pid = pid
 
-    def _zygote_died(self) -> None:
-        self._loop.remove_reader(self._control.fileno())
-        self._closing = True
-        log.critical("the process that starts the workers has died: restart the server")
+    def _zygote_died(self, zygote: ZygoteLink) -> None:
+        """Start another: what runs is lost, what waits goes on waiting."""
+        self._loop.remove_reader(zygote.fileno())
+        self._zygotes.remove(zygote)
+        log.critical("the zygote (pid %d), which starts the workers, died", zygote.pid)
+        zygote.kill()  # it may have done no more than close its socket
+        zygote.end()
+        if not zygote.proven:
+            self._boot_failed()
         for worker in list(self._workers.values()):
-            self._exited(worker.number, signal.SIGKILL)
-        for waiting in (self._admitted, *self._queues.values()):
-            for job in list(waiting):
-                if self._drop(job):
-                    job.fail(busy_error(1))
+            if worker.zygote is zygote:
+                self._lose_to_zygote(worker)
+        if not self._zygotes and not self._closing:
+            self._loop.call_later(self._boot_delay(), self._renew_zygote)
+
+    def _lose_to_zygote(self, worker: Worker) -> None:
+        try:
+            if worker.pid:
+                os.killpg(worker.pid, signal.SIGKILL)
+        except OSError:
+            pass  # the kernel was faster: die_with_parent
+        self.lost(worker)
+        worker.crashed = False  # by no fault of what it ran
+        self._exited(worker.number, signal.SIGKILL)
+
+    def _renew_zygote(self) -> None:
+        if self._closing:
+            return
+        try:
+            zygote = self._exec_zygote()
+        except (PixieError, OSError) as error:
+            log.critical("no worker can be started, restart the server: %s", error)
+            self._closing = True
+            for waiting in (self._admitted, *self._queues.values()):
+                for job in list(waiting):
+                    if self._drop(job):
+                        job.fail(busy_error(1))
+            return
+        self._zygotes.append(zygote)
+        self._listen(zygote)
+        self._ensure_workers()
 
     # Workers.
 
@@ -6273,42 +6593,66 @@ class Pool:
         self._starting -= 1  # from here on it counts as a worker
         here, there = socket.socketpair()
         self._numbers += 1
-        worker = Worker(self, self._numbers)
+        worker = Worker(self, self._numbers, self._zygotes[-1])
         self._workers[worker.number] = worker
         with there:
-            self._order(FORK, worker.number, descriptor=there.fileno())
+            descriptors = there.fileno(), worker.trace
+            worker.zygote.order(START, worker.number, descriptors=descriptors)
         here.setblocking(False)
         worker.timer = self._loop.call_later(BOOT_SECONDS, self._boot_late, worker)
         await self._loop.create_connection(lambda: worker, sock=here)
 
-    def _ensure_workers(self, delay_seconds: float = 0.0) -> None:
+    def _ensure_workers(self) -> None:
         """Start as many workers as there are slots taken, and `size` at least."""
+        if not self._zygotes:
+            return
         wanted = max(self.size, self._jobs + self._streams) - self._starting
         for worker in self._workers.values():
             wanted -= worker.state != "dying" or worker.slot_is_stream is not None
         for _ in range(wanted):
             self._starting += 1
-            self._loop.call_later(delay_seconds, self._start_one)
+            self._loop.call_later(self._boot_delay(), self._start_one)
 
     def _start_one(self) -> None:
-        if not self._closing:
-            task = self._loop.create_task(self._spawn())
-            task.add_done_callback(self._spawned)
+        if self._closing or not self._zygotes:
+            self._starting -= 1
+            return
+        task = self._loop.create_task(self._spawn())
+        task.add_done_callback(self._spawned)
 
     def _spawned(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and task.exception() is not None:
             log.error("a worker can't be started: %s", task.exception())
+            self._boot_failed()
+            self._ensure_workers()
+
+    def _boot_failed(self) -> None:
+        """Wait longer before the next try; workers that fail together count once."""
+        now = time.monotonic()
+        if now >= self._boot_after:
             self._boot_failures += 1
-            self._ensure_workers(boot_delay_seconds(self._boot_failures))
+            self._boot_after = now + boot_delay_seconds(self._boot_failures)
+
+    def _boot_delay(self) -> float:
+        return max(0.0, self._boot_after - time.monotonic())
 
     def _boot_late(self, worker: Worker) -> None:
         log.error("worker %d was not ready within %g s", worker.number, BOOT_SECONDS)
         self.retire(worker, hard=True)
 
-    def ready(self, worker: Worker) -> None:
-        """Take a worker that has booted."""
-        self._boot_failures = 0
-        worker.booted = True
+    def ready(self, worker: Worker, table: bytes) -> None:
+        """Take a worker that has booted, unless it would run other handlers.
+
+        Args:
+            table: the routes that it has found; empty if it was forked with main's.
+        """
+        if table and table != self._program.table:
+            what = difference(self._program.table, table)
+            log.error("worker %d has other routes: %s", worker.number, what)
+            self.retire(worker, hard=True)
+            return
+        self._boot_failures, self._boot_after = 0, 0.0
+        worker.booted = worker.zygote.proven = True
         assert worker.timer is not None
         worker.timer.cancel()
         self._put_to_work(worker)
@@ -6366,11 +6710,16 @@ class Pool:
         if worker.transport is not None:
             worker.transport.abort()
         if hard or soft:
-            first = signal.SIGKILL if hard else signal.SIGUSR2
-            self._order(SIGNAL, worker.number, first)
+            worker.order(signal.SIGKILL if hard else signal.SIGUSR2)
         grace = TIMEOUT_GRACE_SECONDS if soft else STOP_SECONDS
+        worker.timer = self._loop.call_later(grace, self._grace_over, worker)
+
+    def _grace_over(self, worker: Worker) -> None:
+        """Have a worker write where it hangs, and kill it a moment later."""
+        worker.hung = True
+        worker.order(signal.SIGUSR1)
         worker.timer = self._loop.call_later(
-            grace, self._order, SIGNAL, worker.number, signal.SIGKILL
+            TRACE_SECONDS, worker.order, signal.SIGKILL
         )
 
     def lost(self, worker: Worker) -> None:
@@ -6394,14 +6743,14 @@ class Pool:
         self._free_slot(worker)
         if job is not None:
             self._running[job.route] -= 1
-        if worker.crashed and not self._closing:
-            log_exit(worker, job, status)
+        log_exit(worker, job, status)
         if self._closing:
             if not self._workers:
                 self._stop_waiting()
             return
-        self._boot_failures += not worker.booted
-        self._ensure_workers(boot_delay_seconds(self._boot_failures))
+        if not worker.booted and worker.zygote in self._zygotes:
+            self._boot_failed()
+        self._ensure_workers()
         self._dispatch()
 
     # Jobs.
@@ -6454,7 +6803,7 @@ class Pool:
             return
         self._admitted.append(job)
         self._limit_wait(job)
-        self._ensure_workers(boot_delay_seconds(self._boot_failures))
+        self._ensure_workers()
 
     def _start(self, worker: Worker, job: Job) -> None:
         worker.slot_is_stream = job.is_stream
@@ -6956,6 +7305,7 @@ class Application:
         self._on_worker_start: List[Callable[[], object]] = []
         self._on_worker_stop: List[Callable[[], object]] = []
         self._frozen = False
+        self.imported_from = ""  # the module that the command line named
         self.placements = Placements(answer, answer_async)
 
     # Declaring routes.
@@ -8808,6 +9158,7 @@ DEFAULT_SETTINGS: Dict[str, Any] = {
     "host": "localhost",
     "port": 8000,
     "workers": -1,  # as many as CPUs
+    "pool_start": "auto",
     "threads": MAX_THREADS,
     "loop": "auto",
     "uds": "",
@@ -8825,7 +9176,10 @@ _BOUNDS = {
     "fd": (-1, float("inf")),
     "max_pipelined_requests": (1, float("inf")),
 }
-_LOOPS = ("auto", "uvloop", "asyncio")
+_WORDS = {
+    "loop": ("auto", "uvloop", "asyncio"),
+    "pool_start": ("auto", "zygote", "exec", "spawn"),
+}
 _BOOLEANS = {
     **dict.fromkeys(("1", "true", "yes", "on"), True),
     **dict.fromkeys(("0", "false", "no", "off", ""), False),
@@ -8872,8 +9226,10 @@ def read_settings(
         least, most = _BOUNDS.get(name, (0, float("inf")))
         if isinstance(value, (int, float)) and not least <= value <= most:
             raise PixieError(f"{name} is from {least:g} to {most:g}, got {value!r}")
-    if settings["loop"] not in _LOOPS:
-        raise PixieError(f'loop is "uvloop" or "asyncio", got {settings["loop"]!r}')
+    for name, words in _WORDS.items():
+        if settings[name] not in words:
+            listed = " or ".join(f'"{word}"' for word in words[1:])
+            raise PixieError(f"{name} is {listed}, got {settings[name]!r}")
     try:
         settings["access_log_format"] % AccessRecord(Request(NO_HEAD), 0, 0, 0.0)
     except (KeyError, TypeError, ValueError) as error:
@@ -8914,6 +9270,76 @@ def configure_logging() -> None:
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     log.addHandler(handler)
     log.setLevel(logging.INFO)
+
+
+# How a new interpreter finds the application: it gets sys.path, sys.argv and the names
+# of modules, imports these, and takes the application from one. As under
+# multiprocessing's "spawn", the main program is run again as `__mp_main__`; a run() in
+# it does nothing. What is made inside a function (an application, a route) is not found
+# that way, and the table of routes tells.
+
+
+def find_application(application: Application) -> Tuple[str, str]:
+    """Return the module and the name that an application is found under.
+
+    Raises:
+        PixieError: it is no module's global.
+    """
+    modules = {"__main__": sys.modules["__main__"], **sys.modules}
+    for module_name, module in modules.items():
+        for name, value in list(getattr(module, "__dict__", {}).items()):
+            if value is application:
+                return module_name, name
+    raise PixieError(
+        "a new process would not find the application: make it a global of a module, "
+        'or run with pool_start="zygote"'
+    )
+
+
+def describe_main() -> Optional[Tuple[str, str]]:
+    """Return the main program's module name, or "", and its file; None: no file."""
+    main_module = sys.modules["__main__"]
+    name = getattr(getattr(main_module, "__spec__", None), "name", "")
+    path = getattr(main_module, "__file__", None)
+    if path is None:
+        return None
+    return "" if name == "__main__" else name, os.path.abspath(path)
+
+
+def describe_launch(application: Application) -> Launch:
+    """Return what a new interpreter needs to find an application.
+
+    Raises:
+        PixieError: it could not.
+    """
+    import subprocess
+
+    module, name = find_application(application)
+    modules = [application.imported_from, module]
+    modules += [route.handler.__module__ for route in application.routes]
+    own = sys.modules[__name__]
+    modules = [m for m in dict.fromkeys(modules) if sys.modules.get(m, own) is not own]
+    main_program = describe_main() if "__main__" in modules else None
+    if "__main__" in modules and main_program is None:
+        raise PixieError("a new process can't import a program that is no file")
+    path = os.path.abspath(__file__)
+    core = (
+        os.path.splitext(os.path.basename(path))[0]
+        if __name__ == "__main__"
+        else __name__
+    )
+    for _ in core.split("."):
+        path = os.path.dirname(path)
+    code = f"import sys; sys.path.insert(0, {path!r}); import {core} as c; c.boot()"
+    flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
+    origin = {
+        "argv": sys.argv,
+        "path": sys.path,
+        "main": main_program,
+        "modules": [m for m in modules if m != "__main__"],
+        "application": [None if sys.modules[module] is own else module, name],
+    }
+    return Launch([sys.executable, *flags, "-c", code], origin)
 
 
 class _Runner:
@@ -8987,10 +9413,31 @@ class _Runner:
             why = "workers=0" if workers == 0 else "this system has no fork"
             log.warning("pool routes run in threads of the main process: %s", why)
             return None
-        pool = Pool(program, cpu_count() if workers < 0 else workers)
+        pool = Pool(
+            program,
+            cpu_count() if workers < 0 else workers,
+            self._choose_start(),
+            partial(describe_launch, self._application),
+        )
         inherited = self._settings["fd"]
-        pool.fork([inherited] if inherited >= 0 else [])
+        pool.prepare([inherited] if inherited >= 0 else [])
         return pool
+
+    def _choose_start(self) -> str:
+        chosen = cast(str, self._settings["pool_start"])
+        if chosen != "auto":
+            return chosen
+        if sys.platform != "linux":
+            return "spawn"  # a fork without exec aborts in Apple's libraries
+        threads = count_threads()
+        if threads == 1:
+            return "zygote"
+        log.warning(
+            "%d threads run already, so the pool can't be forked: it imports the "
+            "program again; start threads in on_start and on_worker_start",
+            threads,
+        )
+        return "exec"
 
     def _new_loop(self) -> asyncio.AbstractEventLoop:
         wanted = self._settings["loop"]
@@ -9099,6 +9546,7 @@ class Pixie(Application):
         *,
         workers: Optional[int] = None,
         threads: Optional[int] = None,
+        pool_start: Optional[str] = None,
         debug: Optional[bool] = None,
         loop: Optional[str] = None,
         parser: Optional[str] = None,
@@ -9122,6 +9570,9 @@ class Pixie(Application):
                 many as CPUs by default. 0 runs them in threads of main, for debugging.
             threads: how many `thread` routes run at once; 40 by default.
             debug: show tracebacks in error pages.
+            pool_start: how workers start: "zygote" (forked; the default on Linux),
+                "exec" (forked from a process that imports the program again; when
+                threads run already), or "spawn" (each imports it again; elsewhere).
             loop: "uvloop" or "asyncio"; uvloop by default, where it is installed.
             parser: "pixie", the default, or "httptools": the same requests, refused and
                 accepted, and quicker where a body comes in many small chunks.
@@ -9198,10 +9649,51 @@ def load_application(target: str) -> Pixie:
     for candidate in (name,) if name else ("app", "application"):
         found = getattr(module, candidate, None)
         if isinstance(found, Pixie):
+            found.imported_from = module_name
             return found
     if name not in ("", "app", "application") or not app.routes:
         raise PixieError(f"{module_name} has no Pixie application {name or 'app'!r}")
+    app.imported_from = module_name
     return app
+
+
+def import_main(name: str, path: str) -> None:
+    """Run the main program again, as `__mp_main__`, and let it be `__main__`."""
+    from importlib import machinery, util
+
+    loader = machinery.SourceFileLoader("__mp_main__", path)
+    spec = (
+        util.find_spec(name) if name else util.spec_from_loader("__mp_main__", loader)
+    )
+    assert spec is not None
+    module = util.module_from_spec(spec)
+    module.__name__, module.__file__ = "__mp_main__", path
+    sys.modules["__main__"] = sys.modules["__mp_main__"] = module
+    code = cast(machinery.SourceFileLoader, spec.loader).get_code(spec.name)
+    exec(cast(types.CodeType, code), vars(module))
+
+
+def load_program(origin: Mapping[str, Any]) -> Program:
+    """Import an application in a new interpreter, and return its program."""
+    import importlib
+
+    sys.argv[:], sys.path[:] = origin["argv"], origin["path"]
+    _Runner.loading = True
+    if origin["main"] is not None:
+        import_main(*origin["main"])
+    for name in origin["modules"]:
+        importlib.import_module(name)
+    module, name = origin["application"]
+    application = getattr(sys.modules[module or __name__], name)
+    program = cast(Application, application).freeze()
+    program.fresh = True
+    return program
+
+
+def boot() -> NoReturn:
+    """Be a process of the pool: what its zygote or main has a new interpreter do."""
+    sys.modules.setdefault("pixie_web", sys.modules[__name__])
+    live_apart(load_program)
 
 
 def _flag(text: str) -> bool:
