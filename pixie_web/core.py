@@ -4569,6 +4569,11 @@ TRACE_SECONDS = 0.05  # for writing where a worker hangs, before it is killed
 STOP_SECONDS = 5.0  # for a worker that ends in good order: on_worker_stop
 ORDER_SECONDS = 5.0  # a zygote that takes no order for so long is killed
 WORKER_NICENESS = 5  # below main, which has to answer everybody in the meantime
+WORKER_IDLE_SECONDS = 30.0  # then a worker that is one too many ends; PHP-FPM 10 s
+MAX_CRASHES = 3  # of a route, within the window: it is switched off for a while
+CRASH_WINDOW_SECONDS = 60.0
+CRASH_REST_SECONDS = 30.0
+POOL_SWEEP_SECONDS = 1.0  # how often a pool looks for workers that are old or too many
 BOOT_SECONDS = 60.0  # a worker that is not ready by then is replaced
 MAX_FRAME_BYTES = 256 * 1024 * 1024  # a worker that announces more has gone mad
 STREAM_BUFFER_BYTES = 256 * 1024  # held for a slow client before its worker is paused
@@ -4649,6 +4654,7 @@ class Route:
         on_disconnect: "finish", "stop" or "kill": what becomes of it without a client.
         max_body_bytes: the largest body it takes; None: what the server takes.
         stream_body: whether it is called before the body has come.
+        pool: the name of the pool it runs in; "" is the one that run() makes.
     """
 
     def __init__(
@@ -4672,6 +4678,7 @@ class Route:
         self.on_disconnect = "finish"
         self.max_body_bytes: Optional[int] = None
         self.stream_body = False
+        self.pool = ""
         self.index = -1  # its place in the table of routes, the same in every process
         self.app: Any = None  # the application it was declared on
         self.pattern: Pattern  # its compiled path
@@ -4798,6 +4805,8 @@ def set_bounds(
     """Set a route's bounds, or their defaults; raise RouteError for what can't be."""
     placement = route.placement
     in_worker = placement in (RouteType.pool, RouteType.stream)
+    if route.pool and not in_worker:
+        raise RouteError(f"{route.path} is {placement.name}: it runs in no pool")
     if placement is RouteType.sync and (timeout, limit, queue_timeout) != (None,) * 3:
         raise RouteError(
             f"{route.path} is sync: nothing can stop it or make it wait, so it takes "
@@ -5420,6 +5429,24 @@ class FrameBuffer:
 # The pool: inside a worker ------------------------------------------------------------
 
 
+class PoolOptions(NamedTuple):
+    """How a pool is run; arguments of run(), and of app.pool() for one more."""
+
+    workers: int = -1  # as many as CPUs; 0: its routes run in threads of main
+    min_workers: int = -1  # kept while there is nothing to do; -1: all of them
+    max_streams: int = -1  # at once; -1: STREAMS_PER_WORKER for each worker
+    worker_idle_seconds: float = WORKER_IDLE_SECONDS
+    nice: int = WORKER_NICENESS
+    timeout_grace_seconds: float = TIMEOUT_GRACE_SECONDS
+    max_crashes: int = MAX_CRASHES  # 0: a route may crash as often as it likes
+    # A worker is replaced when it has done so much, is so old, has so much memory after
+    # a request; 0: never.
+    max_tasks_per_worker: int = 0
+    max_worker_age_seconds: float = 0.0
+    max_worker_bytes: int = 0
+    worker_memory_limit_bytes: int = 0  # who asks for more gets a MemoryError
+
+
 class Program:
     """What a worker needs to know of the application.
 
@@ -5433,11 +5460,13 @@ class Program:
         answer: Answer,
         on_worker_start: Sequence[Callable[[], object]],
         on_worker_stop: Sequence[Callable[[], object]],
+        pool_starts: Mapping[str, Callable[[], object]],
     ) -> None:
         self.routes = routes
         self.answer = answer
         self.on_worker_start = on_worker_start
         self.on_worker_stop = on_worker_stop
+        self.pool_starts = pool_starts  # the same, for the workers of one named pool
         self.fresh = False  # imported by this process, not inherited from main
 
     @property
@@ -5612,6 +5641,7 @@ class WorkerProcess:
             self._program = self._load(setup)
             for function in self._program.on_worker_start:
                 function()
+            self._program.pool_starts.get(setup["pool"], _do_nothing)()
         except OSError as error:  # not main's end of the socket: a model without a file
             raise PixieError("the worker can't boot") from error
 
@@ -5623,7 +5653,18 @@ class WorkerProcess:
         faulthandler.enable(self._trace)
         faulthandler.register(signal.SIGUSR1, self._trace)
         make_first_victim()
-        os.nice(WORKER_NICENESS)
+        try:
+            os.nice(setup["nice"])
+        except OSError as error:
+            log.warning("a niceness of %d: %s", setup["nice"], error)
+        limit = setup["worker_memory_limit_bytes"]
+        if limit:
+            import resource
+
+            # RLIMIT_DATA and not RLIMIT_AS, which counts what is shared or only
+            # reserved too: libraries reserve gigabytes.
+            hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
+            resource.setrlimit(resource.RLIMIT_DATA, (limit, hard))
 
     def _on_deadline(self, *_: object) -> None:
         if self._interruptible:
@@ -5993,6 +6034,8 @@ class ZygoteLink:
         proven: a worker of it has been ready.
     """
 
+    all: ClassVar[Set[ZygoteLink]] = set()  # that have not ended
+
     def __init__(
         self, control: socket.socket, pid: int, origin: Optional[Dict[str, Any]] = None
     ) -> None:
@@ -6001,6 +6044,7 @@ class ZygoteLink:
         self.proven = False
         self._ended = False
         self._control = control
+        self.all.add(self)
         self._reports = bytearray()
 
     def fileno(self) -> int:
@@ -6049,6 +6093,7 @@ class ZygoteLink:
     def end(self) -> None:
         """Hang up, which ends it with all of its workers, and reap it."""
         self._ended = True
+        self.all.discard(self)
         self._control.close()
         os.waitpid(self.pid, 0)
 
@@ -6069,6 +6114,8 @@ def fork_zygote(program: Program, unwanted: Sequence[int] = ()) -> ZygoteLink:
             control.close()
             for descriptor in unwanted:
                 os.close(descriptor)
+            for other in ZygoteLink.all:
+                other._control.close()  # of the other pools: their ends must be seen
             Zygote(remote, program).serve()
             code = 0
         finally:
@@ -6247,6 +6294,11 @@ class Worker(asyncio.Protocol):
         self.job: Optional[Job] = None
         self.slot_is_stream: Optional[bool] = None  # which kind of slot it takes up
         self.tasks = 0
+        self.born = self.idle_since = time.monotonic()
+        # How much of its bounds it may use up: workers that started together must not
+        # end together. Multiples of the golden ratio lie apart.
+        self.share = 0.9 + 0.1 * (number * 0.618034 % 1)
+        self.last_job = False  # its replacement is there: it ends after this one
         self.booted = False
         self.crashed = False  # it ended without being asked to
         self.hung = False  # it did not end when it was asked to
@@ -6262,6 +6314,7 @@ class Worker(asyncio.Protocol):
             self.transport.abort()
             return
         setup = {**(self.zygote.origin or {}), "number": self.number}
+        setup.update(self.pool.options._asdict(), pool=self.pool.name)
         setup["log_level"] = log.getEffectiveLevel()
         data = dump_json(setup)
         self._write(_FRAME.pack(len(data), Frame.BOOT, 0, 0, 0) + data)
@@ -6422,12 +6475,53 @@ def difference(expected: bytes, found: bytes) -> str:
     return "none"
 
 
+def resident_bytes(pid: int) -> int:
+    """Return the memory that a process holds, shared pages too (Linux; else 0)."""
+    try:
+        with open(f"/proc/{pid}/statm") as file:
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, IndexError):
+        return 0
+
+
+class Breaker:
+    """Switches a route off for a while when workers keep dying of it.
+
+    Args:
+        limit: deaths within CRASH_WINDOW_SECONDS that are too many (int); 0: none are.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._deaths: Dict[Route, Deque[float]] = {}
+
+    def note(self, route: Route) -> bool:
+        """Count a death; return whether the route is switched off by it."""
+        if not self._limit:
+            return False
+        deaths = self._deaths.setdefault(route, deque(maxlen=self._limit))
+        deaths.append(time.monotonic())
+        return self.seconds_left(route) > 0
+
+    def seconds_left(self, route: Route) -> float:
+        """Return for how long the route stays switched off; 0 if it is not."""
+        deaths = self._deaths.get(route, ())
+        if len(deaths) < self._limit or not deaths:
+            return 0.0
+        if deaths[-1] - deaths[0] > CRASH_WINDOW_SECONDS:
+            return 0.0
+        return max(0.0, deaths[-1] + CRASH_REST_SECONDS - time.monotonic())
+
+
 class Pool:
     """The worker processes, and the jobs that wait for them.
 
     Args:
         program: what the workers run.
-        size: how many handlers run at once (int, from 1).
+        options: `workers` is how many handlers run at once (int, from 1).
+        start_by: "zygote", "exec" or "spawn".
+        launch: says how a new interpreter finds the program.
+        name: of a pool beside the first.
 
     Jobs that return run on `size` slots; streams run on `max_streams` slots of their
     own, so slow readers do not starve the rest. Idle workers are taken last in, first
@@ -6437,13 +6531,22 @@ class Pool:
     def __init__(
         self,
         program: Program,
-        size: int,
+        options: PoolOptions,
         start_by: str = "zygote",
         launch: Optional[Callable[[], Launch]] = None,
+        name: str = "",
     ) -> None:
-        self.size = size
-        self.max_streams = STREAMS_PER_WORKER * size
+        self.options = options
+        self.name = name
+        self.size = size = options.workers
+        self.max_streams = options.max_streams
+        if self.max_streams < 0:
+            self.max_streams = STREAMS_PER_WORKER * size
+        self._least = size if options.min_workers < 0 else options.min_workers
         self.start_by = start_by
+        self._breaker = Breaker(options.max_crashes)
+        self._outgoing: Optional[Worker] = None  # the one that is being replaced
+        self._sweeper: Optional[asyncio.TimerHandle] = None
         self._program = program
         self._launch = launch
         self._zygotes: List[ZygoteLink] = []  # the last one starts workers
@@ -6489,14 +6592,17 @@ class Pool:
         """Start the workers; jobs that come before they are ready wait for them."""
         self._loop = asyncio.get_running_loop()
         self._listen(self._zygotes[-1])
-        proc_env.pool = self
-        for _ in range(self.size):
+        proc_env.pool = proc_env.pool or self
+        for _ in range(self._least):
             self._starting += 1
             await self._spawn()
+        self._sweep()
 
     async def stop(self, seconds: float = STOP_SECONDS) -> None:
         """Let the workers end, kill the late ones after `seconds`, end the zygote."""
         self._closing = True
+        if self._sweeper is not None:
+            self._sweeper.cancel()
         for worker in list(self._workers.values()):
             self.retire(worker)
         if self._workers:
@@ -6547,18 +6653,35 @@ class Pool:
 
     def _zygote_died(self, zygote: ZygoteLink) -> None:
         """Start another: what runs is lost, what waits goes on waiting."""
-        self._loop.remove_reader(zygote.fileno())
-        self._zygotes.remove(zygote)
-        log.critical("the zygote (pid %d), which starts the workers, died", zygote.pid)
         zygote.kill()  # it may have done no more than close its socket
-        zygote.end()
-        if not zygote.proven:
-            self._boot_failed()
+        self._end_zygote(zygote)
+        if self._zygotes and not zygote.proven:
+            log.error("the program is not replaced: what serves now goes on")
+            self._outgoing = None
+        else:
+            log.critical("the zygote (pid %d), which starts workers, died", zygote.pid)
+            if not zygote.proven:
+                self._boot_failed()
         for worker in list(self._workers.values()):
             if worker.zygote is zygote:
                 self._lose_to_zygote(worker)
         if not self._zygotes and not self._closing:
             self._loop.call_later(self._boot_delay(), self._renew_zygote)
+
+    def _end_zygote(self, zygote: ZygoteLink) -> None:
+        self._loop.remove_reader(zygote.fileno())
+        self._zygotes.remove(zygote)
+        zygote.end()
+
+    def roll(self) -> None:
+        """Replace all workers, one after another, by such that import the program anew.
+
+        Where that fails, or finds other routes, those that serve now stay.
+        """
+        if self._closing or len(self._zygotes) != 1:
+            return  # it is being done
+        self._renew_zygote()
+        self._recycle_next()
 
     def _lose_to_zygote(self, worker: Worker) -> None:
         try:
@@ -6577,11 +6700,9 @@ class Pool:
             zygote = self._exec_zygote()
         except (PixieError, OSError) as error:
             log.critical("no worker can be started, restart the server: %s", error)
-            self._closing = True
-            for waiting in (self._admitted, *self._queues.values()):
-                for job in list(waiting):
-                    if self._drop(job):
-                        job.fail(busy_error(1))
+            if not self._zygotes:
+                self._closing = True
+                self._reject_waiting()
             return
         self._zygotes.append(zygote)
         self._listen(zygote)
@@ -6602,23 +6723,31 @@ class Pool:
         worker.timer = self._loop.call_later(BOOT_SECONDS, self._boot_late, worker)
         await self._loop.create_connection(lambda: worker, sock=here)
 
-    def _ensure_workers(self) -> None:
-        """Start as many workers as there are slots taken, and `size` at least."""
-        if not self._zygotes:
-            return
-        wanted = max(self.size, self._jobs + self._streams) - self._starting
+    def _missing(self) -> int:
+        """Return how many workers to start: one for each slot taken, and at least some.
+
+        While one is being replaced, it is one more.
+        """
+        if self._closing or not self._zygotes:
+            return 0
+        wanted = max(self._least, self._jobs + self._streams) - self._starting
+        if self._outgoing is not None:
+            wanted += self._outgoing.state != "dying"
         for worker in self._workers.values():
             wanted -= worker.state != "dying" or worker.slot_is_stream is not None
-        for _ in range(wanted):
+        return wanted
+
+    def _ensure_workers(self) -> None:
+        for _ in range(self._missing()):
             self._starting += 1
             self._loop.call_later(self._boot_delay(), self._start_one)
 
     def _start_one(self) -> None:
-        if self._closing or not self._zygotes:
-            self._starting -= 1
-            return
-        task = self._loop.create_task(self._spawn())
-        task.add_done_callback(self._spawned)
+        self._starting -= 1
+        if self._missing() > 0:
+            self._starting += 1
+            task = self._loop.create_task(self._spawn())
+            task.add_done_callback(self._spawned)
 
     def _spawned(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and task.exception() is not None:
@@ -6656,6 +6785,47 @@ class Pool:
         assert worker.timer is not None
         worker.timer.cancel()
         self._put_to_work(worker)
+        old = self._outgoing
+        if old is not None and old is not worker and old.state == "idle":
+            self.retire(old)
+        elif old is not None:
+            old.last_job = True
+
+    # Replacing workers: the new one is ready first, and one goes at a time.
+
+    def _is_due(self, worker: Worker) -> bool:
+        """Return whether a worker has used up what it may, or is of an old program."""
+        options, share = self.options, worker.share
+        if worker.zygote is not self._zygotes[-1]:
+            return True
+        tasks, age = options.max_tasks_per_worker, options.max_worker_age_seconds
+        if tasks and worker.tasks >= tasks * share:
+            return True
+        if age and time.monotonic() - worker.born >= age * share:
+            return True
+        most = options.max_worker_bytes
+        return bool(most) and resident_bytes(worker.pid) >= most * share
+
+    def _recycle(self, worker: Worker) -> None:
+        """Have a worker replaced if it is due, and no other is being replaced."""
+        if self._outgoing is None and self._zygotes and self._is_due(worker):
+            self._outgoing = worker
+            self._ensure_workers()
+
+    def _recycle_next(self) -> None:
+        for worker in list(self._workers.values()):
+            if worker.state in ("idle", "busy"):
+                self._recycle(worker)
+
+    def _sweep(self) -> None:
+        """Find workers that have grown old, and end those that nobody needs."""
+        self._sweeper = self._loop.call_later(POOL_SWEEP_SECONDS, self._sweep)
+        self._recycle_next()
+        alive = [one for one in self._workers.values() if one.state != "dying"]
+        until = time.monotonic() - self.options.worker_idle_seconds
+        for worker in self._idle[: max(0, len(alive) - self._least)]:
+            if worker.idle_since <= until:
+                self.retire(worker)
 
     def release(self, worker: Worker, retire: bool) -> None:
         """Take back a worker whose job is done."""
@@ -6666,12 +6836,13 @@ class Pool:
         if not job.is_stream:
             self._mean_seconds += 0.1 * (seconds - self._mean_seconds)
         self._running[job.route] -= 1
-        if retire:
+        if retire or worker.last_job:
             self.retire(worker)
             return
         self._free_slot(worker)
         self._put_to_work(worker)
         self._dispatch()
+        self._recycle(worker)
 
     def _free_slot(self, worker: Worker) -> None:
         if worker.slot_is_stream is not None:
@@ -6682,14 +6853,13 @@ class Pool:
             worker.slot_is_stream = None
 
     def _put_to_work(self, worker: Worker) -> None:
-        if worker.ended:
+        if worker.ended or self._closing:
             self.retire(worker)
         elif self._admitted:
             self._start(worker, self._admitted.popleft())
-        elif len(self._idle) >= self.size or self._closing:
-            self.retire(worker)  # was started for a stream, and is one too many now
         else:
             worker.state = "idle"
+            worker.idle_since = time.monotonic()
             self._idle.append(worker)
 
     def retire(self, worker: Worker, hard: bool = False, soft: bool = False) -> None:
@@ -6711,7 +6881,7 @@ class Pool:
             worker.transport.abort()
         if hard or soft:
             worker.order(signal.SIGKILL if hard else signal.SIGUSR2)
-        grace = TIMEOUT_GRACE_SECONDS if soft else STOP_SECONDS
+        grace = self.options.timeout_grace_seconds if soft else STOP_SECONDS
         worker.timer = self._loop.call_later(grace, self._grace_over, worker)
 
     def _grace_over(self, worker: Worker) -> None:
@@ -6744,13 +6914,27 @@ class Pool:
         if job is not None:
             self._running[job.route] -= 1
         log_exit(worker, job, status)
+        if worker is self._outgoing:
+            self._outgoing = None
         if self._closing:
             if not self._workers:
                 self._stop_waiting()
             return
+        if worker.crashed and job is not None and self._breaker.note(job.route):
+            seconds = CRASH_REST_SECONDS
+            log.error("%s is off for %g s: workers die of it", job.route.path, seconds)
+            self._reject_waiting(job.route)
         if not worker.booted and worker.zygote in self._zygotes:
             self._boot_failed()
+            if not worker.zygote.proven and len(self._zygotes) > 1:
+                worker.zygote.kill()  # `roll` has failed
+        unused = set(self._zygotes[:-1]) - {
+            one.zygote for one in self._workers.values()
+        }
+        for zygote in unused:
+            self._end_zygote(zygote)  # `roll` has come to its end
         self._ensure_workers()
+        self._recycle_next()
         self._dispatch()
 
     # Jobs.
@@ -6759,13 +6943,13 @@ class Pool:
         """Run a route in a worker, now or when its turn has come.
 
         Raises:
-            HTTPError: 503 when too much waits or it waited too long, 504 at the
-                deadline, 502 when the worker died.
+            HTTPError: 503 when too much waits, it waited too long, or workers keep
+                dying of it, 504 at the deadline, 502 when the worker died.
         """
         self._requests = (self._requests + 1) & 0xFFFFFFFF
         job = Job(self._requests, route, request)
-        if self._closing:
-            raise busy_error(1)
+        if self._closing or self._breaker.seconds_left(route):
+            raise self._rejection(route)
         if self._may_start(route) and not self._queues.get(route):
             self._admit(job)
         else:
@@ -6820,7 +7004,7 @@ class Pool:
                 own_room, room // 2
             )  # streams last: leave room for the others
         if self._waiting >= room or len(queue) >= own_room:
-            raise busy_error(self._retry_seconds())
+            raise self._rejection(job.route)
         self._waiting += 1
         queue.append(job)
         self._limit_wait(job)
@@ -6829,12 +7013,23 @@ class Pool:
         seconds = job.arrived + job.route.queue_timeout - time.monotonic()
         job.timer = self._loop.call_later(max(0.0, seconds), self._waited_too_long, job)
 
-    def _retry_seconds(self) -> int:
-        return max(1, int(self._waiting * self._mean_seconds / self.size + 0.999))
+    def _rejection(self, route: Route) -> HTTPError:
+        """Return the 503 of a request that will not be run, whatever the reason."""
+        seconds = self._breaker.seconds_left(route)
+        if not seconds:
+            seconds = self._waiting * self._mean_seconds / self.size
+        return busy_error(max(1, int(seconds + 0.999)))
 
     def _waited_too_long(self, job: Job) -> None:
         if self._drop(job):
-            job.fail(busy_error(self._retry_seconds()))
+            job.fail(self._rejection(job.route))
+
+    def _reject_waiting(self, route: Optional[Route] = None) -> None:
+        """Reject all that waits, or all of a route."""
+        for line in (self._admitted, *self._queues.values()):
+            for job in list(line):
+                if route in (None, job.route):
+                    self._waited_too_long(job)
 
     def _drop(self, job: Job) -> bool:
         """Take a job out, if it has not been started yet; return whether that is so."""
@@ -6918,7 +7113,7 @@ class Placements:
         self._answer = answer
         self._answer_async = answer_async
         self.threads = Threads(MAX_THREADS)
-        self.pool: Optional[Pool] = None  # None: pool routes run in threads of main
+        self.pools: Dict[str, Pool] = {}  # by name; without one: in threads of main
 
     async def run(self, route: Route, request: Request) -> Response:
         """Run a route where it says and return its response.
@@ -6934,9 +7129,10 @@ class Placements:
             await route.gate.enter(route, request)
         if route.placement is RouteType.asnc:
             return await TaskRun(self._answer_async, route, request).run()
-        if route.placement is RouteType.thread or self.pool is None:
+        pool = self.pools.get(route.pool)
+        if route.placement is RouteType.thread or pool is None:
             return await self.threads.run(self._answer, route, request)
-        return await self.pool.run(route, request)
+        return await pool.run(route, request)
 
 
 # ======================================================================================
@@ -7304,6 +7500,8 @@ class Application:
         self._on_stop: List[Callable[[], Any]] = []
         self._on_worker_start: List[Callable[[], object]] = []
         self._on_worker_stop: List[Callable[[], object]] = []
+        self._pools: Dict[str, Dict[str, Any]] = {}
+        self._pool_starts: Dict[str, Callable[[], object]] = {}
         self._frozen = False
         self.imported_from = ""  # the module that the command line named
         self.placements = Placements(answer, answer_async)
@@ -7322,6 +7520,7 @@ class Application:
         timeout: Optional[float] = None,
         limit: Optional[int] = None,
         queue_timeout: Optional[float] = None,
+        pool: Optional[str] = None,
         on_disconnect: Optional[str] = None,
         max_body_bytes: Optional[int] = None,
         stream_body: bool = False,
@@ -7340,6 +7539,7 @@ class Application:
                 killed, a coroutine cancelled; a thread runs on, its place taken.
             limit: how many may run at once; not for `sync`.
             queue_timeout: seconds to wait for a turn, then 503; default 30.
+            pool: the name of the pool it runs in, which `app.pool` declares.
             on_disconnect: what becomes of it when its client leaves: "finish", "stop"
                 or "kill", as the placement allows.
             max_body_bytes: the largest body it takes; above that 413. As in `run()`,
@@ -7359,6 +7559,7 @@ class Application:
             placement = _placement(route_type, handler)
             for pattern in paths:
                 route = Route(pattern, methods, handler, placement)
+                route.pool = pool or ""
                 set_bounds(route, timeout, limit, queue_timeout, on_disconnect)
                 _set_body(route, max_body_bytes, stream_body)
                 route.name = name or getattr(handler, "__name__", None)
@@ -7609,11 +7810,59 @@ class Application:
         self._on_worker_stop.append(function)
         return function
 
+    def pool(
+        self,
+        name: str,
+        *,
+        on_worker_start: Optional[Callable[[], object]] = None,
+        **options: Any,
+    ) -> None:
+        """Declare a pool of its own for the routes that name it with `pool=`.
+
+        Args:
+            name: what the routes call it.
+            on_worker_start: called in each of its workers: load the large model here.
+            options: what this pool has otherwise than the first one: workers,
+                min_workers, max_streams, worker_idle_seconds, nice,
+                timeout_grace_seconds, max_crashes, max_tasks_per_worker,
+                max_worker_age_seconds, max_worker_bytes, worker_memory_limit_bytes.
+
+        Raises:
+            RouteError: no name, one that is taken, or an option that is none.
+        """
+        self._check_open(f"the pool {name}")
+        unknown = set(options) - set(PoolOptions._fields)
+        if unknown:
+            raise RouteError(
+                f"a pool has no option {min(unknown)!r}; it takes "
+                + ", ".join(PoolOptions._fields)
+            )
+        if not name or name in self._pools:
+            raise RouteError(f"a pool has a name of its own, got {name!r}")
+        self._pools[name] = options
+        if on_worker_start is not None:
+            self._pool_starts[name] = on_worker_start
+
     # Serving.
 
+    def named_pools(self) -> Dict[str, Dict[str, Any]]:
+        """Return the options of each pool that `pool` declared, here or below."""
+        return {k: v for app in self._family() for k, v in app._pools.items()}
+
     def freeze(self) -> Program:
-        """Fix the routes, and return what the workers need to know."""
+        """Fix the routes, and return what the workers need to know.
+
+        Raises:
+            RouteError: a route names a pool that nobody has declared.
+        """
         applications = self._family()
+        pools = self.named_pools()
+        for route in self.routes:
+            if route.pool and route.pool not in pools:
+                raise RouteError(
+                    f"{route.path}: there is no pool {route.pool!r}; declare it: "
+                    f"app.pool({route.pool!r}, workers=1)"
+                )
         for application in applications:
             application._frozen = True
             application.placements = self.placements
@@ -7623,7 +7872,8 @@ class Application:
             route.triggers = join_triggers(route)
         starts = [f for app in applications for f in app._on_worker_start]
         stops = [f for app in applications for f in app._on_worker_stop]
-        return Program(self.routes, answer, starts, stops)
+        own = {k: f for app in applications for k, f in app._pool_starts.items()}
+        return Program(self.routes, answer, starts, stops, own)
 
     async def start(self) -> None:
         """Run what `on_start` declared."""
@@ -9157,7 +9407,6 @@ def bind_unix(path: str, mode: int = UNIX_SOCKET_MODE) -> socket.socket:
 DEFAULT_SETTINGS: Dict[str, Any] = {
     "host": "localhost",
     "port": 8000,
-    "workers": -1,  # as many as CPUs
     "pool_start": "auto",
     "threads": MAX_THREADS,
     "loop": "auto",
@@ -9166,12 +9415,16 @@ DEFAULT_SETTINGS: Dict[str, Any] = {
     "fd": -1,  # none
     "certfile": "",
     "keyfile": "",
+    **PoolOptions()._asdict(),
     **ServerOptions()._asdict(),
 }
 _BOUNDS = {
     "port": (0, 65535),
-    "workers": (-1, 10_000),
     "threads": (1, 10_000),
+    "workers": (-1, 10_000),
+    "min_workers": (-1, 10_000),
+    "max_streams": (-1, 100_000),
+    "nice": (-20, 19),
     "uds_mode": (0, 0o777),
     "fd": (-1, float("inf")),
     "max_pipelined_requests": (1, float("inf")),
@@ -9297,13 +9550,11 @@ def find_application(application: Application) -> Tuple[str, str]:
 
 
 def describe_main() -> Optional[Tuple[str, str]]:
-    """Return the main program's module name, or "", and its file; None: no file."""
+    """Return the main program's package, or "", and its file; None: it is no file."""
     main_module = sys.modules["__main__"]
-    name = getattr(getattr(main_module, "__spec__", None), "name", "")
     path = getattr(main_module, "__file__", None)
-    if path is None:
-        return None
-    return "" if name == "__main__" else name, os.path.abspath(path)
+    package = getattr(main_module, "__package__", None) or ""
+    return None if path is None else (package, os.path.abspath(path))
 
 
 def describe_launch(application: Application) -> Launch:
@@ -9366,7 +9617,7 @@ class _Runner:
         application.debug = self._server.options.debug
         program = application.freeze()
         application.placements.threads = Threads(self._settings["threads"])
-        pool = self._make_pool(program)
+        pools = self._make_pools(program)
         loop: Optional[asyncio.AbstractEventLoop] = None
         try:
             if self._settings["certfile"]:
@@ -9376,12 +9627,11 @@ class _Runner:
         except PixieError:
             if loop is not None:
                 loop.close()
-            if pool is not None:
-                pool.end_zygote()
+            self._end_zygotes(pools)
             raise
         asyncio.set_event_loop(loop)
         try:
-            loop.run_until_complete(self._serve(pool, sockets))
+            loop.run_until_complete(self._serve(pools, sockets))
         finally:
             loop.run_until_complete(_cancel_tasks())
             loop.run_until_complete(loop.shutdown_asyncgens())
@@ -9404,24 +9654,41 @@ class _Runner:
             where = f"descriptor {fd}" if fd >= 0 else path or f"{host}:{port}"
             raise PixieError(f"can't listen on {where}: {error.strerror}") from None
 
-    def _make_pool(self, program: Program) -> Optional[Pool]:
+    def _make_pools(self, program: Program) -> Dict[str, Pool]:
+        """Return the pools that some route needs, by name, their zygotes started."""
+        pools: Dict[str, Pool] = {}
         in_pool = (RouteType.pool, RouteType.stream)
-        if not any(route.placement in in_pool for route in program.routes):
-            return None
-        workers = self._settings["workers"]
-        if workers == 0 or not hasattr(os, "fork"):
-            why = "workers=0" if workers == 0 else "this system has no fork"
-            log.warning("pool routes run in threads of the main process: %s", why)
-            return None
-        pool = Pool(
-            program,
-            cpu_count() if workers < 0 else workers,
-            self._choose_start(),
-            partial(describe_launch, self._application),
-        )
-        inherited = self._settings["fd"]
-        pool.prepare([inherited] if inherited >= 0 else [])
-        return pool
+        wanted = {r.pool for r in program.routes if r.placement in in_pool}
+        start_by = self._choose_start() if wanted else ""
+        launch = partial(describe_launch, self._application)
+        for name in sorted(wanted):
+            options = self._pool_options(name)
+            if options.workers == 0 or not hasattr(os, "fork"):
+                why = "this system has no fork" if options.workers else "workers=0"
+                what = f"routes of the pool {name}" if name else "pool routes"
+                log.warning("%s run in threads of the main process: %s", what, why)
+                continue
+            pools[name] = Pool(program, options, start_by, launch, name)
+        try:
+            inherited = self._settings["fd"]
+            for pool in pools.values():
+                pool.prepare([inherited] if inherited >= 0 else [])
+        except BaseException:
+            self._end_zygotes(pools)
+            raise
+        return pools
+
+    def _pool_options(self, name: str) -> PoolOptions:
+        given = self._application.named_pools().get(name, {})
+        settings = read_settings({**self._settings, **given}, {})
+        options = PoolOptions(**{key: settings[key] for key in PoolOptions._fields})
+        if options.workers < 0:
+            options = options._replace(workers=cpu_count())
+        return options
+
+    def _end_zygotes(self, pools: Mapping[str, Pool]) -> None:
+        for pool in pools.values():
+            pool.end_zygote()
 
     def _choose_start(self) -> str:
         chosen = cast(str, self._settings["pool_start"])
@@ -9454,7 +9721,7 @@ class _Runner:
         return asyncio.new_event_loop()
 
     async def _serve(
-        self, pool: Optional[Pool], sockets: Sequence[socket.socket]
+        self, pools: Dict[str, Pool], sockets: Sequence[socket.socket]
     ) -> None:
         loop = asyncio.get_running_loop()
         self._stop = asyncio.Event()
@@ -9462,25 +9729,30 @@ class _Runner:
             loop.add_signal_handler(number, self._on_signal)
         loop.add_signal_handler(signal.SIGHUP, self._on_hangup)
         application = self._application
-        application.placements.pool = pool
+        application.placements.pools = pools
         try:
-            if pool is not None:
+            for pool in pools.values():
                 await pool.start()
             await application.start()
             await self._server.listen(sockets, self._tls)
-            self._print_banner(sockets, pool, loop)
+            self._print_banner(sockets, loop)
             await self._stop.wait()
             await self._server.close()
             await application.stop()
         finally:
-            if pool is not None:
-                await pool.stop(STOP_SECONDS if self._signals < 2 else 0.0)
+            seconds = STOP_SECONDS if self._signals < 2 else 0.0
+            await asyncio.gather(*(pool.stop(seconds) for pool in pools.values()))
             application.placements.threads.stop()
             if self._settings["uds"]:
                 os.unlink(self._settings["uds"])
 
     def _on_hangup(self) -> None:
-        """Read the certificate again; keep the old one if the new one is no good."""
+        """Read certificate and program again; keep the old ones if the new are no good.
+
+        The program's routes stay as they are: what is renewed is what workers run.
+        """
+        for pool in self._application.placements.pools.values():
+            pool.roll()
         if self._settings["certfile"]:
             try:
                 load_certificate(self._tls, *self._certificate())
@@ -9498,13 +9770,12 @@ class _Runner:
                 )
             return
         self._server.cut_off()
-        if self._application.placements.pool is not None:
-            self._application.placements.pool.hurry()
+        for pool in self._application.placements.pools.values():
+            pool.hurry()
 
     def _print_banner(
         self,
         sockets: Sequence[socket.socket],
-        pool: Optional[Pool],
         loop: asyncio.AbstractEventLoop,
     ) -> None:
         host = self._settings["host"] or "localhost"
@@ -9518,7 +9789,8 @@ class _Runner:
         else:
             address = f"{scheme}://{host}:{name[1]}"
         kind = type(loop).__module__.partition(".")[0]
-        workers = f"{pool.size} workers" if pool is not None else "no workers"
+        pools = self._application.placements.pools.values()
+        workers = f"{sum(pool.size for pool in pools) or 'no'} workers"
         python = ".".join(map(str, sys.version_info[:3]))
         print(
             f"pixie_web {__version__} on {address} (Ctrl-C stops it)\n"
@@ -9586,7 +9858,7 @@ class Pixie(Application):
                 -Proto, -Host and Forwarded are believed.
             access_log: log each request.
             access_log_format: with %(name)s for the items of `AccessRecord`.
-            limits: the other fields of `ServerOptions`.
+            limits: the other fields of `ServerOptions` and `PoolOptions`.
 
         Raises:
             SystemExit: 1, after one line that says why, when it can't start.
@@ -9657,20 +9929,14 @@ def load_application(target: str) -> Pixie:
     return app
 
 
-def import_main(name: str, path: str) -> None:
+def import_main(package: str, path: str) -> None:
     """Run the main program again, as `__mp_main__`, and let it be `__main__`."""
-    from importlib import machinery, util
-
-    loader = machinery.SourceFileLoader("__mp_main__", path)
-    spec = (
-        util.find_spec(name) if name else util.spec_from_loader("__mp_main__", loader)
-    )
-    assert spec is not None
-    module = util.module_from_spec(spec)
-    module.__name__, module.__file__ = "__mp_main__", path
+    module = types.ModuleType("__mp_main__")
+    module.__file__, module.__package__ = path, package
     sys.modules["__main__"] = sys.modules["__mp_main__"] = module
-    code = cast(machinery.SourceFileLoader, spec.loader).get_code(spec.name)
-    exec(cast(types.CodeType, code), vars(module))
+    with open(path, "rb") as file:
+        code = compile(file.read(), path, "exec", dont_inherit=True)
+    exec(code, vars(module))
 
 
 def load_program(origin: Mapping[str, Any]) -> Program:

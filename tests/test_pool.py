@@ -51,7 +51,8 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def server(request: pytest.FixtureRequest) -> Iterator[Server]:
     """Run the program with one worker: always the same, or its successor."""
     loop, start = request.param
-    with serve(PROGRAM, loop=loop, pool_start=start, workers=1) as one:
+    settings = {"workers": 1, "max_crashes": 0, "worker_idle_seconds": 0.5}
+    with serve(PROGRAM, loop=loop, pool_start=start, **settings) as one:
         yield one
 
 
@@ -141,7 +142,7 @@ def test_a_worker_that_dies_in_mid_stream_cuts_the_answer_off(
 
 
 def test_many_deaths_leave_nothing_behind() -> None:
-    with serve(PROGRAM, workers=1) as server:
+    with serve(PROGRAM, workers=1, max_crashes=0) as server:
         ask(server, "/pid")
         wait_for(lambda: len(workers(server)) == 1, "one worker")
         before = descriptors(server.pid), descriptors(zygote(server))
@@ -408,7 +409,7 @@ def test_a_worker_is_heard_again_after_a_slow_reader(loop: str, size: int) -> No
 
 
 def test_streams_that_wait_leave_the_slots_of_other_routes_alone() -> None:
-    with serve(PROGRAM, workers=1) as server:
+    with serve(PROGRAM, workers=1, worker_idle_seconds=0.1) as server:
         names = [f"quiet-{number}" for number in range(12)]
         with asking(server, *(f"/quiet/{name}" for name in names)) as connections:
             # Four for each worker run, eight wait, and nothing more of this kind may.
@@ -486,7 +487,8 @@ def test_no_client_ever_gets_the_answer_of_another_after_timeouts(loop: str) -> 
 def test_no_client_ever_gets_the_answer_of_another_while_workers_are_killed(
     loop: str,
 ) -> None:
-    with serve(PROGRAM, loop=loop, workers=4, access_log=False) as server:
+    settings = {"loop": loop, "access_log": False, "max_crashes": 0}
+    with serve(PROGRAM, workers=4, **settings) as server:
         threads, problems = shout_together(
             server, lambda token, choose: f"/sometimes/{token}"
         )

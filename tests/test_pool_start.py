@@ -53,7 +53,7 @@ def test_the_death_of_the_zygote_costs_what_runs_and_no_more(
         assert server.get("/main").status == 200
         assert ask(server, "/pid")[0] == 200
         wait_for(lambda: not any(map(process_is_alive, below)), "all of them end")
-        server.wait_for_log(f"the zygote (pid {below[0]}), which starts the workers")
+        server.wait_for_log(f"the zygote (pid {below[0]}), which starts workers")
         assert [ask(server, "/pid")[0] for _ in range(10)] == [200] * 10
 
 
