@@ -2029,6 +2029,7 @@ class FileSlice(NamedTuple):
     offset: int
     length: int
     delete_after: bool = False
+    descriptor: Optional[int] = None  # of a file that has no path
 
 
 class StaticFile(NamedTuple):
@@ -5326,7 +5327,7 @@ class Frame:
     RUN, CANCEL, BOOT = 1, 2, 3  # main to worker
     READY, RESPONSE, HEAD, DATA, END, FILE, LOG = 16, 17, 18, 19, 20, 21, 22  # and back
 
-    DEBUG, HTTPS, SPOOLED = 1, 2, 4  # flags of RUN
+    DEBUG, HTTPS, SPOOLED = 1, 2, 4  # flags of RUN; the last one also of FILE
     RETIRE = 1  # flag of RESPONSE, FILE and END: the worker will take no more
     BROKEN = 2  # flag of END: the stream did not come to its end
 
@@ -5587,6 +5588,7 @@ class WorkerProcess:
         self._program: Program
         self._request_number = 0
         self._interruptible = False
+        self._answer: Optional[BinaryIO] = None  # a large one, until main has opened it
 
     def serve(self) -> None:
         """Boot, then answer until the end of the connection."""
@@ -5597,7 +5599,11 @@ class WorkerProcess:
         program = self._program
         self.send(Frame.READY, 0, program.table if program.fresh else b"")
         for kind, flags, index, number, payload in iter(self._next_frame, None):
-            # A CANCEL read here came too late: its job has ended.
+            # A CANCEL read here came too late: its job has ended. Or main says by it
+            # that it has opened the answer's file.
+            if self._answer is not None:
+                self._answer.close()
+                self._answer = None
             if kind == Frame.RUN:
                 self._request_number = number
                 route = program.routes[index]
@@ -5709,11 +5715,35 @@ class WorkerProcess:
         result = _RESULT.pack(response.status, len(body), len(block)) + block
         if len(body) <= MAX_CHUNK_BYTES:
             self.send(Frame.RESPONSE, flags, result + body)
-            return
-        self.send(Frame.HEAD, 0, result)
-        if request.method != "HEAD":
-            self._send_data(body)
-        self.send(Frame.END, flags)
+        elif not flags and self._spool(body, request.method == "HEAD"):
+            self.send(Frame.FILE, Frame.SPOOLED, result + self._answer_path())
+        else:
+            self.send(Frame.HEAD, 0, result)
+            if request.method != "HEAD":
+                self._send_data(body)
+            self.send(Frame.END, flags)
+
+    def _answer_path(self) -> bytes:
+        assert self._answer is not None
+        return b"/proc/%d/fd/%d" % (os.getpid(), self._answer.fileno())
+
+    def _spool(self, body: bytes, only_size: bool) -> bool:
+        """Put a large answer into a file, so that no slow client holds this worker."""
+        if not os.path.isdir("/proc/self/fd"):
+            return False
+        import tempfile
+
+        try:
+            file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115
+            self._answer = cast(BinaryIO, file)
+            rest = memoryview(b"" if only_size else body)
+            file.truncate(len(body))
+            while rest:
+                rest = rest[self._answer.write(rest) :]
+        except OSError as error:
+            log.warning("no room for a file with an answer: %s", error)
+            return False
+        return True
 
     def _send_stream(
         self, response: Response, request: Request, context: Context
@@ -6145,6 +6175,7 @@ class Job:
     def __init__(self, number: int, route: Route, request: Request) -> None:
         self.number = number
         self.route = route
+        self.request = request
         # Written here, so that what can't travel (env.context) fails its own request.
         self.frame = encode_run(route, number, request)
         self.arrived = time.monotonic()
@@ -6400,7 +6431,7 @@ class Worker(asyncio.Protocol):
         if job is None or number != job.number:
             raise PixieError(f"frame {kind} for a request that it does not have")
         if kind in (Frame.RESPONSE, Frame.FILE, Frame.HEAD) and job.stream is None:
-            self._take_result(job, kind, payload)
+            self._take_result(job, kind, flags, payload)
             if kind != Frame.HEAD:
                 self.pool.release(self, bool(flags & Frame.RETIRE))
         elif kind == Frame.DATA and job.stream is not None:
@@ -6412,7 +6443,7 @@ class Worker(asyncio.Protocol):
         else:
             raise PixieError(f"frame {kind} out of turn")
 
-    def _take_result(self, job: Job, kind: int, payload: bytes) -> None:
+    def _take_result(self, job: Job, kind: int, flags: int, payload: bytes) -> None:
         status, size, block_size = _RESULT.unpack_from(payload)
         at = _RESULT.size + block_size
         block = payload[_RESULT.size : at]
@@ -6421,7 +6452,9 @@ class Worker(asyncio.Protocol):
         if not 200 <= status <= 999 or not is_header_block(block):
             raise PixieError("a malformed response")
         body: AnyBody
-        if kind == Frame.FILE:
+        if kind == Frame.FILE and flags & Frame.SPOOLED:
+            body = self._open_answer(job, payload[at:], size)
+        elif kind == Frame.FILE:
             path, options = decode_fields(payload[at:])
             body = StaticFile(os.fsdecode(path), *cast(List[Any], load_json(options)))
         elif kind == Frame.HEAD:
@@ -6433,6 +6466,20 @@ class Worker(asyncio.Protocol):
             response.stream_bytes = size if size >= 0 else None
             self.pool.streams(job)
         job.answer(response)
+
+    def _open_answer(self, job: Job, path: bytes, size: int) -> FileSlice:
+        """Open the file that the worker has put a large answer into, and tell it so."""
+        if job.future.done():
+            return FileSlice("", 0, 0)  # nobody waits for it
+        try:
+            opened = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            raise PixieError(
+                f"the file of an answer can't be opened: {error}"
+            ) from None
+        job.request.after_response(partial(os.close, opened))
+        self.send(Frame.CANCEL, job)
+        return FileSlice("", 0, size, descriptor=opened)
 
 
 def boot_delay_seconds(failures: int) -> float:
@@ -8813,8 +8860,10 @@ class Connection(asyncio.Protocol):
             length: Optional[int] = len(body)
         elif isinstance(body, FileSlice):
             length = body.length
+            opened = body.descriptor
             try:
-                file = open(body.path, "rb", opener=_open_file)  # noqa: SIM115
+                source = body.path if opened is None else os.dup(opened)
+                file = open(source, "rb", opener=_open_file)  # noqa: SIM115
             except OSError as error:  # it went between the look at it and now
                 return await self._send(request, self._page_instead(request, error))
         else:
