@@ -5021,6 +5021,16 @@ class ThreadStream:
         self._asked.put(None)
 
 
+def call_from_thread(
+    loop: asyncio.AbstractEventLoop, function: Callable[..., object], *args: Any
+) -> None:
+    """Have a loop call a function, unless it has closed: then nobody waits any more."""
+    try:
+        loop.call_soon_threadsafe(function, *args)
+    except RuntimeError:
+        pass
+
+
 def settle_from_thread(
     loop: asyncio.AbstractEventLoop,
     future: asyncio.Future[Any],
@@ -5040,19 +5050,7 @@ def settle_from_thread(
         else:
             future.set_result(result)
 
-    try:
-        loop.call_soon_threadsafe(settle)
-    except RuntimeError:
-        pass  # the loop is closed: nobody waits any more
-
-
-def _call_from_thread(
-    loop: asyncio.AbstractEventLoop, function: Callable[..., object], *args: Any
-) -> None:
-    try:
-        loop.call_soon_threadsafe(function, *args)
-    except RuntimeError:
-        pass  # the loop is closed
+    call_from_thread(loop, settle)
 
 
 class Threads:
@@ -5124,9 +5122,9 @@ class Threads:
             except BaseException as error:
                 settle_from_thread(loop, ready, None, error)
             if stream is not None:
-                _call_from_thread(loop, self.gate.leave)
+                call_from_thread(loop, self.gate.leave)
                 context.run(stream.serve, chunks)
-            _call_from_thread(loop, self._ended, route, stream is None)
+            call_from_thread(loop, self._ended, route, stream is None)
 
         return job
 
@@ -6246,10 +6244,12 @@ class WorkerStream:
         if not self._ended:
             self._ended, self._error = True, error
             self._wake()
-            if self._paused:
-                # The worker's next job must be heard, however slow this client is.
-                self._paused = False
-                self._worker.resume()
+            self._resume()  # its next job must be heard, however slow this client is
+
+    def _resume(self) -> None:
+        if self._paused:
+            self._paused = False
+            self._worker.resume()
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
@@ -6267,9 +6267,8 @@ class WorkerStream:
             await self._wait()
         chunk = self._chunks.popleft()
         self._held_bytes -= len(chunk)
-        if self._paused and self._held_bytes <= STREAM_BUFFER_BYTES // 2:
-            self._paused = False
-            self._worker.resume()
+        if self._held_bytes <= STREAM_BUFFER_BYTES // 2:
+            self._resume()
         return chunk
 
     async def _wait(self) -> None:
@@ -6296,9 +6295,7 @@ class WorkerStream:
             self._pool.retire(self._worker, hard=True)
             return
         self._worker.send(Frame.CANCEL, self._job)
-        if self._paused:
-            self._paused = False
-            self._worker.resume()
+        self._resume()
         self._pool.watch(self._job)
 
 
@@ -7001,13 +6998,8 @@ class Pool:
             self._admit(job)
         else:
             self._enqueue(job)
-        disconnect = request.disconnect
-        if disconnect is None:
-            return await job.future
-
-        def left() -> None:
-            self._client_left(job)
-
+        disconnect = request.disconnect or Disconnect()
+        left = partial(self._client_left, job)
         disconnect.add(left)
         try:
             return await job.future

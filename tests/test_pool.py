@@ -197,9 +197,9 @@ def test_a_stream_that_hangs_is_cut_off(server: Server) -> None:
     assert ask(server, "/pid")[0] == 200
 
 
-@pytest.mark.parametrize("loop", LOOPS)
-def test_many_handlers_that_hang_at_once_are_all_cut_off(loop: str) -> None:
-    with serve(PROGRAM, loop=loop, workers=8) as server:
+@pytest.mark.parametrize("loop, start", MATRIX)
+def test_many_handlers_that_hang_at_once_are_all_cut_off(loop: str, start: str) -> None:
+    with serve(PROGRAM, loop=loop, pool_start=start, workers=8) as server:
         for _ in range(5 if LONG else 1):
             with asking(server, *["/hang/stubborn", "/hang/sleep"] * 8) as connections:
                 assert [answer_on(one).status for one in connections] == [504] * 16
@@ -370,9 +370,11 @@ def stands_still(server: Server, name: str) -> int:
     return seen[-1]
 
 
-@pytest.mark.parametrize("loop", LOOPS)
-def test_a_slow_reader_pauses_the_worker_and_costs_main_little(loop: str) -> None:
-    with serve(PROGRAM, loop=loop, workers=1) as server:
+@pytest.mark.parametrize("loop, start", MATRIX)
+def test_a_slow_reader_pauses_the_worker_and_costs_main_little(
+    loop: str, start: str
+) -> None:
+    with serve(PROGRAM, loop=loop, pool_start=start, workers=1) as server:
         ask(server, "/pid")
         before = resident_bytes(server.pid)
         with server.connect(receive_buffer_bytes=4096) as one:
@@ -469,9 +471,12 @@ def shout_together(
     return threads, problems
 
 
-@pytest.mark.parametrize("loop", LOOPS)
-def test_no_client_ever_gets_the_answer_of_another_after_timeouts(loop: str) -> None:
-    with serve(PROGRAM, loop=loop, workers=8, access_log=False) as server:
+@pytest.mark.parametrize("loop, start", MATRIX)
+def test_no_client_ever_gets_the_answer_of_another_after_timeouts(
+    loop: str, start: str
+) -> None:
+    settings = {"loop": loop, "pool_start": start, "access_log": False}
+    with serve(PROGRAM, workers=8, **settings) as server:
         threads, problems = shout_together(
             server, lambda token, choose: f"/token/{token}/{choose.randint(1, 50)}"
         )
@@ -483,12 +488,12 @@ def test_no_client_ever_gets_the_answer_of_another_after_timeouts(loop: str) -> 
         assert "Traceback" not in server.log
 
 
-@pytest.mark.parametrize("loop", LOOPS)
+@pytest.mark.parametrize("loop, start", MATRIX)
 def test_no_client_ever_gets_the_answer_of_another_while_workers_are_killed(
-    loop: str,
+    loop: str, start: str
 ) -> None:
-    settings = {"loop": loop, "access_log": False, "max_crashes": 0}
-    with serve(PROGRAM, workers=4, **settings) as server:
+    settings = {"loop": loop, "pool_start": start, "access_log": False}
+    with serve(PROGRAM, workers=4, max_crashes=0, **settings) as server:
         threads, problems = shout_together(
             server, lambda token, choose: f"/sometimes/{token}"
         )
@@ -595,9 +600,9 @@ def test_workers_leave_signals_for_a_whole_group_to_main(
     assert ask(server, "/pid") == (200, pid)
 
 
-@pytest.mark.parametrize("loop", LOOPS)
-def test_nothing_is_left_when_main_is_killed(loop: str) -> None:
-    with serve(PROGRAM, loop=loop, workers=4) as server:
+@pytest.mark.parametrize("loop, start", MATRIX)
+def test_nothing_is_left_when_main_is_killed(loop: str, start: str) -> None:
+    with serve(PROGRAM, loop=loop, pool_start=start, workers=4) as server:
         paths = ["/leave/kill", "/wait/never", "/endless/orphan", "/leave/stop"]
         with asking(server, *paths):
             for name in ("in-kill", "in-never", "in-orphan", "in-stop"):
