@@ -4566,7 +4566,8 @@ class Router(Generic[Target]):
 WORKER_TIMEOUT_SECONDS = 30.0  # gunicorn and PHP-FPM: 30 s
 QUEUE_TIMEOUT_SECONDS = 30.0
 TIMEOUT_GRACE_SECONDS = 0.5  # from the soft exception to SIGKILL
-TRACE_SECONDS = 0.05  # for writing where a worker hangs, before it is killed
+TRACE_SECONDS = 1.0  # at most, for writing where a worker hangs, before it is killed
+TRACE_LOOK_SECONDS = 0.02  # from one look at that to the next
 STOP_SECONDS = 5.0  # for a worker that ends in good order: on_worker_stop
 ORDER_SECONDS = 5.0  # a zygote that takes no order for so long is killed
 WORKER_NICENESS = 5  # below main, which has to answer everybody in the meantime
@@ -6042,7 +6043,8 @@ def live_apart(load: Load) -> NoReturn:
         load: imports the application as the frame BOOT says, and returns its program.
     """
     first, *others = map(int, sys.argv[1:])
-    for name in os.listdir("/dev/fd"):
+    listing = "/proc/self/fd" if os.path.isdir("/proc/self/fd") else "/dev/fd"
+    for name in os.listdir(listing):
         if int(name) not in (0, 1, 2, first, *others[:1]):
             try:
                 os.close(int(name))  # a listener, which could be inherited
@@ -6586,7 +6588,7 @@ class Pool:
         self.max_streams = options.max_streams
         if self.max_streams < 0:
             self.max_streams = STREAMS_PER_WORKER * size
-        self._least = size if options.min_workers < 0 else options.min_workers
+        self._least = options.min_workers if 0 <= options.min_workers < size else size
         self.start_by = start_by
         self._breaker = Breaker(options.max_crashes)
         self._outgoing: Optional[Worker] = None  # the one that is being replaced
@@ -6756,6 +6758,8 @@ class Pool:
 
     async def _spawn(self) -> None:
         self._starting -= 1  # from here on it counts as a worker
+        if not self._zygotes:
+            return  # it has just died: the next one is asked
         here, there = socket.socketpair()
         self._numbers += 1
         worker = Worker(self, self._numbers, self._zygotes[-1])
@@ -6932,8 +6936,16 @@ class Pool:
         """Have a worker write where it hangs, and kill it a moment later."""
         worker.hung = True
         worker.order(signal.SIGUSR1)
+        self._await_trace(worker, 0, TRACE_SECONDS)
+
+    def _await_trace(self, worker: Worker, size: int, seconds_left: float) -> None:
+        found = os.fstat(worker.trace).st_size
+        if 0 < found == size or seconds_left <= 0:
+            worker.order(signal.SIGKILL)
+            return
+        seconds_left -= TRACE_LOOK_SECONDS
         worker.timer = self._loop.call_later(
-            TRACE_SECONDS, worker.order, signal.SIGKILL
+            TRACE_LOOK_SECONDS, self._await_trace, worker, found, seconds_left
         )
 
     def lost(self, worker: Worker) -> None:
