@@ -4553,9 +4553,11 @@ class Router(Generic[Target]):
 # nothing is pickled: requests travel as the bytes that came, answers as the bytes that
 # go. A worker's life, seen from main:
 #
-#     starting --READY--> idle --RUN--> busy --RESPONSE, END--> idle
+#     starting --READY--> idle --RUN--> busy --RESPONSE, FILE, END--> idle
 #         \                |             |  deadline, crash, exit()
 #          `---------------+-------------+--> dying --exit seen--> (gone, replaced)
+#            can't boot,      too old, too large, of an old program: when another
+#            other routes     worker is ready, and it has no job; or one too many
 #
 # A dying worker is asked to end (its socket is closed; SIGUSR2 raises RequestTimeout),
 # after the grace to write where it hangs (SIGUSR1), and then killed. Main trusts no
@@ -5870,7 +5872,14 @@ class Zygote:
 
     def serve(self) -> None:
         """Do as main says until it hangs up or dies; then end all workers."""
+        import tempfile
+
         name_process("pixie:zygote")
+        try:
+            # It makes and removes a file there, which a killed worker would leave.
+            tempfile.gettempdir()
+        except OSError:
+            pass  # none can be written to
         # PR_SET_CHILD_SUBREAPER: orphans of handlers come here to be reaped
         _prctl(36, 1)
         for ignored in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -6021,8 +6030,8 @@ def live_as_zygote(control: socket.socket, load: Load) -> NoReturn:
         header = _FRAME.unpack(control.recv(_FRAME.size, socket.MSG_WAITALL))
         setup = load_json(control.recv(header[0], socket.MSG_WAITALL))
         assert isinstance(setup, dict)
-        program = load(setup) if setup["start"] == "exec" else None
-        if program is not None and count_threads() > 1:
+        program = load(setup) if setup["start"] != "spawn" else None
+        if setup["start"] == "auto" and count_threads() > 1:
             # A fork would give a worker the locks that those threads hold.
             log.warning("the program starts threads when it is imported: no forks")
             program = None
@@ -6156,7 +6165,11 @@ def fork_zygote(program: Program, unwanted: Sequence[int] = ()) -> ZygoteLink:
 
 
 def exec_zygote(launch: Launch, start: str) -> ZygoteLink:
-    """Start a zygote as a new interpreter; `start` is "exec" or "spawn"."""
+    """Start a zygote as a new interpreter.
+
+    Args:
+        start: "exec", "spawn", or "auto": the first, unless the program has threads.
+    """
     setup = dump_json({**launch.origin, "start": start, "command": launch.command})
     control, remote = socket.socketpair()
     with remote:
@@ -6509,16 +6522,13 @@ def log_exit(worker: Worker, job: Optional[Job], status: int) -> None:
 
 def difference(expected: bytes, found: bytes) -> str:
     """Return the first difference between two tables of routes, as text."""
-    tables = [
-        table.decode("utf-8", "replace").split("\n") for table in (expected, found)
-    ]
-    length = max(map(len, tables))
-    for one, other in zip(
-        *(table + ["none"] * (length - len(table)) for table in tables)
-    ):
-        if one != other:
-            return f"{other} in place of {one}"
-    return "none"
+    from itertools import zip_longest
+
+    texts = (table.decode("utf-8", "replace") for table in (expected, found))
+    lines = zip_longest(*(text.split("\n") for text in texts), fillvalue="none")
+    return next(
+        (f"{new} in place of {old}" for old, new in lines if old != new), "none"
+    )
 
 
 def resident_bytes(pid: int) -> int:
@@ -6565,7 +6575,7 @@ class Pool:
     Args:
         program: what the workers run.
         options: `workers` is how many handlers run at once (int, from 1).
-        start_by: "zygote", "exec" or "spawn".
+        start_by: "zygote", "exec", "spawn", or "auto" for one of the last two.
         launch: says how a new interpreter finds the program.
         name: of a pool beside the first.
 
@@ -6630,9 +6640,8 @@ class Pool:
     def _exec_zygote(self) -> ZygoteLink:
         if self._launch is None:
             raise PixieError("this pool can't be started anew")
-        return exec_zygote(
-            self._launch(), "spawn" if self.start_by == "spawn" else "exec"
-        )
+        start = "exec" if self.start_by == "zygote" else self.start_by
+        return exec_zygote(self._launch(), start)
 
     async def start(self) -> None:
         """Start the workers; jobs that come before they are ready wait for them."""
@@ -6661,10 +6670,10 @@ class Pool:
         for zygote in self._zygotes:
             self._loop.remove_reader(zygote.fileno())
         proc_env.pool = None
-        self.end_zygote()
+        self.end_zygotes()
 
-    def end_zygote(self) -> None:
-        """End the zygote; all there is to do for a pool that was never started."""
+    def end_zygotes(self) -> None:
+        """End the zygotes; all there is to do for a pool that was never started."""
         while self._zygotes:
             self._zygotes.pop().end()
 
@@ -9741,7 +9750,7 @@ class _Runner:
 
     def _end_zygotes(self, pools: Mapping[str, Pool]) -> None:
         for pool in pools.values():
-            pool.end_zygote()
+            pool.end_zygotes()
 
     def _choose_start(self) -> str:
         chosen = cast(str, self._settings["pool_start"])
@@ -9757,7 +9766,7 @@ class _Runner:
             "program again; start threads in on_start and on_worker_start",
             threads,
         )
-        return "exec"
+        return "auto"
 
     def _new_loop(self) -> asyncio.AbstractEventLoop:
         wanted = self._settings["loop"]

@@ -7,8 +7,9 @@ import re
 import shutil
 import signal
 import sys
+from functools import partial
 from pathlib import Path
-from typing import Dict, List
+from typing import Dict, List, Set
 
 import pytest
 from pooling import PROGRAM, answer_on, ask, asking, make, wait_for_note, zygote
@@ -57,17 +58,17 @@ def test_the_death_of_the_zygote_costs_what_runs_and_no_more(
         assert [ask(server, "/pid")[0] for _ in range(10)] == [200] * 10
 
 
+def newcomers(server: Server, known: Set[int]) -> Set[int]:
+    return set(children(server.pid)) - known
+
+
 def test_the_zygote_may_die_again_and_again() -> None:
     with serve(PROGRAM, workers=1) as server:
-        seen = set()
         for _ in range(3):
             assert ask(server, "/pid")[0] == 200
-            seen.add(zygote(server))
+            before = set(children(server.pid))
             os.kill(zygote(server), signal.SIGKILL)
-            wait_for(
-                lambda: children(server.pid) and zygote(server) not in seen,
-                "another one",
-            )
+            wait_for(partial(newcomers, server, before), "another one")
         assert ask(server, "/pid")[0] == 200
 
 
