@@ -6754,10 +6754,12 @@ class Pool:
         try:
             zygote = self._exec_zygote()
         except (PixieError, OSError) as error:
+            if self._zygotes:
+                log.error("the program is not replaced: %s", error)
+                return
             log.critical("no worker can be started, restart the server: %s", error)
-            if not self._zygotes:
-                self._closing = True
-                self._reject_waiting()
+            self._closing = True
+            self._reject_waiting()
             return
         self._zygotes.append(zygote)
         self._listen(zygote)

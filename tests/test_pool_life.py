@@ -155,7 +155,7 @@ def test_workers_are_replaced_after_so_many_tasks(loop: str, start: str) -> None
             "those that were replaced end",
         )
         # gh-115634: what waits at that moment is served too.
-        for _ in range(4):
+        for _ in range(600 if LONG else 4):
             with asking(server, *["/sometimes/a"] * 16) as connections:
                 assert [answer_on(one).status for one in connections] == [200] * 16
         wait_for(lambda: is_idle(server), "all slots are free")
