@@ -673,7 +673,7 @@ def test_a_limit_lets_the_others_wait(path: str, bounded: Server) -> None:
         bounded.get("/open")
         assert read_all(first).endswith(b"\r\n\r\nheld")
         assert read_all(second).endswith(b"\r\n\r\nheld")
-    assert bounded.log.count(f"{path} began") == 2
+    wait_for(lambda: bounded.log.count(f"{path} began") == 2, "the second began too")
 
 
 @pytest.mark.parametrize("path", ["/thread/stream", "/asnc/stream"])
