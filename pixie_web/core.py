@@ -6885,6 +6885,10 @@ class Pool:
         for worker in self._idle[: max(0, len(alive) - self._least)]:
             if worker.idle_since <= until:
                 self.retire(worker)
+        if self._zygotes and self._zygotes[-1].proven:
+            used = {worker.zygote for worker in self._workers.values()}
+            for zygote in set(self._zygotes[:-1]) - used:
+                self._end_zygote(zygote)  # `roll` has come to its end
 
     def release(self, worker: Worker, retire: bool) -> None:
         """Take back a worker whose job is done."""
@@ -6995,11 +6999,6 @@ class Pool:
             self._boot_failed()
             if not worker.zygote.proven and len(self._zygotes) > 1:
                 worker.zygote.kill()  # `roll` has failed
-        unused = set(self._zygotes[:-1]) - {
-            one.zygote for one in self._workers.values()
-        }
-        for zygote in unused:
-            self._end_zygote(zygote)  # `roll` has come to its end
         self._ensure_workers()
         self._recycle_next()
         self._dispatch()
