@@ -6372,6 +6372,10 @@ class Worker(asyncio.Protocol):
         except (PixieError, ValueError, struct.error) as error:
             log.error("worker %d sent no proper frame: %s", self.number, error)
             self.pool.lost(self)
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.ESRCH):
+                log.error("an answer's file can't be opened: %s", error)
+            self.pool.lost(self)  # else it was killed before we could open it
 
     def connection_lost(self, exc: Optional[Exception]) -> None:
         """The worker has died, or closed its socket, which comes to the same."""
@@ -6483,12 +6487,7 @@ class Worker(asyncio.Protocol):
         """Open the file that the worker has put a large answer into, and tell it so."""
         if job.future.done():
             return FileSlice("", 0, 0)  # nobody waits for it
-        try:
-            opened = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        except OSError as error:
-            raise PixieError(
-                f"the file of an answer can't be opened: {error}"
-            ) from None
+        opened = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         job.request.after_response(partial(os.close, opened))
         self.send(Frame.CANCEL, job)
         return FileSlice("", 0, size, descriptor=opened)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import os
+import struct
 import sys
-from typing import Iterator
+from types import SimpleNamespace
+from typing import Any, Iterator, List, cast
 
 import pytest
 from pooling import (
@@ -23,6 +26,8 @@ from pooling import (
     workers,
 )
 from support import LONG, MATRIX, Server, serve, wait_for
+
+from pixie_web.core import Frame, Worker
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 LARGE = PROGRAM.replace(
@@ -143,3 +148,24 @@ def test_an_answer_that_fits_in_no_file_is_sent_all_the_same() -> None:
             assert len(answer_on(one).body) == 3_000_000
             assert answer_on(other).status == 200
         server.wait_for_log("no room for a file with an answer")
+
+
+def test_a_worker_that_dies_before_its_answer_is_opened_is_one_that_died(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def deliver() -> List[Worker]:
+        lost: List[Worker] = []
+        pool: Any = SimpleNamespace(lost=lost.append)
+        worker = Worker(pool, 1, cast(Any, None))
+        future = asyncio.get_running_loop().create_future()
+        worker.state, worker.job = "busy", cast(Any, SimpleNamespace(number=7))
+        worker.job.stream, worker.job.future = None, future
+        block = b"Content-Type: a/b\r\n"
+        payload = struct.pack("!HqI", 200, 9, len(block)) + block + b"/proc/0/fd/3"
+        header = struct.pack("!IBBHI", len(payload), Frame.FILE, Frame.SPOOLED, 0, 7)
+        worker.data_received(header + payload)
+        os.close(worker.trace)
+        return lost
+
+    assert len(asyncio.run(deliver())) == 1
+    assert caplog.text == ""
