@@ -2103,6 +2103,7 @@ class FileSlice(NamedTuple):
     offset: int
     length: int
     delete_after: bool = False
+    descriptor: Optional[int] = None  # of a file that has no path
 
 
 class StaticFile(NamedTuple):
@@ -4745,35 +4746,49 @@ class Router(Generic[Target]):
 # in a thread, `asnc` in a Task, and `pool` and `stream` in a worker process:
 #
 #     main                                          zygote               worker 1..n
-#     +------------------------+   fork, kill      +----------+  fork   +-----------+
+#     +------------------------+   START, SIGNAL   +----------+  fork   +-----------+
 #     | loop, sockets, TLS     |------------------>| one      |-------->| one job   |
 #     | Pool: idle workers,    |<------------------| thread,  |         | at a time |
-#     |       waiting jobs     |   pid, exit code  | no loop  |         +-----------+
+#     |       waiting jobs     |  STARTED, EXITED  | no loop  |         +-----------+
 #     |                        |                   +----------+            ^     |
-#     |                        |--- RUN, CANCEL ---------------------------+     |
-#     |                        |<-- RESPONSE | HEAD DATA* END | FILE ------------+
+#     |                        |--- BOOT, RUN, CANCEL ---------------------+     |
+#     |                        |<-- READY, RESPONSE | HEAD DATA* END | FILE -----+
 #     +------------------------+    one private socketpair for each worker
 #
 # The zygote is forked before main has a loop, TLS or threads, so its own forks are
 # clean, take a millisecond, and give workers the application as it was then. It alone
-# kills and reaps. Nothing is shared between workers, and nothing is pickled: requests
-# travel as the bytes that came, answers as the bytes that go. A worker's life, seen
-# from main:
+# kills and reaps. If it dies, its workers die with it, and main starts another one that
+# imports the application again; so it starts at once where a fork is not clean, and
+# where even that one can't fork, each worker imports for itself ("exec" and "spawn",
+# below). The frames and states are the same. Nothing is shared between workers, and
+# nothing is pickled: requests travel as the bytes that came, answers as the bytes that
+# go. A worker's life, seen from main:
 #
-#     starting --READY--> idle --RUN--> busy --RESPONSE, END--> idle
+#     starting --READY--> idle --RUN--> busy --RESPONSE, FILE, END--> idle
 #         \                |             |  deadline, crash, exit()
 #          `---------------+-------------+--> dying --exit seen--> (gone, replaced)
+#            can't boot,      too old, too large, of an old program: when another
+#            other routes     worker is ready, and it has no job; or one too many
 #
-# Main trusts no byte of a worker, and never uses the socket of a dying one again: an
-# answer can't reach the wrong client. A slow client stops its stream's worker by
-# nothing but the kernel's buffers: main stops reading, and the worker's send blocks.
+# A dying worker is asked to end (its socket is closed; SIGUSR2 raises RequestTimeout),
+# after the grace to write where it hangs (SIGUSR1), and then killed. Main trusts no
+# byte of a worker, and never uses the socket of a dying one again: an answer can't
+# reach the wrong client. A slow client stops its stream's worker by nothing but the
+# kernel's buffers: main stops reading, and the worker's send blocks.
 
 WORKER_TIMEOUT_SECONDS = 30.0  # gunicorn and PHP-FPM: 30 s
 QUEUE_TIMEOUT_SECONDS = 30.0
 TIMEOUT_GRACE_SECONDS = 0.5  # from the soft exception to SIGKILL
+TRACE_SECONDS = 1.0  # at most, for writing where a worker hangs, before it is killed
+TRACE_LOOK_SECONDS = 0.02  # from one look at that to the next
 STOP_SECONDS = 5.0  # for a worker that ends in good order: on_worker_stop
-ORDER_SECONDS = 5.0  # a zygote that takes no order for so long is as good as dead
+ORDER_SECONDS = 5.0  # a zygote that takes no order for so long is killed
 WORKER_NICENESS = 5  # below main, which has to answer everybody in the meantime
+WORKER_IDLE_SECONDS = 30.0  # then a worker that is one too many ends; PHP-FPM 10 s
+MAX_CRASHES = 3  # of a route, within the window: it is switched off for a while
+CRASH_WINDOW_SECONDS = 60.0
+CRASH_REST_SECONDS = 30.0
+POOL_SWEEP_SECONDS = 1.0  # how often a pool looks for workers that are old or too many
 BOOT_SECONDS = 60.0  # a worker that is not ready by then is replaced
 MAX_FRAME_BYTES = 256 * 1024 * 1024  # a worker that announces more has gone mad
 STREAM_BUFFER_BYTES = 256 * 1024  # held for a slow client before its worker is paused
@@ -4854,6 +4869,7 @@ class Route:
         on_disconnect: "finish", "stop" or "kill": what becomes of it without a client.
         max_body_bytes: the largest body it takes; None: what the server takes.
         stream_body: whether it is called before the body has come.
+        pool: the name of the pool it runs in; "" is the one that run() makes.
     """
 
     def __init__(
@@ -4877,6 +4893,7 @@ class Route:
         self.on_disconnect = "finish"
         self.max_body_bytes: Optional[int] = None
         self.stream_body = False
+        self.pool = ""
         self.index = -1  # its place in the table of routes, the same in every process
         self.app: Any = None  # the application it was declared on
         self.pattern: Pattern  # its compiled path
@@ -5003,6 +5020,8 @@ def set_bounds(
     """Set a route's bounds, or their defaults; raise RouteError for what can't be."""
     placement = route.placement
     in_worker = placement in (RouteType.pool, RouteType.stream)
+    if route.pool and not in_worker:
+        raise RouteError(f"{route.path} is {placement.name}: it runs in no pool")
     if placement is RouteType.sync and (timeout, limit, queue_timeout) != (None,) * 3:
         raise RouteError(
             f"{route.path} is sync: nothing can stop it or make it wait, so it takes "
@@ -5216,6 +5235,16 @@ class ThreadStream:
         self._asked.put(None)
 
 
+def call_from_thread(
+    loop: asyncio.AbstractEventLoop, function: Callable[..., object], *args: Any
+) -> None:
+    """Have a loop call a function, unless it has closed: then nobody waits any more."""
+    try:
+        loop.call_soon_threadsafe(function, *args)
+    except RuntimeError:
+        pass
+
+
 def settle_from_thread(
     loop: asyncio.AbstractEventLoop,
     future: asyncio.Future[Any],
@@ -5235,19 +5264,7 @@ def settle_from_thread(
         else:
             future.set_result(result)
 
-    try:
-        loop.call_soon_threadsafe(settle)
-    except RuntimeError:
-        pass  # the loop is closed: nobody waits any more
-
-
-def _call_from_thread(
-    loop: asyncio.AbstractEventLoop, function: Callable[..., object], *args: Any
-) -> None:
-    try:
-        loop.call_soon_threadsafe(function, *args)
-    except RuntimeError:
-        pass  # the loop is closed
+    call_from_thread(loop, settle)
 
 
 class Threads:
@@ -5319,9 +5336,9 @@ class Threads:
             except BaseException as error:
                 settle_from_thread(loop, ready, None, error)
             if stream is not None:
-                _call_from_thread(loop, self.gate.leave)
+                call_from_thread(loop, self.gate.leave)
                 context.run(stream.serve, chunks)
-            _call_from_thread(loop, self._ended, route, stream is None)
+            call_from_thread(loop, self._ended, route, stream is None)
 
         return job
 
@@ -5519,10 +5536,10 @@ _SIZE = struct.Struct("!I")
 class Frame:
     """The types of frames, and their flags."""
 
-    RUN, CANCEL = 1, 2  # main to worker
+    RUN, CANCEL, BOOT = 1, 2, 3  # main to worker
     READY, RESPONSE, HEAD, DATA, END, FILE, LOG = 16, 17, 18, 19, 20, 21, 22  # and back
 
-    DEBUG, HTTPS, SPOOLED = 1, 2, 4  # flags of RUN
+    DEBUG, HTTPS, SPOOLED = 1, 2, 4  # flags of RUN; the last one also of FILE
     RETIRE = 1  # flag of RESPONSE, FILE and END: the worker will take no more
     BROKEN = 2  # flag of END: the stream did not come to its end
 
@@ -5625,8 +5642,30 @@ class FrameBuffer:
 # The pool: inside a worker ------------------------------------------------------------
 
 
+class PoolOptions(NamedTuple):
+    """How a pool is run; arguments of run(), and of app.pool() for one more."""
+
+    workers: int = -1  # as many as CPUs; 0: its routes run in threads of main
+    min_workers: int = -1  # kept while there is nothing to do; -1: all of them
+    max_streams: int = -1  # at once; -1: STREAMS_PER_WORKER for each worker
+    worker_idle_seconds: float = WORKER_IDLE_SECONDS
+    nice: int = WORKER_NICENESS
+    timeout_grace_seconds: float = TIMEOUT_GRACE_SECONDS
+    max_crashes: int = MAX_CRASHES  # 0: a route may crash as often as it likes
+    # A worker is replaced when it has done so much, is so old, has so much memory after
+    # a request; 0: never.
+    max_tasks_per_worker: int = 0
+    max_worker_age_seconds: float = 0.0
+    max_worker_bytes: int = 0
+    worker_memory_limit_bytes: int = 0  # who asks for more gets a MemoryError
+
+
 class Program:
-    """What a worker needs to know of the application; the rest it inherits."""
+    """What a worker needs to know of the application.
+
+    Forked workers inherit it; the others import it afresh, and tell main what they
+    have found, so that none runs another handler than the one that was asked for.
+    """
 
     def __init__(
         self,
@@ -5634,11 +5673,34 @@ class Program:
         answer: Answer,
         on_worker_start: Sequence[Callable[[], object]],
         on_worker_stop: Sequence[Callable[[], object]],
+        pool_starts: Mapping[str, Callable[[], object]],
     ) -> None:
         self.routes = routes
         self.answer = answer
         self.on_worker_start = on_worker_start
         self.on_worker_stop = on_worker_stop
+        self.pool_starts = pool_starts  # the same, for the workers of one named pool
+        self.fresh = False  # imported by this process, not inherited from main
+
+    @property
+    def table(self) -> bytes:
+        """The routes as lines of text, the same in each process of a program."""
+        lines = []
+        for route in self.routes:
+            handler = route.handler
+            module = getattr(handler, "__module__", "")
+            # The main program has another name where it is imported, and so has this
+            # file, where it is one.
+            module = {"__mp_main__": "__main__", __name__: "pixie_web"}.get(
+                module, module
+            )
+            name = getattr(handler, "__qualname__", type(handler).__qualname__)
+            verbs = ",".join(route.methods)
+            lines.append(f"{verbs} {route.path} {route.placement.name} {module}.{name}")
+        return "\n".join(lines).encode("utf-8", "surrogatepass")
+
+
+Load = Callable[[Dict[str, Any]], Program]
 
 
 class MainGone:
@@ -5679,50 +5741,109 @@ def _do_nothing(*_: object) -> None:
     pass
 
 
+def flush_output() -> None:
+    """Write out what print() has buffered, or a fork would have it come twice."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (AttributeError, OSError, ValueError):
+            pass  # closed, or replaced by None: nothing to lose
+
+
+def _prctl(option: int, argument: Any) -> None:
+    """Ask something of the Linux kernel for this process; elsewhere, or refused: no."""
+    try:
+        import ctypes
+
+        ctypes.CDLL(None).prctl(option, argument, 0, 0, 0)
+    except (ImportError, OSError, AttributeError):
+        pass
+
+
+def name_process(name: str) -> None:
+    """Set the name that `ps` and `top` show (Linux: 15 bytes)."""
+    _prctl(15, name.encode()[:15])  # PR_SET_NAME
+
+
+def die_with_parent(pid: int) -> None:
+    """Be killed when the zygote is killed (Linux); a belt beside the closed sockets."""
+    _prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+    if os.getppid() != pid:
+        os._exit(1)  # it died in between
+
+
+def make_first_victim() -> None:
+    """Have the kernel's out-of-memory killer take a worker before it takes main."""
+    try:
+        with open("/proc/self/oom_score_adj", "w") as file:
+            file.write("300")
+    except OSError:
+        pass
+
+
 class WorkerProcess:
     """A worker: takes one request after another from its socket, and answers it.
 
     It ends when main closes the socket, when a handler leaves by `sys.exit()`, or when
     the zygote kills it.
+
+    Args:
+        connection: its socket.
+        trace: the descriptor of the file that takes tracebacks when it is killed.
+        load: returns the program, given what the frame BOOT says.
     """
 
-    def __init__(
-        self, connection: socket.socket, number: int, program: Program
-    ) -> None:
+    def __init__(self, connection: socket.socket, trace: int, load: Load) -> None:
         self._connection = connection
-        self._number = number
-        self._program = program
+        self._trace = trace
+        self._load = load
+        self._program: Program
         self._request_number = 0
         self._interruptible = False
+        self._answer: Optional[BinaryIO] = None  # a large one, until main has opened it
 
     def serve(self) -> None:
         """Boot, then answer until the end of the connection."""
-        self._boot()
-        self.send(Frame.READY)
-        while True:
-            header = self._receive(_FRAME.size)
-            if header is None:
-                break
-            size, kind, flags, index, number = _FRAME.unpack(header)
-            payload = self._receive(size)
-            if payload is None:
-                break
-            # A CANCEL read here came too late: its job has ended.
+        frame = self._next_frame()
+        if frame is None:
+            return
+        self._boot(cast(Dict[str, Any], load_json(frame[-1])))
+        program = self._program
+        self.send(Frame.READY, 0, program.table if program.fresh else b"")
+        for kind, flags, index, number, payload in iter(self._next_frame, None):
+            # A CANCEL read here came too late: its job has ended. Or main says by it
+            # that it has opened the answer's file.
+            if self._answer is not None:
+                self._answer.close()
+                self._answer = None
             if kind == Frame.RUN:
                 self._request_number = number
-                route = self._program.routes[index]
+                route = program.routes[index]
                 request = decode_run(memoryview(payload), flags)
                 request.route = route
                 request.params = route.pattern.convert(request.raw_params)
                 if not self._run(route, request):
                     break
-        for function in self._program.on_worker_stop:
+        for function in program.on_worker_stop:
             function()
 
-    def _boot(self) -> None:
+    def _next_frame(self) -> Optional[Tuple[int, int, int, int, bytes]]:
+        header = self._receive(_FRAME.size)
+        if header is None:
+            return None
+        size, kind, flags, index, number = _FRAME.unpack(header)
+        payload = self._receive(size)
+        return None if payload is None else (kind, flags, index, number, payload)
+
+    def _boot(self, setup: Dict[str, Any]) -> None:
         proc_env.proc_type = ProcessType.pool
-        proc_env.worker = self._number
+        proc_env.worker = setup["number"]
         proc_env.pool = None
+        name_process(f"pixie:worker {setup['number']}")
+        log.handlers[:] = [FrameHandler(self)]
+        log.propagate = False
+        log.setLevel(setup["log_level"])
+        self._bound(setup)
         # Only main decides when to stop; a Ctrl-C or a supervisor's SIGTERM to the
         # whole group must not end a running request. Handlers, not SIG_IGN: programs
         # that a handler starts would inherit the latter.
@@ -5731,16 +5852,37 @@ class WorkerProcess:
         signal.signal(signal.SIGUSR2, self._on_deadline)
         # What a handler forks must not answer in its name, nor take the next request.
         os.register_at_fork(after_in_child=self._connection.close)
-        log.handlers[:] = [FrameHandler(self)]
-        log.propagate = False
-        numpy = sys.modules.get("numpy")
-        if numpy is not None:
-            numpy.random.seed()  # or all workers would draw the same numbers
         try:
+            numpy = sys.modules.get("numpy")
+            if numpy is not None:
+                numpy.random.seed()  # or all workers would draw the same numbers
+            self._program = self._load(setup)
             for function in self._program.on_worker_start:
                 function()
+            self._program.pool_starts.get(setup["pool"], _do_nothing)()
         except OSError as error:  # not main's end of the socket: a model without a file
-            raise PixieError("on_worker_start failed") from error
+            raise PixieError("the worker can't boot") from error
+
+    def _bound(self, setup: Dict[str, Any]) -> None:
+        """Put this process below main, in its turn on a CPU and in a lack of memory."""
+        import faulthandler
+
+        # Written by C code, whatever else this process is at; main reads it.
+        faulthandler.enable(self._trace)
+        faulthandler.register(signal.SIGUSR1, self._trace)
+        make_first_victim()
+        try:
+            os.nice(setup["nice"])
+        except OSError as error:
+            log.warning("a niceness of %d: %s", setup["nice"], error)
+        limit = setup["worker_memory_limit_bytes"]
+        if limit:
+            import resource
+
+            # RLIMIT_DATA and not RLIMIT_AS, which counts what is shared or only
+            # reserved too: libraries reserve gigabytes.
+            hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
+            resource.setrlimit(resource.RLIMIT_DATA, (limit, hard))
 
     def _on_deadline(self, *_: object) -> None:
         if self._interruptible:
@@ -5785,11 +5927,35 @@ class WorkerProcess:
         result = _RESULT.pack(response.status, len(body), len(block)) + block
         if len(body) <= MAX_CHUNK_BYTES:
             self.send(Frame.RESPONSE, flags, result + body)
-            return
-        self.send(Frame.HEAD, 0, result)
-        if request.method != "HEAD":
-            self._send_data(body)
-        self.send(Frame.END, flags)
+        elif not flags and self._spool(body, request.method == "HEAD"):
+            self.send(Frame.FILE, Frame.SPOOLED, result + self._answer_path())
+        else:
+            self.send(Frame.HEAD, 0, result)
+            if request.method != "HEAD":
+                self._send_data(body)
+            self.send(Frame.END, flags)
+
+    def _answer_path(self) -> bytes:
+        assert self._answer is not None
+        return b"/proc/%d/fd/%d" % (os.getpid(), self._answer.fileno())
+
+    def _spool(self, body: bytes, only_size: bool) -> bool:
+        """Put a large answer into a file, so that no slow client holds this worker."""
+        if not os.path.isdir("/proc/self/fd"):
+            return False
+        import tempfile
+
+        try:
+            file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115
+            self._answer = cast(BinaryIO, file)
+            rest = memoryview(b"" if only_size else body)
+            file.truncate(len(body))
+            while rest:
+                rest = rest[self._answer.write(rest) :]
+        except OSError as error:
+            log.warning("no room for a file with an answer: %s", error)
+            return False
+        return True
 
     def _send_stream(
         self, response: Response, request: Request, context: Context
@@ -5835,72 +6001,59 @@ class WorkerProcess:
 
 
 # The pool: the zygote -----------------------------------------------------------------
-# It speaks with main over one socketpair in messages of fixed size. From main: FORK
-# (with the worker's end of a new socketpair as a descriptor) and SIGNAL; back: FORKED
-# and EXITED.
+# It speaks with main over one socketpair in messages of fixed size. From main: START
+# (with two descriptors: the worker's end of a new socketpair, and the file for its
+# tracebacks) and SIGNAL; back: STARTED and EXITED.
+#
+# There are three ways to start, which differ in nothing but this:
+#
+#     "zygote"   forked from main, with its program;          forks workers
+#     "exec"     a new interpreter that imports the program;  forks workers
+#     "spawn"    a new interpreter that imports nothing;      workers are new
+#                                                             interpreters that do
+#
+# A new interpreter is told what to import by the frame BOOT.
 
 _ORDER = struct.Struct("!BII")  # what, the worker's number, a signal
 _REPORT = struct.Struct("!BIIi")  # what, the worker's number, its pid, its wait status
-FORK, SIGNAL, FORKED, EXITED = 1, 2, 3, 4
+START, SIGNAL, STARTED, EXITED = 1, 2, 3, 4
 
 
-def flush_output() -> None:
-    """Write out what print() has buffered, or a fork would have it come twice."""
-    for stream in (sys.stdout, sys.stderr):
-        try:
-            stream.flush()
-        except (AttributeError, OSError, ValueError):
-            pass  # closed, or replaced by None: nothing to lose
+class Launch(NamedTuple):
+    """What a new interpreter needs to become a zygote or a worker.
+
+    Attributes:
+        command: what to execute; descriptors are its last arguments.
+        origin: where it finds the application, for the `load` that it calls (JSON).
+    """
+
+    command: Sequence[str]
+    origin: Dict[str, Any]
 
 
-def _prctl(option: int, argument: Any) -> None:
-    """Ask something of the Linux kernel for this process; elsewhere, or refused: no."""
-    try:
-        import ctypes
+def start_interpreter(command: Sequence[str], *arguments: int) -> int:
+    """Start a program in a process group of its own, and return its pid.
 
-        ctypes.CDLL(None).prctl(option, argument, 0, 0, 0)
-    except (ImportError, OSError, AttributeError):
-        pass
-
-
-def name_process(name: str) -> None:
-    """Set the name that `ps` and `top` show (Linux: 15 bytes)."""
-    _prctl(15, name.encode()[:15])  # PR_SET_NAME
-
-
-def die_with_parent(pid: int) -> None:
-    """Be killed when the zygote is killed (Linux); a belt beside the closed sockets."""
-    _prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-    if os.getppid() != pid:
-        os._exit(1)  # it died in between
-
-
-def make_first_victim() -> None:
-    """Have the kernel's out-of-memory killer take a worker before it takes main."""
-    try:
-        with open("/proc/self/oom_score_adj", "w") as file:
-            file.write("300")
-    except OSError:
-        pass
+    All that it inherits are the descriptors that are among its arguments.
+    """
+    texts = [*command, *map(str, arguments)]
+    return os.posix_spawn(texts[0], texts, os.environ, setpgroup=0)
 
 
 def live_as_worker(
-    connection: socket.socket, number: int, program: Program, zygote_pid: int
-) -> None:
+    connection: socket.socket, trace: int, zygote_pid: int, load: Load
+) -> NoReturn:
     """Be a worker until the end of the process; never returns."""
     code = 1
     try:
         os.setpgid(0, 0)
         die_with_parent(zygote_pid)
-        name_process(f"pixie:worker {number}")
-        make_first_victim()
-        os.nice(WORKER_NICENESS)
-        WorkerProcess(connection, number, program).serve()
+        WorkerProcess(connection, trace, load).serve()
         code = 0
     except (OSError, RequestTimeout):
         pass  # main is gone, or has done with this worker
     except BaseException:
-        log.exception("worker %d ended", number)
+        log.exception("worker %s ended", proc_env.worker)
     finally:
         # Not sys.exit(): that would run the clean-up of main's objects in this copy.
         flush_output()
@@ -5908,19 +6061,38 @@ def live_as_worker(
 
 
 class Zygote:
-    """The process that forks, signals and reaps workers, and ends them with main."""
+    """The process that starts, signals and reaps workers, and ends them with main.
 
-    def __init__(self, control: socket.socket, program: Program) -> None:
+    Args:
+        control: its end of the socket to main.
+        program: what the workers it forks run; None: it has none, or can't fork, since
+            it has threads. Then each worker is a new interpreter.
+        command: what starts such an interpreter.
+    """
+
+    def __init__(
+        self,
+        control: socket.socket,
+        program: Optional[Program],
+        command: Sequence[str] = (),
+    ) -> None:
         self._control = control
         self._program = program
+        self._command = command
         self._pids: Dict[int, int] = {}  # worker's number to pid, alive ones only
 
     def serve(self) -> None:
         """Do as main says until it hangs up or dies; then end all workers."""
+        import tempfile
+
         name_process("pixie:zygote")
-        _prctl(
-            36, 1
-        )  # PR_SET_CHILD_SUBREAPER: orphans of handlers come here to be reaped
+        try:
+            # It makes and removes a file there, which a killed worker would leave.
+            tempfile.gettempdir()
+        except OSError:
+            pass  # none can be written to
+        # PR_SET_CHILD_SUBREAPER: orphans of handlers come here to be reaped
+        _prctl(36, 1)
         for ignored in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(ignored, _do_nothing)
         woken, wakeup = socket.socketpair()
@@ -5949,7 +6121,7 @@ class Zygote:
     def _obey(self, *inherited: socket.socket) -> bool:
         size = _ORDER.size
         try:
-            data, ancillary, _, _ = self._control.recvmsg(size, socket.CMSG_SPACE(4))
+            data, ancillary, _, _ = self._control.recvmsg(size, socket.CMSG_SPACE(8))
         except ConnectionResetError:
             return False  # main is gone, and had not read all reports
         if len(data) < size:
@@ -5959,35 +6131,51 @@ class Zygote:
             self._kill(number, value)
             return True
         descriptors = array.array("i")
-        descriptors.frombytes(ancillary[0][2][:4])
-        with socket.socket(fileno=descriptors[0]) as connection:
-            self._fork(number, connection, inherited)
+        descriptors.frombytes(ancillary[0][2][:8])
+        try:
+            self._start(number, descriptors[0], descriptors[1], inherited)
+        finally:
+            for descriptor in descriptors:
+                os.close(descriptor)
         return True
 
-    def _fork(
+    def _start(
         self,
         number: int,
-        connection: socket.socket,
+        connection: int,
+        trace: int,
         inherited: Tuple[socket.socket, ...],
     ) -> None:
-        parent = os.getpid()
         try:
-            pid = os.fork()
+            if self._program is None:
+                os.set_inheritable(connection, True)
+                os.set_inheritable(trace, True)
+                pid = start_interpreter(self._command, connection, trace, os.getpid())
+            else:
+                pid = self._fork(connection, trace, inherited)
         except OSError as error:
             self._report(EXITED, number, 0, -(error.errno or errno.EAGAIN))
             return
-        if pid == 0:
-            signal.set_wakeup_fd(-1)
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            for one in (self._control, *inherited):
-                one.close()
-            live_as_worker(connection, number, self._program, parent)
         try:
             os.setpgid(pid, pid)  # also done by the worker: whoever comes first
         except OSError:
             pass
         self._pids[number] = pid
-        self._report(FORKED, number, pid, 0)
+        self._report(STARTED, number, pid, 0)
+
+    def _fork(
+        self, connection: int, trace: int, inherited: Tuple[socket.socket, ...]
+    ) -> int:
+        program, parent = self._program, os.getpid()
+        pid = os.fork()
+        if pid == 0:
+            signal.set_wakeup_fd(-1)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            for one in (self._control, *inherited):
+                one.close()
+            own = socket.socket(fileno=connection)
+            live_as_worker(own, trace, parent, lambda _: cast(Program, program))
+        return pid
 
     def _kill(self, number: int, value: int) -> None:
         # Only the parent signals, and only what it has not reaped: a pid can't have
@@ -6026,20 +6214,146 @@ class Zygote:
             pass  # main is gone; the next receive says so
 
 
-def fork_zygote(
-    program: Program, unwanted: Sequence[int] = ()
-) -> Tuple[socket.socket, int]:
-    """Fork the zygote; return main's end of its socket, and its pid.
+def count_threads() -> int:
+    """Return how many threads this process has, those of C libraries too (Linux)."""
+    try:
+        return len(os.listdir("/proc/self/task"))
+    except OSError:
+        return threading.active_count()
 
-    To be called while this process has one thread and no event loop. It closes the
-    descriptors in `unwanted`: a listener would outlive main in it.
+
+def settle_memory() -> None:
+    """Take all objects that exist now out of the garbage collector's sight.
+
+    What it never touches stays shared between this process and those that it forks:
+    measured, a worker's own memory falls from 25 MB to 13 MB.
     """
     import gc
 
-    # Objects that the collector never looks at again stay shared between processes:
-    # measured, a worker's own memory falls from 25 MB to 13 MB.
     gc.collect()
     gc.freeze()
+
+
+def live_as_zygote(control: socket.socket, load: Load) -> NoReturn:
+    """Be an executed zygote until the end of the process; never returns."""
+    code = 1
+    try:
+        header = _FRAME.unpack(control.recv(_FRAME.size, socket.MSG_WAITALL))
+        setup = load_json(control.recv(header[0], socket.MSG_WAITALL))
+        assert isinstance(setup, dict)
+        program = load(setup) if setup["start"] != "spawn" else None
+        if setup["start"] == "auto" and count_threads() > 1:
+            # A fork would give a worker the locks that those threads hold.
+            log.warning("the program starts threads when it is imported: no forks")
+            program = None
+        settle_memory()
+        Zygote(control, program, setup["command"]).serve()
+        code = 0
+    except BaseException:
+        log.exception("the program can't be imported")
+    finally:
+        flush_output()
+        os._exit(code)
+
+
+def live_apart(load: Load) -> NoReturn:
+    """Be what this new interpreter was started for: a zygote or a worker.
+
+    Args:
+        load: imports the application as the frame BOOT says, and returns its program.
+    """
+    first, *others = map(int, sys.argv[1:])
+    listing = "/proc/self/fd" if os.path.isdir("/proc/self/fd") else "/dev/fd"
+    for name in os.listdir(listing):
+        if int(name) not in (0, 1, 2, first, *others[:1]):
+            try:
+                os.close(int(name))  # a listener, which could be inherited
+            except OSError:
+                pass  # it was the one that listed
+    connection = socket.socket(fileno=first)
+    if others:
+        live_as_worker(connection, others[0], others[1], load)
+    live_as_zygote(connection, load)
+
+
+class ZygoteLink:
+    """Main's end of the socket to a zygote, which is a child of main.
+
+    Attributes:
+        origin: what the workers are to import; None where they are forked with it.
+        proven: a worker of it has been ready.
+    """
+
+    all: ClassVar[Set[ZygoteLink]] = set()  # that have not ended
+
+    def __init__(
+        self, control: socket.socket, pid: int, origin: Optional[Dict[str, Any]] = None
+    ) -> None:
+        self.pid = pid
+        self.origin = origin
+        self.proven = False
+        self._ended = False
+        self._control = control
+        self.all.add(self)
+        self._reports = bytearray()
+
+    def fileno(self) -> int:
+        """Return the descriptor to wait for."""
+        return self._control.fileno()
+
+    def order(
+        self, what: int, number: int, value: int = 0, descriptors: Sequence[int] = ()
+    ) -> None:
+        """Send an order; a zygote that does not take it is killed."""
+        if self._ended:
+            return
+        rights = []
+        if descriptors:
+            numbers = array.array("i", descriptors)
+            rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, numbers)]
+        try:
+            # Blocking: the zygote empties its end in no time, and no order may be lost.
+            self._control.settimeout(ORDER_SECONDS)
+            self._control.sendmsg([_ORDER.pack(what, number, value)], rights)
+            self._control.setblocking(False)
+        except OSError as error:
+            log.critical("the zygote does not take orders: %s", error)
+            self.kill()
+
+    def reports(self) -> Optional[List[Tuple[int, int, int, int]]]:
+        """Return (what, number, pid, status) of all that has come; None at the end."""
+        try:
+            data = self._control.recv(65_536)
+        except BlockingIOError:
+            return []
+        except OSError:
+            data = b""
+        if not data:
+            return None
+        self._reports += data
+        whole = len(self._reports) // _REPORT.size * _REPORT.size
+        found = list(_REPORT.iter_unpack(self._reports[:whole]))
+        del self._reports[:whole]
+        return cast(List[Tuple[int, int, int, int]], found)
+
+    def kill(self) -> None:
+        """Have it die at once; main then reads the end of its socket."""
+        os.kill(self.pid, signal.SIGKILL)  # not reaped yet, so the pid is its own
+
+    def end(self) -> None:
+        """Hang up, which ends it with all of its workers, and reap it."""
+        self._ended = True
+        self.all.discard(self)
+        self._control.close()
+        os.waitpid(self.pid, 0)
+
+
+def fork_zygote(program: Program, unwanted: Sequence[int] = ()) -> ZygoteLink:
+    """Fork the zygote, while this process has one thread and no event loop.
+
+    It closes the descriptors in `unwanted`: a listener would outlive main in it.
+    """
+    settle_memory()
     control, remote = socket.socketpair()
     flush_output()
     pid = os.fork()
@@ -6050,13 +6364,30 @@ def fork_zygote(
             control.close()
             for descriptor in unwanted:
                 os.close(descriptor)
+            for other in ZygoteLink.all:
+                other._control.close()  # of the other pools: their ends must be seen
             Zygote(remote, program).serve()
             code = 0
         finally:
             flush_output()
             os._exit(code)
     remote.close()
-    return control, pid
+    return ZygoteLink(control, pid)
+
+
+def exec_zygote(launch: Launch, start: str) -> ZygoteLink:
+    """Start a zygote as a new interpreter.
+
+    Args:
+        start: "exec", "spawn", or "auto": the first, unless the program has threads.
+    """
+    setup = dump_json({**launch.origin, "start": start, "command": launch.command})
+    control, remote = socket.socketpair()
+    with remote:
+        remote.set_inheritable(True)
+        pid = start_interpreter(launch.command, remote.fileno())
+    control.sendall(_FRAME.pack(len(setup), Frame.BOOT, 0, 0, 0) + setup)
+    return ZygoteLink(control, pid, launch.origin)
 
 
 # The pool: in main --------------------------------------------------------------------
@@ -6068,6 +6399,7 @@ class Job:
     def __init__(self, number: int, route: Route, request: Request) -> None:
         self.number = number
         self.route = route
+        self.request = request
         # Written here, so that what can't travel (env.context) fails its own request.
         self.frame = encode_run(route, number, request)
         self.arrived = time.monotonic()
@@ -6138,10 +6470,12 @@ class WorkerStream:
         if not self._ended:
             self._ended, self._error = True, error
             self._wake()
-            if self._paused:
-                # The worker's next job must be heard, however slow this client is.
-                self._paused = False
-                self._worker.resume()
+            self._resume()  # its next job must be heard, however slow this client is
+
+    def _resume(self) -> None:
+        if self._paused:
+            self._paused = False
+            self._worker.resume()
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
@@ -6159,9 +6493,8 @@ class WorkerStream:
             await self._wait()
         chunk = self._chunks.popleft()
         self._held_bytes -= len(chunk)
-        if self._paused and self._held_bytes <= STREAM_BUFFER_BYTES // 2:
-            self._paused = False
-            self._worker.resume()
+        if self._held_bytes <= STREAM_BUFFER_BYTES // 2:
+            self._resume()
         return chunk
 
     async def _wait(self) -> None:
@@ -6188,35 +6521,57 @@ class WorkerStream:
             self._pool.retire(self._worker, hard=True)
             return
         self._worker.send(Frame.CANCEL, self._job)
-        if self._paused:
-            self._paused = False
-            self._worker.resume()
+        self._resume()
         self._pool.watch(self._job)
+
+
+def unnamed_file() -> int:
+    """Return a descriptor of an empty file without a name, in memory on Linux."""
+    if hasattr(os, "memfd_create"):
+        return os.memfd_create("pixie_web")
+    import tempfile
+
+    with tempfile.TemporaryFile() as file:
+        return os.dup(file.fileno())
 
 
 class Worker(asyncio.Protocol):
     """Main's view of one worker process: its state, its socket, its job."""
 
-    def __init__(self, pool: Pool, number: int) -> None:
+    def __init__(self, pool: Pool, number: int, zygote: ZygoteLink) -> None:
         self.pool = pool
         self.number = number
+        self.zygote = zygote
+        self.trace = unnamed_file()  # where it writes what it was at when it is killed
         self.pid = 0
         self.state = "starting"
         self.job: Optional[Job] = None
         self.slot_is_stream: Optional[bool] = None  # which kind of slot it takes up
         self.tasks = 0
+        self.born = self.idle_since = time.monotonic()
+        # How much of its bounds it may use up: workers that started together must not
+        # end together. Multiples of the golden ratio lie apart.
+        self.share = 0.9 + 0.1 * (number * 0.618034 % 1)
+        self.last_job = False  # its replacement is there: it ends after this one
         self.booted = False
         self.crashed = False  # it ended without being asked to
+        self.hung = False  # it did not end when it was asked to
         self.ended = False  # the process is gone; what it sent may still be unread
         self.transport: Optional[asyncio.Transport] = None
         self.timer: Optional[asyncio.TimerHandle] = None
         self._frames = FrameBuffer()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Keep the transport of the worker's socket."""
+        """Keep the transport of the worker's socket, and send what it boots with."""
         self.transport = cast(asyncio.Transport, transport)
         if self.state == "dying":
             self.transport.abort()
+            return
+        setup = {**(self.zygote.origin or {}), "number": self.number}
+        setup.update(self.pool.options._asdict(), pool=self.pool.name)
+        setup["log_level"] = log.getEffectiveLevel()
+        data = dump_json(setup)
+        self._write(_FRAME.pack(len(data), Frame.BOOT, 0, 0, 0) + data)
 
     def data_received(self, data: bytes) -> None:
         """Take frames; a worker that sends what can't be is retired."""
@@ -6228,6 +6583,10 @@ class Worker(asyncio.Protocol):
         except (PixieError, ValueError, struct.error) as error:
             log.error("worker %d sent no proper frame: %s", self.number, error)
             self.pool.lost(self)
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.ESRCH):
+                log.error("an answer's file can't be opened: %s", error)
+            self.pool.lost(self)  # else it was killed before we could open it
 
     def connection_lost(self, exc: Optional[Exception]) -> None:
         """The worker has died, or closed its socket, which comes to the same."""
@@ -6244,6 +6603,16 @@ class Worker(asyncio.Protocol):
                 self.data_received(data)
         except OSError:
             pass  # nothing is left, or it is closed
+
+    def order(self, value: int) -> None:
+        """Have the worker signalled."""
+        self.zygote.order(SIGNAL, self.number, value)
+
+    def take_trace(self) -> str:
+        """Return what the worker wrote when it was killed, and close the file."""
+        text = os.pread(self.trace, 65_536, 0).decode("utf-8", "replace").rstrip()
+        os.close(self.trace)
+        return f"; it was at:\n{text}" if text else ""
 
     def send(self, kind: int, job: Job) -> None:
         """Send a frame without payload that is about a job."""
@@ -6283,13 +6652,13 @@ class Worker(asyncio.Protocol):
             log.log(flags, "%s", payload.decode("utf-8", "replace"))
             return
         if kind == Frame.READY and self.state == "starting":
-            self.pool.ready(self)
+            self.pool.ready(self, payload)
             return
         job = self.job
         if job is None or number != job.number:
             raise PixieError(f"frame {kind} for a request that it does not have")
         if kind in (Frame.RESPONSE, Frame.FILE, Frame.HEAD) and job.stream is None:
-            self._take_result(job, kind, payload)
+            self._take_result(job, kind, flags, payload)
             if kind != Frame.HEAD:
                 self.pool.release(self, bool(flags & Frame.RETIRE))
         elif kind == Frame.DATA and job.stream is not None:
@@ -6301,7 +6670,7 @@ class Worker(asyncio.Protocol):
         else:
             raise PixieError(f"frame {kind} out of turn")
 
-    def _take_result(self, job: Job, kind: int, payload: bytes) -> None:
+    def _take_result(self, job: Job, kind: int, flags: int, payload: bytes) -> None:
         status, size, block_size = _RESULT.unpack_from(payload)
         at = _RESULT.size + block_size
         block = payload[_RESULT.size : at]
@@ -6310,7 +6679,9 @@ class Worker(asyncio.Protocol):
         if not 200 <= status <= 999 or not is_header_block(block):
             raise PixieError("a malformed response")
         body: AnyBody
-        if kind == Frame.FILE:
+        if kind == Frame.FILE and flags & Frame.SPOOLED:
+            body = self._open_answer(job, payload[at:], size)
+        elif kind == Frame.FILE:
             path, options = decode_fields(payload[at:])
             body = StaticFile(os.fsdecode(path), *cast(List[Any], load_json(options)))
         elif kind == Frame.HEAD:
@@ -6323,6 +6694,15 @@ class Worker(asyncio.Protocol):
             self.pool.streams(job)
         job.answer(response)
 
+    def _open_answer(self, job: Job, path: bytes, size: int) -> FileSlice:
+        """Open the file that the worker has put a large answer into, and tell it so."""
+        if job.future.done():
+            return FileSlice("", 0, 0)  # nobody waits for it
+        opened = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        job.request.after_response(partial(os.close, opened))
+        self.send(Frame.CANCEL, job)
+        return FileSlice("", 0, size, descriptor=opened)
+
 
 def boot_delay_seconds(failures: int) -> float:
     """Return how long to wait before the next try to boot a worker: 0, 0.2 ... 10."""
@@ -6330,9 +6710,9 @@ def boot_delay_seconds(failures: int) -> float:
 
 
 def log_exit(worker: Worker, job: Optional[Job], status: int) -> None:
-    """Log the end of a worker that main did not ask for, and why it ended."""
+    """Log the end of a worker that main did not ask for, why it ended, and where."""
     if status < 0:
-        how = f"could not be forked: {os.strerror(-status)}"
+        how = f"could not be started: {os.strerror(-status)}"
     elif os.WIFSIGNALED(status):
         number = os.WTERMSIG(status)
         known = number in set(signal.Signals)
@@ -6342,7 +6722,61 @@ def log_exit(worker: Worker, job: Optional[Job], status: int) -> None:
     what = "while it was idle" if worker.booted else "while it booted"
     if job is not None:
         what = f"while it ran {job.route.path}"
-    log.error("worker %d (pid %d) %s %s", worker.number, worker.pid, how, what)
+    where = worker.take_trace()
+    if worker.hung:
+        how = "did not end when it was told to, and was killed"
+    elif not worker.crashed:
+        return
+    log.error("worker %d (pid %d) %s %s%s", worker.number, worker.pid, how, what, where)
+
+
+def difference(expected: bytes, found: bytes) -> str:
+    """Return the first difference between two tables of routes, as text."""
+    from itertools import zip_longest
+
+    texts = (table.decode("utf-8", "replace") for table in (expected, found))
+    lines = zip_longest(*(text.split("\n") for text in texts), fillvalue="none")
+    return next(
+        (f"{new} in place of {old}" for old, new in lines if old != new), "none"
+    )
+
+
+def resident_bytes(pid: int) -> int:
+    """Return the memory that a process holds, shared pages too (Linux; else 0)."""
+    try:
+        with open(f"/proc/{pid}/statm") as file:
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, IndexError):
+        return 0
+
+
+class Breaker:
+    """Switches a route off for a while when workers keep dying of it.
+
+    Args:
+        limit: deaths within CRASH_WINDOW_SECONDS that are too many (int); 0: none are.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._deaths: Dict[Route, Deque[float]] = {}
+
+    def note(self, route: Route) -> bool:
+        """Count a death; return whether the route is switched off by it."""
+        if not self._limit:
+            return False
+        deaths = self._deaths.setdefault(route, deque(maxlen=self._limit))
+        deaths.append(time.monotonic())
+        return self.seconds_left(route) > 0
+
+    def seconds_left(self, route: Route) -> float:
+        """Return for how long the route stays switched off; 0 if it is not."""
+        deaths = self._deaths.get(route, ())
+        if len(deaths) < self._limit or not deaths:
+            return 0.0
+        if deaths[-1] - deaths[0] > CRASH_WINDOW_SECONDS:
+            return 0.0
+        return max(0.0, deaths[-1] + CRASH_REST_SECONDS - time.monotonic())
 
 
 class Pool:
@@ -6350,19 +6784,38 @@ class Pool:
 
     Args:
         program: what the workers run.
-        size: how many handlers run at once (int, from 1).
+        options: `workers` is how many handlers run at once (int, from 1).
+        start_by: "zygote", "exec", "spawn", or "auto" for one of the last two.
+        launch: says how a new interpreter finds the program.
+        name: of a pool beside the first.
 
     Jobs that return run on `size` slots; streams run on `max_streams` slots of their
     own, so slow readers do not starve the rest. Idle workers are taken last in, first
     out: the caches of the last one are warm.
     """
 
-    def __init__(self, program: Program, size: int) -> None:
-        self.size = size
-        self.max_streams = STREAMS_PER_WORKER * size
+    def __init__(
+        self,
+        program: Program,
+        options: PoolOptions,
+        start_by: str = "zygote",
+        launch: Optional[Callable[[], Launch]] = None,
+        name: str = "",
+    ) -> None:
+        self.options = options
+        self.name = name
+        self.size = size = options.workers
+        self.max_streams = options.max_streams
+        if self.max_streams < 0:
+            self.max_streams = STREAMS_PER_WORKER * size
+        self._least = options.min_workers if 0 <= options.min_workers < size else size
+        self.start_by = start_by
+        self._breaker = Breaker(options.max_crashes)
+        self._outgoing: Optional[Worker] = None  # the one that is being replaced
+        self._sweeper: Optional[asyncio.TimerHandle] = None
         self._program = program
-        self._control: socket.socket
-        self._zygote_pid = 0
+        self._launch = launch
+        self._zygotes: List[ZygoteLink] = []  # the last one starts workers
         self._loop: asyncio.AbstractEventLoop
         self._workers: Dict[int, Worker] = {}
         self._idle: List[Worker] = []
@@ -6377,29 +6830,44 @@ class Pool:
         self._mean_seconds = 0.1
         self._starting = 0  # workers about to be asked for
         self._boot_failures = 0
+        self._boot_after = 0.0  # when the next try may be, after a failure
         self._closing = False
         self._all_gone: Optional[asyncio.Future[None]] = None
-        self._reports = bytearray()
 
     # Life.
 
-    def fork(self, unwanted: Sequence[int] = ()) -> None:
-        """Fork the zygote; before there is a loop or a thread."""
-        self._control, self._zygote_pid = fork_zygote(self._program, unwanted)
+    def prepare(self, unwanted: Sequence[int] = ()) -> None:
+        """Start the zygote; a fork, before there is a loop or a thread.
+
+        Raises:
+            PixieError: a new interpreter would not find the application.
+        """
+        if self.start_by == "zygote":
+            self._zygotes.append(fork_zygote(self._program, unwanted))
+        else:
+            self._zygotes.append(self._exec_zygote())
+
+    def _exec_zygote(self) -> ZygoteLink:
+        if self._launch is None:
+            raise PixieError("this pool can't be started anew")
+        start = "exec" if self.start_by == "zygote" else self.start_by
+        return exec_zygote(self._launch(), start)
 
     async def start(self) -> None:
         """Start the workers; jobs that come before they are ready wait for them."""
         self._loop = asyncio.get_running_loop()
-        self._control.setblocking(False)
-        self._loop.add_reader(self._control.fileno(), self._read_reports)
-        proc_env.pool = self
-        for _ in range(self.size):
+        self._listen(self._zygotes[-1])
+        proc_env.pool = proc_env.pool or self
+        for _ in range(self._least):
             self._starting += 1
             await self._spawn()
+        self._sweep()
 
     async def stop(self, seconds: float = STOP_SECONDS) -> None:
         """Let the workers end, kill the late ones after `seconds`, end the zygote."""
         self._closing = True
+        if self._sweeper is not None:
+            self._sweeper.cancel()
         for worker in list(self._workers.values()):
             self.retire(worker)
         if self._workers:
@@ -6409,14 +6877,15 @@ class Pool:
             await self._all_gone
             timer.cancel()
             give_up.cancel()
-        self._loop.remove_reader(self._control.fileno())
+        for zygote in self._zygotes:
+            self._loop.remove_reader(zygote.fileno())
         proc_env.pool = None
-        self.end_zygote()
+        self.end_zygotes()
 
-    def end_zygote(self) -> None:
-        """End the zygote; all there is to do for a pool that was never started."""
-        self._control.close()
-        os.waitpid(self._zygote_pid, 0)
+    def end_zygotes(self) -> None:
+        """End the zygotes; all there is to do for a pool that was never started."""
+        while self._zygotes:
+            self._zygotes.pop().end()
 
     def hurry(self) -> None:
         """Kill the workers that `stop` waits for."""
@@ -6425,7 +6894,7 @@ class Pool:
 
     def _kill_all(self) -> None:
         for worker in list(self._workers.values()):
-            self._order(SIGNAL, worker.number, signal.SIGKILL)
+            worker.order(signal.SIGKILL)
 
     def _stop_waiting(self) -> None:
         if self._all_gone is not None and not self._all_gone.done():
@@ -6433,96 +6902,203 @@ class Pool:
 
     # The zygote.
 
-    def _order(
-        self, what: int, number: int, value: int = 0, descriptor: Optional[int] = None
-    ) -> None:
-        rights = []
-        if descriptor is not None:
-            numbers = array.array("i", [descriptor])
-            rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, numbers)]
-        try:
-            # Blocking: the zygote empties its end in no time, and no order may be lost.
-            self._control.settimeout(ORDER_SECONDS)
-            self._control.sendmsg([_ORDER.pack(what, number, value)], rights)
-            self._control.setblocking(False)
-        except OSError as error:
-            log.critical("the zygote does not take orders: %s", error)
+    def _listen(self, zygote: ZygoteLink) -> None:
+        self._loop.add_reader(zygote.fileno(), self._read_reports, zygote)
 
-    def _read_reports(self) -> None:
-        try:
-            data = self._control.recv(65_536)
-        except BlockingIOError:
+    def _read_reports(self, zygote: ZygoteLink) -> None:
+        reports = zygote.reports()
+        if reports is None:
+            self._zygote_died(zygote)
             return
-        except OSError:
-            data = b""
-        if not data:
-            self._zygote_died()
-            return
-        self._reports += data
-        while len(self._reports) >= _REPORT.size:
-            what, number, pid, status = _REPORT.unpack_from(self._reports)
-            del self._reports[: _REPORT.size]
+        for what, number, pid, status in reports:
             if what == EXITED:
                 self._exited(number, status)
             elif number in self._workers:
                 self._workers[number].pid = pid
 
-    def _zygote_died(self) -> None:
-        self._loop.remove_reader(self._control.fileno())
-        self._closing = True
-        log.critical("the process that starts the workers has died: restart the server")
+    def _zygote_died(self, zygote: ZygoteLink) -> None:
+        """Start another: what runs is lost, what waits goes on waiting."""
+        zygote.kill()  # it may have done no more than close its socket
+        self._end_zygote(zygote)
+        if self._zygotes and not zygote.proven:
+            log.error("the program is not replaced: what serves now goes on")
+            self._outgoing = None
+        else:
+            log.critical("the zygote (pid %d), which starts workers, died", zygote.pid)
+            if not zygote.proven:
+                self._boot_failed()
         for worker in list(self._workers.values()):
-            self._exited(worker.number, signal.SIGKILL)
-        for waiting in (self._admitted, *self._queues.values()):
-            for job in list(waiting):
-                if self._drop(job):
-                    job.fail(busy_error(1))
+            if worker.zygote is zygote:
+                self._lose_to_zygote(worker)
+        if not self._zygotes and not self._closing:
+            self._loop.call_later(self._boot_delay(), self._renew_zygote)
+
+    def _end_zygote(self, zygote: ZygoteLink) -> None:
+        self._loop.remove_reader(zygote.fileno())
+        self._zygotes.remove(zygote)
+        zygote.end()
+
+    def roll(self) -> None:
+        """Replace all workers, one after another, by such that import the program anew.
+
+        Where that fails, or finds other routes, those that serve now stay.
+        """
+        if self._closing or len(self._zygotes) != 1:
+            return  # it is being done
+        self._renew_zygote()
+        self._recycle_next()
+
+    def _lose_to_zygote(self, worker: Worker) -> None:
+        try:
+            if worker.pid:
+                os.killpg(worker.pid, signal.SIGKILL)
+        except OSError:
+            pass  # the kernel was faster: die_with_parent
+        self.lost(worker)
+        worker.crashed = False  # by no fault of what it ran
+        self._exited(worker.number, signal.SIGKILL)
+
+    def _renew_zygote(self) -> None:
+        if self._closing:
+            return
+        try:
+            zygote = self._exec_zygote()
+        except (PixieError, OSError) as error:
+            if self._zygotes:
+                log.error("the program is not replaced: %s", error)
+                return
+            log.critical("no worker can be started, restart the server: %s", error)
+            self._closing = True
+            self._reject_waiting()
+            return
+        self._zygotes.append(zygote)
+        self._listen(zygote)
+        self._ensure_workers()
 
     # Workers.
 
     async def _spawn(self) -> None:
         self._starting -= 1  # from here on it counts as a worker
+        if not self._zygotes:
+            return  # it has just died: the next one is asked
         here, there = socket.socketpair()
         self._numbers += 1
-        worker = Worker(self, self._numbers)
+        worker = Worker(self, self._numbers, self._zygotes[-1])
         self._workers[worker.number] = worker
         with there:
-            self._order(FORK, worker.number, descriptor=there.fileno())
+            descriptors = there.fileno(), worker.trace
+            worker.zygote.order(START, worker.number, descriptors=descriptors)
         here.setblocking(False)
         worker.timer = self._loop.call_later(BOOT_SECONDS, self._boot_late, worker)
         await self._loop.create_connection(lambda: worker, sock=here)
 
-    def _ensure_workers(self, delay_seconds: float = 0.0) -> None:
-        """Start as many workers as there are slots taken, and `size` at least."""
-        wanted = max(self.size, self._jobs + self._streams) - self._starting
+    def _missing(self) -> int:
+        """Return how many workers to start: one for each slot taken, and at least some.
+
+        While one is being replaced, it is one more.
+        """
+        if self._closing or not self._zygotes:
+            return 0
+        wanted = max(self._least, self._jobs + self._streams) - self._starting
+        if self._outgoing is not None:
+            wanted += self._outgoing.state != "dying"
         for worker in self._workers.values():
             wanted -= worker.state != "dying" or worker.slot_is_stream is not None
-        for _ in range(wanted):
+        return wanted
+
+    def _ensure_workers(self) -> None:
+        for _ in range(self._missing()):
             self._starting += 1
-            self._loop.call_later(delay_seconds, self._start_one)
+            self._loop.call_later(self._boot_delay(), self._start_one)
 
     def _start_one(self) -> None:
-        if not self._closing:
+        self._starting -= 1
+        if self._missing() > 0:
+            self._starting += 1
             task = self._loop.create_task(self._spawn())
             task.add_done_callback(self._spawned)
 
     def _spawned(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and task.exception() is not None:
             log.error("a worker can't be started: %s", task.exception())
+            self._boot_failed()
+            self._ensure_workers()
+
+    def _boot_failed(self) -> None:
+        """Wait longer before the next try; workers that fail together count once."""
+        now = time.monotonic()
+        if now >= self._boot_after:
             self._boot_failures += 1
-            self._ensure_workers(boot_delay_seconds(self._boot_failures))
+            self._boot_after = now + boot_delay_seconds(self._boot_failures)
+
+    def _boot_delay(self) -> float:
+        return max(0.0, self._boot_after - time.monotonic())
 
     def _boot_late(self, worker: Worker) -> None:
         log.error("worker %d was not ready within %g s", worker.number, BOOT_SECONDS)
         self.retire(worker, hard=True)
 
-    def ready(self, worker: Worker) -> None:
-        """Take a worker that has booted."""
-        self._boot_failures = 0
-        worker.booted = True
+    def ready(self, worker: Worker, table: bytes) -> None:
+        """Take a worker that has booted, unless it would run other handlers.
+
+        Args:
+            table: the routes that it has found; empty if it was forked with main's.
+        """
+        if table and table != self._program.table:
+            what = difference(self._program.table, table)
+            log.error("worker %d has other routes: %s", worker.number, what)
+            self.retire(worker, hard=True)
+            return
+        self._boot_failures, self._boot_after = 0, 0.0
+        worker.booted = worker.zygote.proven = True
         assert worker.timer is not None
         worker.timer.cancel()
         self._put_to_work(worker)
+        old = self._outgoing
+        if old is not None and old is not worker and old.state == "idle":
+            self.retire(old)
+        elif old is not None:
+            old.last_job = True
+
+    # Replacing workers: the new one is ready first, and one goes at a time.
+
+    def _is_due(self, worker: Worker) -> bool:
+        """Return whether a worker has used up what it may, or is of an old program."""
+        options, share = self.options, worker.share
+        if worker.zygote is not self._zygotes[-1]:
+            return True
+        tasks, age = options.max_tasks_per_worker, options.max_worker_age_seconds
+        if tasks and worker.tasks >= tasks * share:
+            return True
+        if age and time.monotonic() - worker.born >= age * share:
+            return True
+        most = options.max_worker_bytes
+        return bool(most) and resident_bytes(worker.pid) >= most * share
+
+    def _recycle(self, worker: Worker) -> None:
+        """Have a worker replaced if it is due, and no other is being replaced."""
+        if self._outgoing is None and self._zygotes and self._is_due(worker):
+            self._outgoing = worker
+            self._ensure_workers()
+
+    def _recycle_next(self) -> None:
+        for worker in list(self._workers.values()):
+            if worker.state in ("idle", "busy"):
+                self._recycle(worker)
+
+    def _sweep(self) -> None:
+        """Find workers that have grown old, and end those that nobody needs."""
+        self._sweeper = self._loop.call_later(POOL_SWEEP_SECONDS, self._sweep)
+        self._recycle_next()
+        alive = [one for one in self._workers.values() if one.state != "dying"]
+        until = time.monotonic() - self.options.worker_idle_seconds
+        for worker in self._idle[: max(0, len(alive) - self._least)]:
+            if worker.idle_since <= until:
+                self.retire(worker)
+        if self._zygotes and self._zygotes[-1].proven:
+            used = {worker.zygote for worker in self._workers.values()}
+            for zygote in set(self._zygotes[:-1]) - used:
+                self._end_zygote(zygote)  # `roll` has come to its end
 
     def release(self, worker: Worker, retire: bool) -> None:
         """Take back a worker whose job is done."""
@@ -6533,12 +7109,13 @@ class Pool:
         if not job.is_stream:
             self._mean_seconds += 0.1 * (seconds - self._mean_seconds)
         self._running[job.route] -= 1
-        if retire:
+        if retire or worker.last_job:
             self.retire(worker)
             return
         self._free_slot(worker)
         self._put_to_work(worker)
         self._dispatch()
+        self._recycle(worker)
 
     def _free_slot(self, worker: Worker) -> None:
         if worker.slot_is_stream is not None:
@@ -6549,14 +7126,13 @@ class Pool:
             worker.slot_is_stream = None
 
     def _put_to_work(self, worker: Worker) -> None:
-        if worker.ended:
+        if worker.ended or self._closing:
             self.retire(worker)
         elif self._admitted:
             self._start(worker, self._admitted.popleft())
-        elif len(self._idle) >= self.size or self._closing:
-            self.retire(worker)  # was started for a stream, and is one too many now
         else:
             worker.state = "idle"
+            worker.idle_since = time.monotonic()
             self._idle.append(worker)
 
     def retire(self, worker: Worker, hard: bool = False, soft: bool = False) -> None:
@@ -6577,11 +7153,24 @@ class Pool:
         if worker.transport is not None:
             worker.transport.abort()
         if hard or soft:
-            first = signal.SIGKILL if hard else signal.SIGUSR2
-            self._order(SIGNAL, worker.number, first)
-        grace = TIMEOUT_GRACE_SECONDS if soft else STOP_SECONDS
+            worker.order(signal.SIGKILL if hard else signal.SIGUSR2)
+        grace = self.options.timeout_grace_seconds if soft else STOP_SECONDS
+        worker.timer = self._loop.call_later(grace, self._grace_over, worker)
+
+    def _grace_over(self, worker: Worker) -> None:
+        """Have a worker write where it hangs, and kill it a moment later."""
+        worker.hung = True
+        worker.order(signal.SIGUSR1)
+        self._await_trace(worker, 0, TRACE_SECONDS)
+
+    def _await_trace(self, worker: Worker, size: int, seconds_left: float) -> None:
+        found = os.fstat(worker.trace).st_size
+        if 0 < found == size or seconds_left <= 0:
+            worker.order(signal.SIGKILL)
+            return
+        seconds_left -= TRACE_LOOK_SECONDS
         worker.timer = self._loop.call_later(
-            grace, self._order, SIGNAL, worker.number, signal.SIGKILL
+            TRACE_LOOK_SECONDS, self._await_trace, worker, found, seconds_left
         )
 
     def lost(self, worker: Worker) -> None:
@@ -6605,14 +7194,23 @@ class Pool:
         self._free_slot(worker)
         if job is not None:
             self._running[job.route] -= 1
-        if worker.crashed and not self._closing:
-            log_exit(worker, job, status)
+        log_exit(worker, job, status)
+        if worker is self._outgoing:
+            self._outgoing = None
         if self._closing:
             if not self._workers:
                 self._stop_waiting()
             return
-        self._boot_failures += not worker.booted
-        self._ensure_workers(boot_delay_seconds(self._boot_failures))
+        if worker.crashed and job is not None and self._breaker.note(job.route):
+            seconds = CRASH_REST_SECONDS
+            log.error("%s is off for %g s: workers die of it", job.route.path, seconds)
+            self._reject_waiting(job.route)
+        if not worker.booted and worker.zygote in self._zygotes:
+            self._boot_failed()
+            if not worker.zygote.proven and len(self._zygotes) > 1:
+                worker.zygote.kill()  # `roll` has failed
+        self._ensure_workers()
+        self._recycle_next()
         self._dispatch()
 
     # Jobs.
@@ -6621,24 +7219,19 @@ class Pool:
         """Run a route in a worker, now or when its turn has come.
 
         Raises:
-            HTTPError: 503 when too much waits or it waited too long, 504 at the
-                deadline, 502 when the worker died.
+            HTTPError: 503 when too much waits, it waited too long, or workers keep
+                dying of it, 504 at the deadline, 502 when the worker died.
         """
         self._requests = (self._requests + 1) & 0xFFFFFFFF
         job = Job(self._requests, route, request)
-        if self._closing:
-            raise busy_error(1)
+        if self._closing or self._breaker.seconds_left(route):
+            raise self._rejection(route)
         if self._may_start(route) and not self._queues.get(route):
             self._admit(job)
         else:
             self._enqueue(job)
-        disconnect = request.disconnect
-        if disconnect is None:
-            return await job.future
-
-        def left() -> None:
-            self._client_left(job)
-
+        disconnect = request.disconnect or Disconnect()
+        left = partial(self._client_left, job)
         disconnect.add(left)
         try:
             return await job.future
@@ -6665,7 +7258,7 @@ class Pool:
             return
         self._admitted.append(job)
         self._limit_wait(job)
-        self._ensure_workers(boot_delay_seconds(self._boot_failures))
+        self._ensure_workers()
 
     def _start(self, worker: Worker, job: Job) -> None:
         worker.slot_is_stream = job.is_stream
@@ -6682,7 +7275,7 @@ class Pool:
                 own_room, room // 2
             )  # streams last: leave room for the others
         if self._waiting >= room or len(queue) >= own_room:
-            raise busy_error(self._retry_seconds())
+            raise self._rejection(job.route)
         self._waiting += 1
         queue.append(job)
         self._limit_wait(job)
@@ -6691,12 +7284,23 @@ class Pool:
         seconds = job.arrived + job.route.queue_timeout - time.monotonic()
         job.timer = self._loop.call_later(max(0.0, seconds), self._waited_too_long, job)
 
-    def _retry_seconds(self) -> int:
-        return max(1, int(self._waiting * self._mean_seconds / self.size + 0.999))
+    def _rejection(self, route: Route) -> HTTPError:
+        """Return the 503 of a request that will not be run, whatever the reason."""
+        seconds = self._breaker.seconds_left(route)
+        if not seconds:
+            seconds = self._waiting * self._mean_seconds / self.size
+        return busy_error(max(1, int(seconds + 0.999)))
 
     def _waited_too_long(self, job: Job) -> None:
         if self._drop(job):
-            job.fail(busy_error(self._retry_seconds()))
+            job.fail(self._rejection(job.route))
+
+    def _reject_waiting(self, route: Optional[Route] = None) -> None:
+        """Reject all that waits, or all of a route."""
+        for line in (self._admitted, *self._queues.values()):
+            for job in list(line):
+                if route in (None, job.route):
+                    self._waited_too_long(job)
 
     def _drop(self, job: Job) -> bool:
         """Take a job out, if it has not been started yet; return whether that is so."""
@@ -6780,7 +7384,7 @@ class Placements:
         self._answer = answer
         self._answer_async = answer_async
         self.threads = Threads(MAX_THREADS)
-        self.pool: Optional[Pool] = None  # None: pool routes run in threads of main
+        self.pools: Dict[str, Pool] = {}  # by name; without one: in threads of main
 
     async def run(self, route: Route, request: Request) -> Response:
         """Run a route where it says and return its response.
@@ -6796,9 +7400,10 @@ class Placements:
             await route.gate.enter(route, request)
         if route.placement is RouteType.asnc:
             return await TaskRun(self._answer_async, route, request).run()
-        if route.placement is RouteType.thread or self.pool is None:
+        pool = self.pools.get(route.pool)
+        if route.placement is RouteType.thread or pool is None:
             return await self.threads.run(self._answer, route, request)
-        return await self.pool.run(route, request)
+        return await pool.run(route, request)
 
 
 # ======================================================================================
@@ -7339,7 +7944,10 @@ class Application:
         self._on_stop: List[Callable[[], Any]] = []
         self._on_worker_start: List[Callable[[], object]] = []
         self._on_worker_stop: List[Callable[[], object]] = []
+        self._pools: Dict[str, Dict[str, Any]] = {}
+        self._pool_starts: Dict[str, Callable[[], object]] = {}
         self._frozen = False
+        self.imported_from = ""  # the module that the command line named
         self.placements = Placements(answer, answer_async)
 
     # Declaring routes.
@@ -7356,6 +7964,7 @@ class Application:
         timeout: Optional[float] = None,
         limit: Optional[int] = None,
         queue_timeout: Optional[float] = None,
+        pool: Optional[str] = None,
         on_disconnect: Optional[str] = None,
         max_body_bytes: Optional[int] = None,
         stream_body: bool = False,
@@ -7374,6 +7983,7 @@ class Application:
                 killed, a coroutine cancelled; a thread runs on, its place taken.
             limit: how many may run at once; not for `sync`.
             queue_timeout: seconds to wait for a turn, then 503; default 30.
+            pool: the name of the pool it runs in, which `app.pool` declares.
             on_disconnect: what becomes of it when its client leaves: "finish", "stop"
                 or "kill", as the placement allows.
             max_body_bytes: the largest body it takes; above that 413. As in `run()`,
@@ -7393,6 +8003,7 @@ class Application:
             placement = _placement(route_type, handler)
             for pattern in paths:
                 route = Route(pattern, methods, handler, placement)
+                route.pool = pool or ""
                 set_bounds(route, timeout, limit, queue_timeout, on_disconnect)
                 _set_body(route, max_body_bytes, stream_body)
                 route.name = name or getattr(handler, "__name__", None)
@@ -7643,11 +8254,59 @@ class Application:
         self._on_worker_stop.append(function)
         return function
 
+    def pool(
+        self,
+        name: str,
+        *,
+        on_worker_start: Optional[Callable[[], object]] = None,
+        **options: Any,
+    ) -> None:
+        """Declare a pool of its own for the routes that name it with `pool=`.
+
+        Args:
+            name: what the routes call it.
+            on_worker_start: called in each of its workers: load the large model here.
+            options: what this pool has otherwise than the first one: workers,
+                min_workers, max_streams, worker_idle_seconds, nice,
+                timeout_grace_seconds, max_crashes, max_tasks_per_worker,
+                max_worker_age_seconds, max_worker_bytes, worker_memory_limit_bytes.
+
+        Raises:
+            RouteError: no name, one that is taken, or an option that is none.
+        """
+        self._check_open(f"the pool {name}")
+        unknown = set(options) - set(PoolOptions._fields)
+        if unknown:
+            raise RouteError(
+                f"a pool has no option {min(unknown)!r}; it takes "
+                + ", ".join(PoolOptions._fields)
+            )
+        if not name or name in self._pools:
+            raise RouteError(f"a pool has a name of its own, got {name!r}")
+        self._pools[name] = options
+        if on_worker_start is not None:
+            self._pool_starts[name] = on_worker_start
+
     # Serving.
 
+    def named_pools(self) -> Dict[str, Dict[str, Any]]:
+        """Return the options of each pool that `pool` declared, here or below."""
+        return {k: v for app in self._family() for k, v in app._pools.items()}
+
     def freeze(self) -> Program:
-        """Fix the routes, and return what the workers need to know."""
+        """Fix the routes, and return what the workers need to know.
+
+        Raises:
+            RouteError: a route names a pool that nobody has declared.
+        """
         applications = self._family()
+        pools = self.named_pools()
+        for route in self.routes:
+            if route.pool and route.pool not in pools:
+                raise RouteError(
+                    f"{route.path}: there is no pool {route.pool!r}; declare it: "
+                    f"app.pool({route.pool!r}, workers=1)"
+                )
         for application in applications:
             application._frozen = True
             application.placements = self.placements
@@ -7660,7 +8319,8 @@ class Application:
             route.triggers = join_triggers(route)
         starts = [f for app in applications for f in app._on_worker_start]
         stops = [f for app in applications for f in app._on_worker_stop]
-        return Program(self.routes, answer, starts, stops)
+        own = {k: f for app in applications for k, f in app._pool_starts.items()}
+        return Program(self.routes, answer, starts, stops, own)
 
     async def start(self) -> None:
         """Run what `on_start` declared."""
@@ -8601,8 +9261,10 @@ class Connection(asyncio.Protocol):
             length: Optional[int] = len(body)
         elif isinstance(body, FileSlice):
             length = body.length
+            opened = body.descriptor
             try:
-                file = open(body.path, "rb", opener=_open_file)  # noqa: SIM115
+                source = body.path if opened is None else os.dup(opened)
+                file = open(source, "rb", opener=_open_file)  # noqa: SIM115
             except OSError as error:  # it went between the look at it and now
                 return await self._send(request, self._page_instead(request, error))
         else:
@@ -9195,7 +9857,7 @@ def bind_unix(path: str, mode: int = UNIX_SOCKET_MODE) -> socket.socket:
 DEFAULT_SETTINGS: Dict[str, Any] = {
     "host": "localhost",
     "port": 8000,
-    "workers": -1,  # as many as CPUs
+    "pool_start": "auto",
     "threads": MAX_THREADS,
     "loop": "auto",
     "uds": "",
@@ -9203,18 +9865,25 @@ DEFAULT_SETTINGS: Dict[str, Any] = {
     "fd": -1,  # none
     "certfile": "",
     "keyfile": "",
+    **PoolOptions()._asdict(),
     **ServerOptions()._asdict(),
     **FORM_LIMITS._asdict(),
 }
 _BOUNDS = {
     "port": (0, 65535),
-    "workers": (-1, 10_000),
     "threads": (1, 10_000),
+    "workers": (-1, 10_000),
+    "min_workers": (-1, 10_000),
+    "max_streams": (-1, 100_000),
+    "nice": (-20, 19),
     "uds_mode": (0, 0o777),
     "fd": (-1, float("inf")),
     "max_pipelined_requests": (1, float("inf")),
 }
-_LOOPS = ("auto", "uvloop", "asyncio")
+_WORDS = {
+    "loop": ("auto", "uvloop", "asyncio"),
+    "pool_start": ("auto", "zygote", "exec", "spawn"),
+}
 _BOOLEANS = {
     **dict.fromkeys(("1", "true", "yes", "on"), True),
     **dict.fromkeys(("0", "false", "no", "off", ""), False),
@@ -9261,8 +9930,10 @@ def read_settings(
         least, most = _BOUNDS.get(name, (0, float("inf")))
         if isinstance(value, (int, float)) and not least <= value <= most:
             raise PixieError(f"{name} is from {least:g} to {most:g}, got {value!r}")
-    if settings["loop"] not in _LOOPS:
-        raise PixieError(f'loop is "uvloop" or "asyncio", got {settings["loop"]!r}')
+    for name, words in _WORDS.items():
+        if settings[name] not in words:
+            listed = " or ".join(f'"{word}"' for word in words[1:])
+            raise PixieError(f"{name} is {listed}, got {settings[name]!r}")
     try:
         settings["access_log_format"] % AccessRecord(Request(NO_HEAD), 0, 0, 0.0)
     except (KeyError, TypeError, ValueError) as error:
@@ -9334,6 +10005,75 @@ def take_over(application: Application, settings: Mapping[str, Any]) -> None:
         one.secrets = tuple(bytes.fromhex(key) for key in keys)
 
 
+# How a new interpreter finds the application: it gets sys.path, sys.argv and the names
+# of modules, imports these, and takes the application from one. As under
+# multiprocessing's "spawn", the main program is run again as `__mp_main__`; a run() in
+# it does nothing. What is made inside a function (an application, a route) is not found
+# that way, and the table of routes tells.
+
+
+def find_application(application: Application) -> Tuple[str, str]:
+    """Return the module and the name that an application is found under.
+
+    Raises:
+        PixieError: it is no module's global.
+    """
+    modules = {"__main__": sys.modules["__main__"], **sys.modules}
+    for module_name, module in modules.items():
+        for name, value in list(getattr(module, "__dict__", {}).items()):
+            if value is application:
+                return module_name, name
+    raise PixieError(
+        "a new process would not find the application: make it a global of a module, "
+        'or run with pool_start="zygote"'
+    )
+
+
+def describe_main() -> Optional[Tuple[str, str]]:
+    """Return the main program's package, or "", and its file; None: it is no file."""
+    main_module = sys.modules["__main__"]
+    path = getattr(main_module, "__file__", None)
+    package = getattr(main_module, "__package__", None) or ""
+    return None if path is None else (package, os.path.abspath(path))
+
+
+def describe_launch(application: Application) -> Launch:
+    """Return what a new interpreter needs to find an application.
+
+    Raises:
+        PixieError: it could not.
+    """
+    import subprocess
+
+    module, name = find_application(application)
+    modules = [application.imported_from, module]
+    modules += [route.handler.__module__ for route in application.routes]
+    own = sys.modules[__name__]
+    modules = [m for m in dict.fromkeys(modules) if sys.modules.get(m, own) is not own]
+    main_program = describe_main() if "__main__" in modules else None
+    if "__main__" in modules and main_program is None:
+        raise PixieError("a new process can't import a program that is no file")
+    path = os.path.abspath(__file__)
+    core = (
+        os.path.splitext(os.path.basename(path))[0]
+        if __name__ == "__main__"
+        else __name__
+    )
+    for _ in core.split("."):
+        path = os.path.dirname(path)
+    code = f"import sys; sys.path.insert(0, {path!r}); import {core} as c; c.boot()"
+    flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
+    origin = {
+        "argv": sys.argv,
+        "path": sys.path,
+        "main": main_program,
+        "modules": [m for m in modules if m != "__main__"],
+        "application": [None if sys.modules[module] is own else module, name],
+        "settings": hand_down(application),
+    }
+    return Launch([sys.executable, *flags, "-c", code], origin)
+
+
 class _Runner:
     """One run of an application, from its settings to its end."""
 
@@ -9361,7 +10101,7 @@ class _Runner:
         set_form_limits(application, limits)
         program = application.freeze()
         application.placements.threads = Threads(self._settings["threads"])
-        pool = self._make_pool(program)
+        pools = self._make_pools(program)
         loop: Optional[asyncio.AbstractEventLoop] = None
         try:
             if self._settings["certfile"]:
@@ -9371,12 +10111,11 @@ class _Runner:
         except PixieError:
             if loop is not None:
                 loop.close()
-            if pool is not None:
-                pool.end_zygote()
+            self._end_zygotes(pools)
             raise
         asyncio.set_event_loop(loop)
         try:
-            loop.run_until_complete(self._serve(pool, sockets))
+            loop.run_until_complete(self._serve(pools, sockets))
         finally:
             loop.run_until_complete(_cancel_tasks())
             loop.run_until_complete(loop.shutdown_asyncgens())
@@ -9399,19 +10138,57 @@ class _Runner:
             where = f"descriptor {fd}" if fd >= 0 else path or f"{host}:{port}"
             raise PixieError(f"can't listen on {where}: {error.strerror}") from None
 
-    def _make_pool(self, program: Program) -> Optional[Pool]:
+    def _make_pools(self, program: Program) -> Dict[str, Pool]:
+        """Return the pools that some route needs, by name, their zygotes started."""
+        pools: Dict[str, Pool] = {}
         in_pool = (RouteType.pool, RouteType.stream)
-        if not any(route.placement in in_pool for route in program.routes):
-            return None
-        workers = self._settings["workers"]
-        if workers == 0 or not hasattr(os, "fork"):
-            why = "workers=0" if workers == 0 else "this system has no fork"
-            log.warning("pool routes run in threads of the main process: %s", why)
-            return None
-        pool = Pool(program, cpu_count() if workers < 0 else workers)
-        inherited = self._settings["fd"]
-        pool.fork([inherited] if inherited >= 0 else [])
-        return pool
+        wanted = {r.pool for r in program.routes if r.placement in in_pool}
+        start_by = self._choose_start() if wanted else ""
+        launch = partial(describe_launch, self._application)
+        for name in sorted(wanted):
+            options = self._pool_options(name)
+            if options.workers == 0 or not hasattr(os, "fork"):
+                why = "this system has no fork" if options.workers else "workers=0"
+                what = f"routes of the pool {name}" if name else "pool routes"
+                log.warning("%s run in threads of the main process: %s", what, why)
+                continue
+            pools[name] = Pool(program, options, start_by, launch, name)
+        try:
+            inherited = self._settings["fd"]
+            for pool in pools.values():
+                pool.prepare([inherited] if inherited >= 0 else [])
+        except BaseException:
+            self._end_zygotes(pools)
+            raise
+        return pools
+
+    def _pool_options(self, name: str) -> PoolOptions:
+        given = self._application.named_pools().get(name, {})
+        settings = read_settings({**self._settings, **given}, {})
+        options = PoolOptions(**{key: settings[key] for key in PoolOptions._fields})
+        if options.workers < 0:
+            options = options._replace(workers=cpu_count())
+        return options
+
+    def _end_zygotes(self, pools: Mapping[str, Pool]) -> None:
+        for pool in pools.values():
+            pool.end_zygotes()
+
+    def _choose_start(self) -> str:
+        chosen = cast(str, self._settings["pool_start"])
+        if chosen != "auto":
+            return chosen
+        if sys.platform != "linux":
+            return "spawn"  # a fork without exec aborts in Apple's libraries
+        threads = count_threads()
+        if threads == 1:
+            return "zygote"
+        log.warning(
+            "%d threads run already, so the pool can't be forked: it imports the "
+            "program again; start threads in on_start and on_worker_start",
+            threads,
+        )
+        return "auto"
 
     def _new_loop(self) -> asyncio.AbstractEventLoop:
         wanted = self._settings["loop"]
@@ -9428,7 +10205,7 @@ class _Runner:
         return asyncio.new_event_loop()
 
     async def _serve(
-        self, pool: Optional[Pool], sockets: Sequence[socket.socket]
+        self, pools: Dict[str, Pool], sockets: Sequence[socket.socket]
     ) -> None:
         loop = asyncio.get_running_loop()
         self._stop = asyncio.Event()
@@ -9436,25 +10213,30 @@ class _Runner:
             loop.add_signal_handler(number, self._on_signal)
         loop.add_signal_handler(signal.SIGHUP, self._on_hangup)
         application = self._application
-        application.placements.pool = pool
+        application.placements.pools = pools
         try:
-            if pool is not None:
+            for pool in pools.values():
                 await pool.start()
             await application.start()
             await self._server.listen(sockets, self._tls)
-            self._print_banner(sockets, pool, loop)
+            self._print_banner(sockets, loop)
             await self._stop.wait()
             await self._server.close()
             await application.stop()
         finally:
-            if pool is not None:
-                await pool.stop(STOP_SECONDS if self._signals < 2 else 0.0)
+            seconds = STOP_SECONDS if self._signals < 2 else 0.0
+            await asyncio.gather(*(pool.stop(seconds) for pool in pools.values()))
             application.placements.threads.stop()
             if self._settings["uds"]:
                 os.unlink(self._settings["uds"])
 
     def _on_hangup(self) -> None:
-        """Read the certificate again; keep the old one if the new one is no good."""
+        """Read certificate and program again; keep the old ones if the new are no good.
+
+        The program's routes stay as they are: what is renewed is what workers run.
+        """
+        for pool in self._application.placements.pools.values():
+            pool.roll()
         if self._settings["certfile"]:
             try:
                 load_certificate(self._tls, *self._certificate())
@@ -9472,13 +10254,12 @@ class _Runner:
                 )
             return
         self._server.cut_off()
-        if self._application.placements.pool is not None:
-            self._application.placements.pool.hurry()
+        for pool in self._application.placements.pools.values():
+            pool.hurry()
 
     def _print_banner(
         self,
         sockets: Sequence[socket.socket],
-        pool: Optional[Pool],
         loop: asyncio.AbstractEventLoop,
     ) -> None:
         host = self._settings["host"] or "localhost"
@@ -9492,7 +10273,8 @@ class _Runner:
         else:
             address = f"{scheme}://{host}:{name[1]}"
         kind = type(loop).__module__.partition(".")[0]
-        workers = f"{pool.size} workers" if pool is not None else "no workers"
+        pools = self._application.placements.pools.values()
+        workers = f"{sum(pool.size for pool in pools) or 'no'} workers"
         python = ".".join(map(str, sys.version_info[:3]))
         print(
             f"pixie_web {__version__} on {address} (Ctrl-C stops it)\n"
@@ -9528,6 +10310,7 @@ class Pixie(Application):
         *,
         workers: Optional[int] = None,
         threads: Optional[int] = None,
+        pool_start: Optional[str] = None,
         debug: Optional[bool] = None,
         loop: Optional[str] = None,
         parser: Optional[str] = None,
@@ -9551,6 +10334,9 @@ class Pixie(Application):
                 many as CPUs by default. 0 runs them in threads of main, for debugging.
             threads: how many `thread` routes run at once; 40 by default.
             debug: show tracebacks in error pages.
+            pool_start: how workers start: "zygote" (forked; the default on Linux),
+                "exec" (forked from a process that imports the program again; when
+                threads run already), or "spawn" (each imports it again; elsewhere).
             loop: "uvloop" or "asyncio"; uvloop by default, where it is installed.
             parser: "pixie", the default, or "httptools": the same requests, refused and
                 accepted, and quicker where a body comes in many small chunks.
@@ -9564,7 +10350,8 @@ class Pixie(Application):
                 -Proto, -Host and Forwarded are believed.
             access_log: log each request.
             access_log_format: with %(name)s for the items of `AccessRecord`.
-            limits: the other fields of `ServerOptions`, and those of `FormLimits`.
+            limits: the other fields of `ServerOptions`, and those of `PoolOptions` and
+                `FormLimits`.
 
         Raises:
             SystemExit: 1, after one line that says why, when it can't start.
@@ -9627,10 +10414,46 @@ def load_application(target: str) -> Pixie:
     for candidate in (name,) if name else ("app", "application"):
         found = getattr(module, candidate, None)
         if isinstance(found, Pixie):
+            found.imported_from = module_name
             return found
     if name not in ("", "app", "application") or not app.routes:
         raise PixieError(f"{module_name} has no Pixie application {name or 'app'!r}")
+    app.imported_from = module_name
     return app
+
+
+def import_main(package: str, path: str) -> None:
+    """Run the main program again, as `__mp_main__`, and let it be `__main__`."""
+    module = types.ModuleType("__mp_main__")
+    module.__file__, module.__package__ = path, package
+    sys.modules["__main__"] = sys.modules["__mp_main__"] = module
+    with open(path, "rb") as file:
+        code = compile(file.read(), path, "exec", dont_inherit=True)
+    exec(code, vars(module))
+
+
+def load_program(origin: Mapping[str, Any]) -> Program:
+    """Import an application in a new interpreter, and return its program."""
+    import importlib
+
+    sys.argv[:], sys.path[:] = origin["argv"], origin["path"]
+    _Runner.loading = True
+    if origin["main"] is not None:
+        import_main(*origin["main"])
+    for name in origin["modules"]:
+        importlib.import_module(name)
+    module, name = origin["application"]
+    application = cast(Application, getattr(sys.modules[module or __name__], name))
+    take_over(application, origin["settings"])
+    program = application.freeze()
+    program.fresh = True
+    return program
+
+
+def boot() -> NoReturn:
+    """Be a process of the pool: what its zygote or main has a new interpreter do."""
+    sys.modules.setdefault("pixie_web", sys.modules[__name__])
+    live_apart(load_program)
 
 
 def _flag(text: str) -> bool:

@@ -29,6 +29,14 @@ from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Union
 PATIENCE_SECONDS = 30.0  # for a busy machine; nothing waits that long on a free one
 BANNER = re.compile(r"pixie_web .* on https?://[\w.\[\]:-]+:(\d+)")
 LOOPS = ["asyncio"] + ["uvloop"] * (importlib.util.find_spec("uvloop") is not None)
+LONG = bool(os.environ.get("PIXIE_LONG"))
+STARTS = ["zygote", "exec", "spawn"]
+# Each loop with each way to start the pool; in short, each of them once.
+MATRIX = (
+    [(loop, start) for loop in LOOPS for start in STARTS]
+    if LONG
+    else list(zip([*LOOPS, "asyncio", "asyncio"], STARTS))
+)
 # What a server never writes, whatever its handlers and clients do.
 COMPLAINTS = re.compile(
     r"was never (?:retrieved|awaited)|Exception in callback|Exception ignored"

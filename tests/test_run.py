@@ -272,8 +272,9 @@ def test_an_argument_wins_over_a_variable_and_that_over_the_default() -> None:
 
 @pytest.mark.parametrize("name", DEFAULT_SETTINGS)
 def test_every_setting_has_a_variable(name: str) -> None:
+    word = "exec" if name == "pool_start" else "asyncio"
     texts: Dict[type, Tuple[str, Any]] = {
-        str: ("asyncio", "asyncio"),
+        str: (word, word),
         int: ("7", 7),
         float: ("7.5", 7.5),
         bool: ("on", True),

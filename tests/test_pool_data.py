@@ -1,0 +1,171 @@
+"""Section 11: large requests and answers, which travel as files."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import struct
+import sys
+from types import SimpleNamespace
+from typing import Any, Iterator, List, cast
+
+import pytest
+from pooling import (
+    PROGRAM,
+    answer_on,
+    ask,
+    asking,
+    descriptors,
+    head_of,
+    is_idle,
+    make,
+    reset,
+    resident_bytes,
+    wait_for_note,
+    workers,
+)
+from support import LONG, MATRIX, Server, serve, wait_for
+
+from pixie_web.core import Frame, Worker
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+LARGE = PROGRAM.replace(
+    "def pid(env):",
+    """\
+def pid(env):
+    return str(os.getpid())
+
+@route("/sum", method="POST", max_body_bytes=1 << 31)
+def sum_of_body(env):
+    import hashlib
+    return hashlib.sha256(env.body).hexdigest()
+
+@route("/late/<name>", method="POST")
+def late(env, name):
+    note(f"in-{name}")
+    wait(name)
+    note(f"read-{name}", len(env.body))
+    return "read"
+
+@app.after
+def mark(env, response):
+    if env.path.startswith("/marked"):
+        response.headers["X-Mark"] = "1"
+
+@route("/marked/<size:int>")
+def marked(env, size):
+    return b"y" * size, 201
+
+def unused(env):""",
+).replace("from pixie_web import", "from pixie_web import app,")
+LIMIT = 256 * 1024
+
+
+@pytest.fixture(scope="module", params=MATRIX, ids="-".join)
+def server(request: pytest.FixtureRequest) -> Iterator[Server]:
+    loop, start = request.param
+    with serve(LARGE, loop=loop, pool_start=start, workers=1) as one:
+        yield one
+
+
+@pytest.mark.parametrize("size", [LIMIT - 1, LIMIT, LIMIT + 1, 10_000_000])
+def test_a_body_arrives_whole(server: Server, size: int) -> None:
+    body = os.urandom(1000) * (size // 1000) + b"x" * (size % 1000)
+    answer = server.request("POST", "/sum", body)
+    assert answer.text == hashlib.sha256(body).hexdigest()
+
+
+def test_a_body_may_be_read_when_its_client_has_left(server: Server) -> None:
+    head = "POST /late/a HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000\r\n\r\n"
+    with server.connect() as one:
+        one.sendall(head.encode() + b"x" * 1_000_000)
+        wait_for_note(server, "in-a")
+        reset(one)
+    make(server, "a")
+    assert wait_for_note(server, "read-a") == "1000000"
+
+
+@pytest.mark.parametrize("size", [LIMIT, LIMIT + 1, 10_000_000])
+def test_a_large_answer_arrives_whole(server: Server, size: int) -> None:
+    for path, status in ((f"/large/{size}", 200), (f"/marked/{size}", 201)):
+        answer = server.get(path)
+        assert (answer.status, len(answer.body)) == (status, size)
+        assert len(set(answer.body)) == 1
+        assert answer.headers["content-length"] == str(size)
+        # It is no static file: nothing of that kind is promised or decided.
+        for name in ("etag", "last-modified", "accept-ranges"):
+            assert answer.headers[name] is None
+        ranged = server.get(path, {"Range": "bytes=0-1"})
+        assert (ranged.status, len(ranged.body)) == (status, size)
+        head = server.request("HEAD", path)
+        assert (head.status, head.headers["content-length"]) == (status, str(size))
+    assert server.get(f"/marked/{size}").headers["x-mark"] == "1"
+
+
+def test_large_answers_leave_nothing_behind(server: Server) -> None:
+    ask(server, "/pid")
+    (worker,) = workers(server)
+    wait_for(lambda: is_idle(server), "nothing runs")
+    before = descriptors(server.pid), descriptors(worker)
+    for _ in range(5):
+        assert len(server.get("/large/1000000").body) == 1_000_000
+        assert server.request("HEAD", "/large/1000000").status == 200
+        with asking(server, "/large/20000000") as (one,):
+            one.recv(100)
+            reset(one)
+    assert ask(server, "/pid") == (200, str(worker))
+    wait_for(
+        lambda: (descriptors(server.pid), descriptors(worker)) <= before,
+        "all files are closed",
+    )
+
+
+def test_a_slow_reader_of_a_large_answer_holds_no_worker(server: Server) -> None:
+    size = 1_000_000_000 if LONG else 64_000_000
+    before = ask(server, "/pid")
+    was = resident_bytes(server.pid)
+    with server.connect(receive_buffer_bytes=4096) as one:
+        one.sendall(head_of(f"/large/{size}"))
+        one.recv(1000)
+        # The only worker is free, and no slot of a stream is taken.
+        assert ask(server, "/pid") == before
+        assert is_idle(server)
+        assert resident_bytes(server.pid) - was < 8_000_000
+        read = 0
+        while read < size // 2:
+            read += len(one.recv(1 << 20))
+        assert resident_bytes(server.pid) - was < 8_000_000
+        reset(one)
+
+
+def test_an_answer_that_fits_in_no_file_is_sent_all_the_same() -> None:
+    program = LARGE.replace(
+        "run()\n", "import tempfile\ntempfile.tempdir = '/no'\nrun()"
+    )
+    with serve(program, workers=1) as server:
+        with asking(server, "/large/3000000", "/pid") as (one, other):
+            assert len(answer_on(one).body) == 3_000_000
+            assert answer_on(other).status == 200
+        server.wait_for_log("no room for a file with an answer")
+
+
+def test_a_worker_that_dies_before_its_answer_is_opened_is_one_that_died(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def deliver() -> List[Worker]:
+        lost: List[Worker] = []
+        pool: Any = SimpleNamespace(lost=lost.append)
+        worker = Worker(pool, 1, cast(Any, None))
+        future = asyncio.get_running_loop().create_future()
+        worker.state, worker.job = "busy", cast(Any, SimpleNamespace(number=7))
+        worker.job.stream, worker.job.future = None, future
+        block = b"Content-Type: a/b\r\n"
+        payload = struct.pack("!HqI", 200, 9, len(block)) + block + b"/proc/0/fd/3"
+        header = struct.pack("!IBBHI", len(payload), Frame.FILE, Frame.SPOOLED, 0, 7)
+        worker.data_received(header + payload)
+        os.close(worker.trace)
+        return lost
+
+    assert len(asyncio.run(deliver())) == 1
+    assert caplog.text == ""
