@@ -6615,7 +6615,6 @@ class Worker(asyncio.Protocol):
         self.zygote = zygote
         self.trace = unnamed_file()  # where it writes what it was at when it is killed
         self.pid = 0
-        self.born = time.monotonic()
         self.state = "starting"
         self.job: Optional[Job] = None
         self.slot_is_stream: Optional[bool] = None  # which kind of slot it takes up
@@ -6850,15 +6849,6 @@ def difference(expected: bytes, found: bytes) -> str:
     return next(
         (f"{new} in place of {old}" for old, new in lines if old != new), "none"
     )
-
-
-def resident_bytes(pid: int) -> int:
-    """Return the memory that a process holds, shared pages too (Linux; else 0)."""
-    try:
-        with open(f"/proc/{pid}/statm") as file:
-            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except (OSError, IndexError):
-        return 0
 
 
 class Breaker:
@@ -7574,13 +7564,15 @@ class Placements:
 
     def stats(self) -> Dict[str, Any]:
         """Return the part of `Application.stats` that routes have in common."""
-        pools = {} if self.pool is None else {"default": self.pool}
         return {
             "pid": os.getpid(),
             "uptime_seconds": time.monotonic() - self._began,
             "memory_bytes": resident_bytes(os.getpid()),
             "threads": self.threads.stats(),
-            "pools": [{"name": name, **pools[name].stats()} for name in pools],
+            "pools": [
+                {"name": name or "default", **pool.stats()}
+                for name, pool in self.pools.items()
+            ],
             "bounds_seconds": list(TIME_BUCKETS),
         }
 
