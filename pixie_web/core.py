@@ -7105,7 +7105,8 @@ class Pool:
         if self._outgoing is not None:
             wanted += self._outgoing.state != "dying"
         for worker in self._workers.values():
-            wanted -= worker.state != "dying" or worker.slot_is_stream is not None
+            leaves = worker.state == "dying" and worker.slot_is_stream is None
+            wanted -= not (leaves or worker.last_job)
         return wanted
 
     def _ensure_workers(self) -> None:
@@ -7159,8 +7160,9 @@ class Pool:
         old = self._outgoing
         if old is not None and old is not worker and old.state == "idle":
             self.retire(old)
-        elif old is not None:
+        elif old is not None and old is not worker:
             old.last_job = True
+            self._outgoing = None  # it may take long: the next one need not wait
 
     # Replacing workers: the new one is ready first, and one goes at a time.
 
@@ -7179,7 +7181,9 @@ class Pool:
 
     def _recycle(self, worker: Worker) -> None:
         """Have a worker replaced if it is due, and no other is being replaced."""
-        if self._outgoing is None and self._zygotes and self._is_due(worker):
+        if self._outgoing is not None or worker.last_job:
+            return
+        if self._zygotes and self._is_due(worker):
             self._outgoing = worker
             self._ensure_workers()
 
