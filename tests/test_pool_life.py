@@ -264,7 +264,7 @@ def test_a_handler_that_asks_for_too_much_memory_gets_an_error() -> None:
     with serve(limited, workers=1, worker_memory_limit_bytes=limit) as server:
         before = ask(server, "/pid")
         assert server.get("/memory").status == 500
-        assert "MemoryError" in server.log
+        server.wait_for_log("MemoryError")
         assert ask(server, "/pid") == before
 
 

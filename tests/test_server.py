@@ -709,7 +709,7 @@ STAGES = [
 
 @pytest.mark.parametrize("loop", LOOPS)
 def test_clients_that_leave_at_any_stage_leave_nothing_behind(loop: str) -> None:
-    with serve(PROGRAM, loop=loop) as server:
+    with serve(PROGRAM, loop=loop, worker_idle_seconds=0) as server:
         for path in ("/state", "/thread/text", "/pool/text"):
             server.get(path)
         tasks = server.get("/state").json["tasks"]
@@ -783,7 +783,8 @@ def test_a_head_that_drips_in_gets_no_more_time_than_another(loop: str) -> None:
 
 @pytest.mark.parametrize("loop", LOOPS)
 def test_a_client_that_does_not_read_is_cut_off_and_costs_little(loop: str) -> None:
-    with serve(PROGRAM, loop=loop, send_idle_seconds=0.5, workers=1) as server:
+    limits = {"send_idle_seconds": 0.5, "worker_idle_seconds": 0, "workers": 1}
+    with serve(PROGRAM, loop=loop, **limits) as server:
         targets = [f"/{name}/endless" for name in ("sync", "thread", "asnc", "stream")]
         targets += ["/file/large.bin", "/pool/file/large.bin", "/pool/large"]
         server.get("/pool/text")
