@@ -6184,6 +6184,7 @@ class Zygote:
                 if self._control.fileno() in ready:
                     running = self._obey(woken, wakeup)
         finally:
+            signal.set_wakeup_fd(-1)  # its socket ends before the last of them does
             for number in list(self._pids):
                 self._kill(number, signal.SIGKILL)
         for one in (self._control, woken, wakeup):
