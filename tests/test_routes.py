@@ -355,12 +355,13 @@ def test_a_filter_needs_an_expression_that_can_be_part_of_another(pattern: str) 
         Router[str]().add_filter("new", pattern)
 
 
-def test_the_texts_of_a_match_can_be_converted_elsewhere() -> None:
+def test_a_path_can_be_matched_and_converted_elsewhere() -> None:
     made = router("GET /<n:int>/<x:re:(a)(b)>/<p:path>")
     pattern = Pattern("/<n:int>/<x:re:(a)(b)>/<p:path>", made._filters)
     match = made.match("GET", "/007/ab/c/d")
-    assert match.raw == ("007", "ab", "c/d")
-    assert pattern.convert(match.raw) == match.args == {"n": 7, "x": "ab", "p": "c/d"}
+    texts = pattern.match("/007/ab/c/d")
+    assert texts == ("007", "ab", "c/d")
+    assert pattern.convert(texts) == match.args == {"n": 7, "x": "ab", "p": "c/d"}
 
 
 # Building URLs ------------------------------------------------------------------------
