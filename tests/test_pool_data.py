@@ -163,8 +163,9 @@ def test_a_worker_that_dies_before_its_answer_is_opened_is_one_that_died(
         block = b"Content-Type: a/b\r\n"
         payload = struct.pack("!HqI", 200, 9, len(block)) + block + b"/proc/0/fd/3"
         header = struct.pack("!IBBHI", len(payload), Frame.FILE, Frame.SPOOLED, 0, 7)
-        worker.data_received(header + payload)
-        os.close(worker.trace)
+        worker.take(header + payload)
+        for descriptor in (worker._incoming, worker._outgoing, *worker.its_files):
+            os.close(descriptor)
         return lost
 
     assert len(asyncio.run(deliver())) == 1

@@ -290,9 +290,9 @@ def test_workers_inherit_nothing_but_their_own(start: str) -> None:
     )
     with serve(program, pool_start=start, workers=1) as server:
         text = ask(server, "/pid")[1]
-        # The three that all have, its socket, its file for tracebacks, the file that
+        # The three that all have, its two pipes, its file for tracebacks, the file that
         # the program opened, and the directory that is being listed.
-        assert len(re.findall(r"\d+", text)) == 7, text
+        assert len(re.findall(r"\d+", text)) == 8, text
 
 
 @pytest.mark.parametrize("start", STARTS)
