@@ -7,8 +7,10 @@
 The rivals are Starlette on uvicorn handing the same work to ProcessPoolExecutor, and
 gunicorn's dirty workers; one that is not installed is left out, with a line that says
 so. All servers of a figure run at the same time, on the same cores and with two workers
-each, and are asked in turn; each figure is the median of the rounds. The client is
-plain sockets in this process, on cores of its own.
+each, and are asked in turn; each figure is the median of the rounds. The client is wrk
+for rates and round trips, where it is installed (plain sockets of Python take longer
+to ask than a fast server to answer), and plain sockets for all else; it has cores of
+its own where the title does not say "shared".
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ import importlib.util
 import os
 import re
 import selectors
+import shutil
 import signal
 import socket
 import statistics
@@ -467,17 +470,52 @@ def count(value: float) -> str:
     return f"{value:g}"
 
 
+WRK_UNITS = {"us": 1e-6, "ms": 1e-3, "s": 1.0}
+
+
+class Answers(NamedTuple):
+    """What many requests for a trivial pool route came to."""
+
+    per_second: float
+    median_seconds: float
+    failed: int = 0  # none, or no 200
+
+
+def ask_by_wrk(port: int, clients: int, seconds: float) -> Answers:
+    """Have wrk ask again and again."""
+    url = f"http://127.0.0.1:{port}/pool"
+    options = ["-t1", f"-c{clients}", f"-d{max(1, round(seconds))}s", "--latency"]
+    run = subprocess.run(["wrk", *options, url], capture_output=True, check=True)
+    text = run.stdout.decode()
+    rate = re.search(r"Requests/sec: +([\d.]+)", text)
+    median = re.search(r"50% +([\d.]+)([a-z]+)", text)
+    assert rate is not None and median is not None, text
+    lines = re.findall("Non-2xx.*|Socket errors.*", text)
+    failed = sum(map(int, re.findall(r"\b[1-9]\d*\b(?!xx)", " ".join(lines))))
+    median_seconds = float(median.group(1)) * WRK_UNITS[median.group(2)]
+    return Answers(float(rate.group(1)), median_seconds, failed)
+
+
+def ask_for_long(server: Server, clients: int) -> Answers:
+    """Ask by what there is to ask with, after a moment to warm up."""
+    if shutil.which("wrk"):
+        ask_by_wrk(server.port, clients, 1)
+        return ask_by_wrk(server.port, clients, OPTIONS.seconds)
+    closed_loop(server.port, "/pool", clients, 0.3)
+    durations = closed_loop(server.port, "/pool", clients, OPTIONS.seconds)
+    return Answers(len(durations) / OPTIONS.seconds, percentile(durations, 0.5))
+
+
 def throughput(server: Server) -> Value:
     """Return requests per second of a trivial pool route, with 32 clients."""
-    seconds = OPTIONS.seconds
-    closed_loop(server.port, "/pool", 32, 0.3)
-    return len(closed_loop(server.port, "/pool", 32, seconds)) / seconds
+    answers = ask_for_long(server, 32)
+    return f"{answers.failed} failed" if answers.failed else answers.per_second
 
 
 def round_trip(server: Server) -> Value:
     """Return the median duration of a trivial pool request, with one client."""
-    closed_loop(server.port, "/pool", 1, 0.3)
-    return percentile(closed_loop(server.port, "/pool", 1, OPTIONS.seconds), 0.5)
+    answers = ask_for_long(server, 1)
+    return f"{answers.failed} failed" if answers.failed else answers.median_seconds
 
 
 def quick_p99(server: Server, load: float) -> float:
@@ -686,7 +724,7 @@ def summary(figure: Figure, values: List[Value]) -> str:
 
 
 def print_versions(peers: List[Peer]) -> None:
-    """Print what is compared, and what is left out."""
+    """Print what is compared and by what, and what is left out."""
     names = ["starlette", "uvicorn", "gunicorn", "uvloop", "httptools"]
     found = [
         f"{name} {importlib.metadata.version(name)}"
@@ -695,6 +733,7 @@ def print_versions(peers: List[Peer]) -> None:
     ]
     python = ".".join(map(str, sys.version_info[:3]))
     print(f"Python {python}, {', '.join(found) or 'no rival'}")
+    print(f"asked by {'wrk' if shutil.which('wrk') else 'plain sockets'}")
     for peer in PEERS:
         if peer not in peers:
             print(f"{peer.name} is left out: install {' and '.join(peer.needs)}")
