@@ -179,7 +179,14 @@ class Peer:
 
     def missing(self) -> List[str]:
         """Return the packages that it needs and that are not installed."""
-        return [name for name in self.needs if importlib.util.find_spec(name) is None]
+        missing = []
+        for name in self.needs:
+            try:
+                found = importlib.util.find_spec(name)
+            except ModuleNotFoundError:  # of a package around it
+                found = None
+            missing += [] if found else [name]
+        return missing
 
     def command(self, port: int, workers: int) -> List[str]:
         """Return what starts it."""

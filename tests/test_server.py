@@ -753,6 +753,7 @@ def test_slow_and_idle_clients_are_sent_away(loop: str) -> None:
         (b"junk\r\n\r\n", [400]),
     ]
     with serve(PROGRAM, loop=loop, **limits) as server:
+        server.get("/sync/text")  # libuv opens /dev/null with its first stream
         before = descriptors(server)
         with ExitStack() as stack:
             connections = [stack.enter_context(server.connect()) for _ in table]
