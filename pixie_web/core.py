@@ -7675,7 +7675,14 @@ class Placements:
 #             `- async after triggers, file conditions          in main, on the loop
 
 Trigger = TypeVar("Trigger", bound=Callable[..., Any])
-ALL_METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
+Paths = Union[str, Iterable[str]]
+Where = Union[RouteType, str, None]
+
+
+class Declare(Protocol):
+    """A decorator that returns the handler unchanged."""
+
+    def __call__(self, handler: HandlerType, /) -> HandlerType: ...
 
 
 class Triggers:
@@ -7697,7 +7704,7 @@ class Triggers:
         return (*split(self.before), *split(self.after))
 
 
-def _placement(route_type: Union[RouteType, str, None], handler: Handler) -> RouteType:
+def _placement(route_type: Where, handler: Handler) -> RouteType:
     if not callable(handler):
         raise RouteError(f"a handler is a function, not {type(handler).__name__}")
     if route_type is None:
@@ -8208,8 +8215,8 @@ class Application:
 
     def route(
         self,
-        path: Union[str, Iterable[str]],
-        route_type: Union[RouteType, str, None] = None,
+        path: Paths,
+        route_type: Where = None,
         method: Union[str, Iterable[str]] = "GET",
         *,
         name: Optional[str] = None,
@@ -8222,7 +8229,7 @@ class Application:
         on_disconnect: Optional[str] = None,
         max_body_bytes: Optional[int] = None,
         stream_body: bool = False,
-    ) -> Callable[[HandlerType], HandlerType]:
+    ) -> Declare:
         """Declare a route; a decorator that returns the handler unchanged.
 
         Args:
@@ -8280,66 +8287,31 @@ class Application:
         if self._frozen:
             raise RouteError(f"{what}: nothing is declared once the server has started")
 
-    def get(
-        self,
-        path: Union[str, Iterable[str]],
-        route_type: Union[RouteType, str, None] = None,
-        **options: Any,
-    ) -> Callable[[HandlerType], HandlerType]:
+    def get(self, path: Paths, route_type: Where = None, **options: Any) -> Declare:
         """Declare a route for GET (and HEAD); arguments as for `route`."""
         return self.route(path, route_type, "GET", **options)
 
-    def post(
-        self,
-        path: Union[str, Iterable[str]],
-        route_type: Union[RouteType, str, None] = None,
-        **options: Any,
-    ) -> Callable[[HandlerType], HandlerType]:
+    def post(self, path: Paths, route_type: Where = None, **options: Any) -> Declare:
         """Declare a route for POST; arguments as for `route`."""
         return self.route(path, route_type, "POST", **options)
 
-    def put(
-        self,
-        path: Union[str, Iterable[str]],
-        route_type: Union[RouteType, str, None] = None,
-        **options: Any,
-    ) -> Callable[[HandlerType], HandlerType]:
+    def put(self, path: Paths, route_type: Where = None, **options: Any) -> Declare:
         """Declare a route for PUT; arguments as for `route`."""
         return self.route(path, route_type, "PUT", **options)
 
-    def delete(
-        self,
-        path: Union[str, Iterable[str]],
-        route_type: Union[RouteType, str, None] = None,
-        **options: Any,
-    ) -> Callable[[HandlerType], HandlerType]:
+    def delete(self, path: Paths, route_type: Where = None, **options: Any) -> Declare:
         """Declare a route for DELETE; arguments as for `route`."""
         return self.route(path, route_type, "DELETE", **options)
 
-    def patch(
-        self,
-        path: Union[str, Iterable[str]],
-        route_type: Union[RouteType, str, None] = None,
-        **options: Any,
-    ) -> Callable[[HandlerType], HandlerType]:
+    def patch(self, path: Paths, route_type: Where = None, **options: Any) -> Declare:
         """Declare a route for PATCH; arguments as for `route`."""
         return self.route(path, route_type, "PATCH", **options)
 
-    def head(
-        self,
-        path: Union[str, Iterable[str]],
-        route_type: Union[RouteType, str, None] = None,
-        **options: Any,
-    ) -> Callable[[HandlerType], HandlerType]:
+    def head(self, path: Paths, route_type: Where = None, **options: Any) -> Declare:
         """Declare a route for HEAD alone; arguments as for `route`."""
         return self.route(path, route_type, "HEAD", **options)
 
-    def options(
-        self,
-        path: Union[str, Iterable[str]],
-        route_type: Union[RouteType, str, None] = None,
-        **options: Any,
-    ) -> Callable[[HandlerType], HandlerType]:
+    def options(self, path: Paths, route_type: Where = None, **options: Any) -> Declare:
         """Declare a route for OPTIONS, in place of the automatic answer."""
         return self.route(path, route_type, "OPTIONS", **options)
 
@@ -8381,10 +8353,8 @@ class Application:
         def serve_static(env: Request, filename: str = "") -> Response:
             return directory_file(root, filename, **options)
 
-        paths = [
-            f"{prefix}<filename:path>",
-            *([prefix] if options.get("index") else []),
-        ]
+        index = [prefix] if options.get("index") else []
+        paths = [f"{prefix}<filename:path>", *index]
         self.route(paths, RouteType.sync)(serve_static)
 
     def mount(self, prefix: str, application: Application) -> None:
@@ -8494,9 +8464,7 @@ class Application:
         self._triggers.after.append(_check_trigger(trigger, "after"))
         return trigger
 
-    def error(
-        self, what: Union[int, Type[BaseException]]
-    ) -> Callable[[HandlerType], HandlerType]:
+    def error(self, what: Union[int, Type[BaseException]]) -> Declare:
         """Declare what makes the answer for a status or an exception; a decorator.
 
         Args:
