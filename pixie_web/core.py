@@ -257,6 +257,7 @@ REASONS = {
 #     PixieError
 #     |-- HTTPError            an answer with a status; abort() and redirect() raise it
 #     |   |-- ProtocolError    the bytes are not HTTP, or over a limit: answer and close
+#     |   |-- AnswerLost       a handler ran too long, or its worker died: 504, 502
 #     |   `-- MissingValue     env.form["x"] without an x: 400 (it is a KeyError too)
 #     |-- ClientDisconnected   the client left before its request had arrived
 #     |-- RouteError           a route, filter or trigger is declared wrongly
@@ -306,6 +307,13 @@ class HTTPError(PixieError):
 
 class ProtocolError(HTTPError):
     """What a client sent is not HTTP, or exceeds a limit: answered, then closed."""
+
+
+class AnswerLost(HTTPError):
+    """A handler will not answer, or not go on: its deadline passed, its worker died.
+
+    Why has been logged where it was seen: whoever meets it has nothing to add.
+    """
 
 
 class MissingValue(HTTPError, KeyError):
@@ -2515,6 +2523,20 @@ class Request:
 
     def __repr__(self) -> str:
         return f"<Request {self.method} {self.head.target}>"
+
+
+def log_failure(request: Request, error: BaseException, midway: bool = False) -> None:
+    """Log that a handler failed: its request, route, placement, and the traceback.
+
+    Args:
+        midway: a part of its answer has been sent.
+    """
+    route = request.route
+    where = f" in {route.path} ({route.placement.name})" if route is not None else ""
+    where += ", in the middle of its answer" * midway
+    log.error(
+        "%s %s failed%s", request.method, request.head.target, where, exc_info=error
+    )
 
 
 Body = Union[
@@ -5114,7 +5136,7 @@ def deadline_error(route: Route) -> HTTPError:
     """Return the 504 of a handler that outlived its timeout."""
     route.counts.timeouts += 1
     log.warning("%s ran longer than its timeout of %g s", route.path, route.timeout)
-    return HTTPError(504, "The request took too long.")
+    return AnswerLost(504, "The request took too long.")
 
 
 Answer = Callable[[Route, Request], Response]
@@ -5146,13 +5168,13 @@ class Chunks:
             raise HandlerLeft(f"the handler left by {error!r}") from error
 
     def close(self) -> None:
-        """Close the generator, so that its `finally` runs."""
+        """Close the generator, so that its `finally` runs; log what that raises."""
         close = getattr(self._rest, "close", None)
         try:
             if close is not None:
                 close()
-        except (SystemExit, KeyboardInterrupt) as error:
-            raise HandlerLeft(f"the handler left by {error!r}") from error
+        except (Exception, SystemExit, KeyboardInterrupt):
+            log.exception("a stream failed while it was closed")
 
 
 class AsyncChunks:
@@ -5183,13 +5205,13 @@ class AsyncChunks:
             raise HandlerLeft(f"the handler left by {error!r}") from error
 
     async def aclose(self) -> None:
-        """Close the async generator, so that its `finally` runs."""
+        """Close the async generator, so that its `finally` runs; log what it raises."""
         aclose = getattr(self._rest, "aclose", None)
         try:
             if aclose is not None:
                 await aclose()
-        except (SystemExit, KeyboardInterrupt) as error:
-            raise HandlerLeft(f"the handler left by {error!r}") from error
+        except (Exception, SystemExit, KeyboardInterrupt):
+            log.exception("a stream failed while it was closed")
 
 
 # sync: on the event loop --------------------------------------------------------------
@@ -5272,10 +5294,7 @@ class ThreadStream:
                     return
                 settle_from_thread(self._loop, future, chunk, None)
         finally:
-            try:
-                chunks.close()
-            except Exception:
-                log.exception("a stream failed while it was closed")
+            chunks.close()
 
     def __aiter__(self) -> ThreadStream:
         return self
@@ -5532,12 +5551,11 @@ class TaskRun:
                 if self._given is not None and not self._given.done():
                     self._given.set_result(chunk)
         except Exception as error:  # the end, or what the server logs
+            if (self._closed or self._end) and type(error) is not StopAsyncIteration:
+                log.error("a stream failed while it was closed", exc_info=error)
             self._stop(error)
         finally:
-            try:
-                await chunks.aclose()
-            except Exception:
-                log.exception("a stream failed while it was closed")
+            await chunks.aclose()
 
     async def _next_asked(self) -> bool:
         if not self._closed and (self._given is None or self._given.done()):
@@ -6040,12 +6058,9 @@ class WorkerProcess:
         except StopIteration:
             pass
         except Exception as error:
-            log.exception("%s failed in the middle of its stream", request)
+            log_failure(request, error, midway=True)
             flags, request.fatal = Frame.BROKEN, isinstance(error, HandlerLeft)
-        try:
-            context.run(chunks.close)
-        except Exception:
-            log.exception("%s failed while its stream was closed", request)
+        context.run(chunks.close)
         self.send(Frame.END, flags | (Frame.RETIRE if request.fatal else 0))
 
     def _send_data(self, data: bytes) -> None:
@@ -6800,7 +6815,7 @@ class Worker:
         elif kind == Frame.DATA and job.stream is not None:
             job.stream.put(payload)
         elif kind == Frame.END and job.stream is not None:
-            broken = PixieError("the stream broke") if flags & Frame.BROKEN else None
+            broken = AnswerLost(500) if flags & Frame.BROKEN else None
             job.stream.end(broken)
             self.pool.release(self, bool(flags & Frame.RETIRE))
         else:
@@ -6886,14 +6901,10 @@ def boot_delay_seconds(failures: int) -> float:
 
 def log_exit(worker: Worker, job: Optional[Job], status: int) -> None:
     """Log the end of a worker that main did not ask for, why it ended, and where."""
+    cause = exit_cause(status)
+    how = f"ended with {cause}" if cause[:4] == "exit" else f"was killed by {cause}"
     if status < 0:
         how = f"could not be started: {os.strerror(-status)}"
-    elif os.WIFSIGNALED(status):
-        number = os.WTERMSIG(status)
-        known = number in set(signal.Signals)
-        how = f"was killed by {signal.Signals(number).name if known else number}"
-    else:
-        how = f"ended with exit code {os.WEXITSTATUS(status)}"
     what = "while it was idle" if worker.booted else "while it booted"
     if job is not None:
         what = f"while it ran {job.route.path}"
@@ -7342,7 +7353,7 @@ class Pool:
         worker.crashed = True
         self.retire(worker, hard=True)
         if worker.job is not None:
-            worker.job.fail(HTTPError(502, "The worker that ran this request died."))
+            worker.job.fail(AnswerLost(502, "The worker that ran this request died."))
 
     def _count_exit(self, worker: Worker, job: Optional[Job], status: int) -> None:
         cause = exit_cause(status)
@@ -7890,10 +7901,7 @@ def run_after(
             response = failure(application, request, error)
         if isinstance(body, Chunks) and not is_stream(response.body):
             # Who yields its Response holds itself: it would wait for the collector.
-            try:
-                body.close()
-            except Exception:
-                log.exception("a stream failed while it was closed")
+            body.close()
     return response
 
 
@@ -8171,15 +8179,6 @@ def trace(error: BaseException) -> str:
 
     lines = traceback.format_exception(type(error), error, error.__traceback__)
     return "".join(lines)
-
-
-def log_failure(request: Request, error: BaseException) -> None:
-    """Log that a handler failed: its request, route, placement, and the traceback."""
-    route = request.route
-    where = f" in {route.path} ({route.placement.name})" if route is not None else ""
-    log.error(
-        "%s %s failed%s", request.method, request.head.target, where, exc_info=error
-    )
 
 
 class Application:
@@ -8786,7 +8785,7 @@ SENDFILE_BYTES = 1024 * 1024  # per call, so one fast client does not hold the l
 access_log = logging.getLogger("pixie_web.access")
 ACCESS_LOG_FORMAT = (
     '%(client)s "%(request)s" %(status)d %(bytes)d %(milliseconds).1fms '
-    "%(placement)s q=%(queue_milliseconds).1fms"
+    "%(placement)s q=%(queue_milliseconds).1fms %(outcome)s"
 )
 
 
@@ -9039,9 +9038,14 @@ class AccessRecord(Mapping[str, Any]):
 
     Each item is made when it is asked for. It is the `args` of the log record, so that
     a handler of the program's own can write it as JSON, say.
+
+    `outcome` tells a whole answer from one that was cut off after its status had been
+    sent: "complete", or else "failed" (the handler, or its worker died), "timeout" (its
+    deadline passed), "left" (the client left, or read too slowly), "stopped" (the
+    server, before the answer had ended). Whole means handed to the kernel.
     """
 
-    ITEMS: ClassVar[Dict[str, Callable[[Request, int, int, float], Any]]] = {
+    ITEMS: ClassVar[Dict[str, Callable[[Request, int, int, float, str], Any]]] = {
         "client": lambda request, *_: request.client[0] or "-",
         "request": lambda request, *_: (
             log_text(f"{request.method} {request.head.target} {request.protocol}")
@@ -9060,15 +9064,21 @@ class AccessRecord(Mapping[str, Any]):
             request.route.placement.name if request.route else "-"
         ),
         "status": lambda request, status, *_: status,
-        "bytes": lambda request, status, count, _: count,
-        "milliseconds": lambda request, status, count, seconds: seconds * 1000,
+        "bytes": lambda request, status, count, *_: count,
+        "milliseconds": lambda request, status, count, seconds, _: seconds * 1000,
         "queue_milliseconds": lambda request, *_: request.queue_seconds * 1000,
+        "outcome": lambda *of: of[-1],
     }
 
     def __init__(
-        self, request: Request, status: int, count: int, seconds: float
+        self,
+        request: Request,
+        status: int,
+        count: int,
+        seconds: float,
+        outcome: str = "complete",
     ) -> None:
-        self._of = request, status, count, seconds
+        self._of = request, status, count, seconds, outcome
 
     def __getitem__(self, name: str) -> Any:
         return self.ITEMS[name](*self._of)
@@ -9148,6 +9158,7 @@ class Connection(asyncio.Protocol):
         self._task: Optional[asyncio.Task[None]] = None
         self._started = 0.0
         self._sent_bytes = 0
+        self._outcome = ""  # of an answer that was cut off: "failed", "left" ...
 
     # What the transport calls.
 
@@ -9654,23 +9665,30 @@ class Connection(asyncio.Protocol):
                     )
                 if head.chunked:
                     self.write(LAST_CHUNK)
-        except asyncio.CancelledError:
-            if self.disconnect.gone:
-                raise ClientDisconnected("the client left") from None
-            raise
-        except ProtocolError as error:
-            # Of a body that the stream reads while it answers: no second answer.
-            self.transport.abort()
-            raise ClientDisconnected(f"the body broke off: {error.text}") from None
-        except Exception:
+        except (Exception, asyncio.CancelledError) as error:
+            if isinstance(error, asyncio.CancelledError) and not self.disconnect.gone:
+                raise  # the loop ends
+            self._note_outcome(error)
+            if self._outcome == "failed" and not isinstance(error, AnswerLost):
+                log_failure(request, error, midway=True)
             if length is None and not head.chunked:
                 # RFC 9112 section 8: of a body that only the end of the connection
                 # delimits, a client takes an orderly end for the whole.
                 self._reset()
-            raise
+            self.transport.abort()
+            raise ClientDisconnected("the answer was cut off") from None
         finally:
             self.disconnect.remove(self._cancel_task)
             await chunks.aclose()
+
+    def _note_outcome(self, error: BaseException) -> None:
+        """Note, for the access log, what has ended an answer before its end."""
+        of_client = ClientDisconnected, ProtocolError, asyncio.CancelledError
+        if isinstance(error, of_client):
+            self._outcome = self._outcome or "left"
+        else:
+            is_late = isinstance(error, AnswerLost) and error.status == 504
+            self._outcome = "timeout" if is_late else "failed"
 
     def _reset(self) -> None:
         """End the connection by a reset: what waits in the kernel is dropped as well.
@@ -9707,6 +9725,9 @@ class Connection(asyncio.Protocol):
                 else:
                     file.seek(body.offset)
                     await self._copy_file(file, body.length)
+        except Exception as error:
+            self._note_outcome(error)
+            raise
         finally:
             file.close()
             if body.delete_after:
@@ -9768,7 +9789,10 @@ class Connection(asyncio.Protocol):
         options = self.server.options
         if options.access_log:
             seconds = time.monotonic() - self._started
-            record = AccessRecord(request, status, self._sent_bytes, seconds)
+            has_gone = self.transport.is_closing() and not self._closed
+            outcome = "left" if has_gone or status == 499 else "complete"
+            outcome = self._outcome or outcome
+            record = AccessRecord(request, status, self._sent_bytes, seconds, outcome)
             access_log.info(options.access_log_format, record)
 
 
@@ -10000,6 +10024,7 @@ class Server:
     def cut_off(self) -> None:
         """Abort every connection."""
         for connection in list(self.connections):
+            connection._outcome = "stopped"
             connection.transport.abort()
 
     def forget(self, connection: Connection) -> None:
