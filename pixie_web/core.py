@@ -4821,6 +4821,7 @@ STREAM_BUFFER_BYTES = 256 * 1024  # held for a slow client before its worker is 
 WAITING_PER_SLOT = 16  # jobs that may wait for each worker, or thread, or place
 MAX_THREADS = 40  # as anyio and Starlette
 STREAMS_PER_WORKER = 4
+HEARTBEAT_SECONDS = 15.0  # WHATWG HTML section 9.2.7; nginx gives up after 60 s
 # Upper bounds of the histograms, in seconds: Prometheus' own, and longer ones, since a
 # pool route may take its time.
 _BOUNDS_TEXT = "0.001 0.0025 0.005 0.01 0.025 0.05 0.1 0.25 0.5 1 2.5 5 10 30 60"
@@ -4947,6 +4948,8 @@ class Route:
         max_body_bytes: the largest body it takes; None: what the server takes.
         stream_body: whether it is called before the body has come.
         pool: the name of the pool it runs in; "" is the one that run() makes.
+        heartbeat: what main sends while its stream is silent; b"": nothing.
+        heartbeat_seconds: for how long that has to be.
     """
 
     def __init__(
@@ -4971,6 +4974,7 @@ class Route:
         self.max_body_bytes: Optional[int] = None
         self.stream_body = False
         self.pool = ""
+        self.heartbeat, self.heartbeat_seconds = b"", HEARTBEAT_SECONDS
         self.index = -1  # its place in the table of routes, the same in every process
         self.app: Any = None  # the application it was declared on
         self.pattern: Pattern  # its compiled path
@@ -5259,7 +5263,7 @@ def _expire(future: asyncio.Future[Any], route: Route) -> None:
 async def within_timeout(
     loop: asyncio.AbstractEventLoop, future: asyncio.Future[T], route: Route
 ) -> T:
-    """Return what a thread makes, or fail with 504 when it is too late."""
+    """Return what a thread or a Task makes, or fail with 504 when it is too late."""
     if route.timeout is None:
         return await future
     timer = loop.call_later(route.timeout, _expire, future, route)
@@ -5277,22 +5281,19 @@ class ThreadStream:
         self._route = route
         from queue import SimpleQueue
 
-        self._asked: SimpleQueue[Optional[asyncio.Future[bytes]]]
-        self._asked = SimpleQueue()
+        self._asked: SimpleQueue[Optional[asyncio.Future[bytes]]] = SimpleQueue()
 
     def serve(self, chunks: Chunks) -> None:
         """Make chunks until the end, or until closed; runs in the thread."""
         try:
             for future in iter(self._asked.get, None):
                 try:
-                    chunk = next(chunks)
-                except StopIteration:
-                    settle_from_thread(self._loop, future, None, StopAsyncIteration())
-                    return
+                    settle_from_thread(self._loop, future, next(chunks), None)
                 except BaseException as error:  # the loop's side logs it
-                    settle_from_thread(self._loop, future, None, error)
+                    is_end = isinstance(error, StopIteration)
+                    end = StopAsyncIteration() if is_end else error
+                    settle_from_thread(self._loop, future, None, end)
                     return
-                settle_from_thread(self._loop, future, chunk, None)
         finally:
             chunks.close()
 
@@ -5487,17 +5488,15 @@ class TaskRun:
             return self._response
         self._ready = self._loop.create_future()
         self._task.add_done_callback(self._ended)
-        timer = None
-        if self._route.timeout is not None:
-            timer = self._loop.call_later(self._route.timeout, self._expire)
         stops = self._route.on_disconnect == "stop" and self._request.disconnect
         if stops:
             stops.add(self._task.cancel)
         try:
-            return await self._ready
+            return await within_timeout(self._loop, self._ready, self._route)
+        except AnswerLost:
+            self._task.cancel()
+            raise
         finally:
-            if timer is not None:
-                timer.cancel()
             if stops:
                 stops.remove(self._task.cancel)
 
@@ -5514,12 +5513,6 @@ class TaskRun:
                 self._ready.set_result(response)
         if response.body is self:
             await self._serve(cast(AsyncChunks, chunks))
-
-    def _expire(self) -> None:
-        assert self._ready is not None and self._task is not None
-        if not self._ready.done():
-            self._ready.set_exception(deadline_error(self._route))
-            self._task.cancel()
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and task.exception() is None:
@@ -5551,7 +5544,7 @@ class TaskRun:
                 if self._given is not None and not self._given.done():
                     self._given.set_result(chunk)
         except Exception as error:  # the end, or what the server logs
-            if (self._closed or self._end) and type(error) is not StopAsyncIteration:
+            if self._closed and type(error) is not StopAsyncIteration:
                 log.error("a stream failed while it was closed", exc_info=error)
             self._stop(error)
         finally:
@@ -5578,25 +5571,13 @@ class TaskRun:
             raise self._end
         self._given = self._loop.create_future()
         self._wake()
-        timer = None
-        if self._route.timeout is not None:
-            timer = self._loop.call_later(self._route.timeout, self._chunk_late)
-        try:
-            return await self._given
-        finally:
-            if timer is not None:
-                timer.cancel()
+        return await within_timeout(self._loop, self._given, self._route)
 
     def _wake(self) -> bool:
         if self._asked is None or self._asked.done():
             return False
         self._asked.set_result(True)
         return True
-
-    def _chunk_late(self) -> None:
-        self._stop(deadline_error(self._route))
-        assert self._task is not None
-        self._task.cancel()
 
     async def aclose(self) -> None:
         """End the stream: at its `yield` if it stands there, else by cancelling it."""
@@ -5624,6 +5605,7 @@ class Frame:
     DEBUG, HTTPS, SPOOLED = 1, 2, 4  # flags of RUN; the last one also of FILE
     RETIRE = 1  # flag of RESPONSE, FILE and END: the worker will take no more
     BROKEN = 2  # flag of END: the stream did not come to its end
+    MORE = 4  # flag of DATA: the chunk goes on in the next frame
 
 
 def encode_run(route: Route, number: int, request: Request) -> Tuple[bytes, bytes]:
@@ -6065,7 +6047,8 @@ class WorkerProcess:
 
     def _send_data(self, data: bytes) -> None:
         for at in range(0, len(data), MAX_CHUNK_BYTES):
-            self.send(Frame.DATA, 0, data[at : at + MAX_CHUNK_BYTES])
+            more = Frame.MORE if at + MAX_CHUNK_BYTES < len(data) else 0
+            self.send(Frame.DATA, more, data[at : at + MAX_CHUNK_BYTES])
 
     def send(self, kind: int, flags: int = 0, payload: bytes = b"") -> None:
         """Send one frame, whole: a deadline's signal must not cut it in two."""
@@ -6527,13 +6510,17 @@ class WorkerStream:
 
     Not pulling is the backpressure: main stops reading from the worker, whose next send
     then blocks. The deadline between two chunks runs only while somebody waits.
+
+    Attributes:
+        inside_chunk: the last piece that was given is not the last one of its chunk.
     """
 
     def __init__(self, pool: Pool, worker: Worker, job: Job) -> None:
         self._pool = pool
         self._worker = worker
         self._job = job
-        self._chunks: Deque[bytes] = deque()
+        self.inside_chunk = False
+        self._chunks: Deque[Tuple[bytes, bool]] = deque()
         self._held_bytes = 0
         self._waiter: Optional[asyncio.Future[None]] = None
         self._ended = False
@@ -6541,11 +6528,11 @@ class WorkerStream:
         self._discarding = False
         self._paused = False
 
-    def put(self, chunk: bytes) -> None:
-        """Take a chunk from the worker."""
+    def put(self, chunk: bytes, has_more: bool) -> None:
+        """Take a chunk from the worker, or a piece of one."""
         if self._discarding:
             return
-        self._chunks.append(chunk)
+        self._chunks.append((chunk, has_more))
         self._held_bytes += len(chunk)
         self._wake()
         if self._held_bytes > STREAM_BUFFER_BYTES and not self._paused:
@@ -6578,7 +6565,7 @@ class WorkerStream:
             if self._ended:
                 raise StopAsyncIteration
             await self._wait()
-        chunk = self._chunks.popleft()
+        chunk, self.inside_chunk = self._chunks.popleft()
         self._held_bytes -= len(chunk)
         if self._held_bytes <= STREAM_BUFFER_BYTES // 2:
             self._resume()
@@ -6813,7 +6800,7 @@ class Worker:
             if kind != Frame.HEAD:
                 self.pool.release(self, bool(flags & Frame.RETIRE))
         elif kind == Frame.DATA and job.stream is not None:
-            job.stream.put(payload)
+            job.stream.put(payload, bool(flags & Frame.MORE))
         elif kind == Frame.END and job.stream is not None:
             broken = AnswerLost(500) if flags & Frame.BROKEN else None
             job.stream.end(broken)
@@ -7754,6 +7741,26 @@ def _set_body(route: Route, most: Optional[int], stream_body: bool) -> None:
     route.max_body_bytes, route.stream_body = most, stream_body
 
 
+def _set_heartbeat(
+    route: Route, heartbeat: Union[str, bytes, None], seconds: float
+) -> None:
+    """Raise RouteError unless this can be sent while the route's stream is silent."""
+    if heartbeat is None:
+        return
+    if route.placement is RouteType.sync:
+        raise RouteError(
+            f"{route.path} is sync: while it is silent it holds up the loop, and with "
+            "it each heartbeat; write RouteType.stream, thread or asnc"
+        )
+    is_time = type(seconds) in (int, float) and 0 < seconds < float("inf")
+    if not heartbeat or not isinstance(heartbeat, (str, bytes)) or not is_time:
+        raise RouteError(
+            "a heartbeat is str or bytes to send, and heartbeat_seconds more than 0, "
+            f"got {heartbeat!r} and {seconds!r}"
+        )
+    route.heartbeat, route.heartbeat_seconds = to_chunk(heartbeat), seconds
+
+
 def _check_trigger(trigger: Trigger, kind: str) -> Trigger:
     if not callable(trigger) or handler_kind(trigger) not in ("def", "async def"):
         raise RouteError(f"a trigger is a def or an async def, got {trigger!r}: {kind}")
@@ -8228,6 +8235,8 @@ class Application:
         on_disconnect: Optional[str] = None,
         max_body_bytes: Optional[int] = None,
         stream_body: bool = False,
+        heartbeat: Union[str, bytes, None] = None,
+        heartbeat_seconds: float = HEARTBEAT_SECONDS,
     ) -> Declare:
         """Declare a route; a decorator that returns the handler unchanged.
 
@@ -8250,6 +8259,11 @@ class Application:
                 16 MiB, when left out.
             stream_body: call the handler when the head has come; it reads the body by
                 `env.stream()`. For `asnc`.
+            heartbeat: what is sent while its stream is silent between two chunks, so
+                that no proxy gives up, and a client that has vanished is noticed:
+                ":\\n\\n" for server-sent events, "\\n" for lines. Each chunk has to be
+                whole for the reader. Not in what is compressed; not for `sync`.
+            heartbeat_seconds: how long that silence has to be, and between two of them.
 
         Raises:
             RouteError: what can't be, where it is written, saying what to write.
@@ -8266,6 +8280,7 @@ class Application:
                 route.pool = pool or ""
                 set_bounds(route, timeout, limit, queue_timeout, on_disconnect)
                 _set_body(route, max_body_bytes, stream_body)
+                _set_heartbeat(route, heartbeat, heartbeat_seconds)
                 route.name = name or getattr(handler, "__name__", None)
                 route.before = _check_triggers(before, "before")
                 route.after = _check_triggers(after, "after")
@@ -8767,9 +8782,7 @@ DRAIN_SECONDS = 30.0  # gunicorn
 MIN_BYTES_PER_SECOND = 240.0  # of a body or an answer under way; Kestrel
 LINGER_SECONDS = 2.0  # after a refusal, for the client to read it; nginx 5
 READ_AHEAD_BYTES = 65_536  # asyncio's own high-water mark
-MAX_DISCARD_BYTES = (
-    65_536  # of a body that nobody wanted; more, and the connection closes
-)
+MAX_DISCARD_BYTES = 65_536  # of a body nobody wanted; more: the connection closes
 MAX_PIPELINED_REQUESTS = 16  # answered in one turn of the loop, then the others' turn
 MAX_CONNECTIONS = 10_000  # where descriptors allow it
 SPARE_DESCRIPTORS = 64  # for files and workers, of those that a process may have
@@ -9071,12 +9084,7 @@ class AccessRecord(Mapping[str, Any]):
     }
 
     def __init__(
-        self,
-        request: Request,
-        status: int,
-        count: int,
-        seconds: float,
-        outcome: str = "complete",
+        self, request: Request, status: int, count: int, seconds: float, outcome: str
     ) -> None:
         self._of = request, status, count, seconds, outcome
 
@@ -9127,6 +9135,65 @@ def _resume(coroutine: Coroutine[Any, Any, T], awaited: Any) -> Generator[Any, A
 
 async def _carry_on(coroutine: Coroutine[Any, Any, T], awaited: Any) -> T:
     return await _resume(coroutine, awaited)
+
+
+# What a heartbeat would break: a declared length, a coding such as gzip.
+_FIXED_BODY = expression(rb"(?i)\r\ncontent-(?:length|encoding):")
+
+
+class Heartbeat:
+    """A stream's chunks; while the next one is awaited, a sign of life now and then.
+
+    The timer runs only while this waits for a chunk. So none comes before the head,
+    inside a chunk or after the end, and neither the chunk nor its deadline is touched.
+    None is sent either before the client has acknowledged all that was sent: it may not
+    read, or have vanished, and is cut off after `send_idle_seconds` without progress.
+
+    Args:
+        connection: where they are sent.
+        head: of the answer.
+        chunks: the stream.
+        route: says what to send, and after how many seconds.
+    """
+
+    def __init__(
+        self, connection: Connection, head: ResponseHead, chunks: Any, route: Any
+    ) -> None:
+        self._connection = connection
+        self._head = head
+        self._chunks = chunks
+        self._route = route
+        self._timer: asyncio.TimerHandle
+        self._unsent_bytes = 0.0  # the fewest in this wait
+        self._progress = 0.0  # when that was
+
+    def __aiter__(self) -> Heartbeat:
+        return self
+
+    async def __anext__(self) -> bytes:
+        self._unsent_bytes = float("inf")
+        self._wait()
+        try:
+            return cast(bytes, await self._chunks.__anext__())
+        finally:
+            self._timer.cancel()
+
+    def _wait(self) -> None:
+        loop = self._connection.server.loop
+        self._timer = loop.call_later(self._route.heartbeat_seconds, self._beat)
+
+    def _beat(self) -> None:
+        connection = self._connection
+        now, unsent = connection.server.loop.time(), connection._count_unsent()
+        if unsent < self._unsent_bytes:
+            self._unsent_bytes, self._progress = unsent or float("inf"), now
+        elif now - self._progress > connection.server.options.send_idle_seconds:
+            connection._reset()
+        if connection.transport.is_closing():
+            return
+        if not unsent and not getattr(self._chunks, "inside_chunk", False):
+            connection.write_piece(self._head, self._route.heartbeat)
+        self._wait()
 
 
 class Connection(asyncio.Protocol):
@@ -9278,10 +9345,8 @@ class Connection(asyncio.Protocol):
     def _expect_progress(self) -> None:
         """Cut the connection off if the client takes too little of what waits."""
         self._unsent_bytes = self._count_unsent()
-        self._progress_by = (
-            self.server.loop.time() + self.server.options.send_idle_seconds
-        )
-        self.deadline = self._progress_by
+        seconds = self.server.options.send_idle_seconds
+        self.deadline = self._progress_by = self.server.loop.time() + seconds
 
     def _count_unsent(self) -> int:
         """Return how many bytes the client has not acknowledged.
@@ -9656,9 +9721,13 @@ class Connection(asyncio.Protocol):
                 raise ClientDisconnected("the client left before its answer")
             self.write(head.data)
             if head.has_body:
-                async for chunk in chunks:
+                route, pieces = request.route, chunks
+                if route and route.heartbeat and not _FIXED_BODY.search(head.data):
+                    pieces = Heartbeat(self, head, chunks, route)
+                async for chunk in pieces:
                     for at in range(0, len(chunk), MAX_CHUNK_BYTES):
-                        await self._send_piece(head, chunk[at : at + MAX_CHUNK_BYTES])
+                        self.write_piece(head, chunk[at : at + MAX_CHUNK_BYTES])
+                        await self._drained()
                 if length is not None and self._sent_bytes != length:
                     raise PixieError(
                         f"{self._sent_bytes} bytes, not {length}, were sent"
@@ -9684,11 +9753,10 @@ class Connection(asyncio.Protocol):
     def _note_outcome(self, error: BaseException) -> None:
         """Note, for the access log, what has ended an answer before its end."""
         of_client = ClientDisconnected, ProtocolError, asyncio.CancelledError
-        if isinstance(error, of_client):
-            self._outcome = self._outcome or "left"
-        else:
-            is_late = isinstance(error, AnswerLost) and error.status == 504
-            self._outcome = "timeout" if is_late else "failed"
+        outcome = "left" if isinstance(error, of_client) else "failed"
+        if isinstance(error, AnswerLost) and error.status == 504:
+            outcome = "timeout"
+        self._outcome = self._outcome or outcome
 
     def _reset(self) -> None:
         """End the connection by a reset: what waits in the kernel is dropped as well.
@@ -9708,10 +9776,10 @@ class Connection(asyncio.Protocol):
             # Not at once: a Task that has not begun would end without its coroutine.
             self.server.loop.call_soon(self._task.cancel)
 
-    async def _send_piece(self, head: ResponseHead, piece: bytes) -> None:
+    def write_piece(self, head: ResponseHead, piece: bytes) -> None:
+        """Send a piece of a stream, as its head says."""
         self._sent_bytes += len(piece)
         self.write(encode_chunk(piece) if head.chunked else piece)
-        await self._drained()
 
     async def _send_file(
         self, head: ResponseHead, body: FileSlice, file: BinaryIO
@@ -9789,9 +9857,8 @@ class Connection(asyncio.Protocol):
         options = self.server.options
         if options.access_log:
             seconds = time.monotonic() - self._started
-            has_gone = self.transport.is_closing() and not self._closed
-            outcome = "left" if has_gone or status == 499 else "complete"
-            outcome = self._outcome or outcome
+            gone = status == 499 or (self.transport.is_closing() and not self._closed)
+            outcome = self._outcome or ("left" if gone else "complete")
             record = AccessRecord(request, status, self._sent_bytes, seconds, outcome)
             access_log.info(options.access_log_format, record)
 
@@ -10260,7 +10327,7 @@ def read_settings(
             listed = " or ".join(f'"{word}"' for word in words[1:])
             raise PixieError(f"{name} is {listed}, got {settings[name]!r}")
     try:
-        settings["access_log_format"] % AccessRecord(Request(NO_HEAD), 0, 0, 0.0)
+        settings["access_log_format"] % AccessRecord(Request(NO_HEAD), 0, 0, 0.0, "")
     except (KeyError, TypeError, ValueError) as error:
         known = ", ".join(AccessRecord.ITEMS)
         raise PixieError(f"access_log_format has {error!r}; it knows {known}") from None

@@ -117,11 +117,11 @@ def test_items_are_made_when_they_are_asked_for() -> None:
             made.append(name)
 
     head = parse_head(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
-    record = AccessRecord(Watched(head), 200, 5, 0.25)
+    record = AccessRecord(Watched(head), 200, 5, 0.25, "left")
     assert "%(status)d %(milliseconds).1f" % record == "200 250.0"
-    assert record["outcome"] == "complete"
+    assert record["outcome"] == "left"
     assert made == []
     assert record["referer"] == "-"
     assert made == ["referer"]
     assert len(record) == len(list(record)) == len(AccessRecord.ITEMS)
-    assert AccessRecord(Request(NO_HEAD), 400, 0, 0.0)["request"] == "-"
+    assert AccessRecord(Request(NO_HEAD), 400, 0, 0.0, "")["request"] == "-"
