@@ -6678,7 +6678,9 @@ class Worker:
         self._write(_FRAME.pack(len(data), Frame.BOOT, 0, 0, 0) + data)
 
     def close(self) -> None:
-        """Close its pipes, which it takes as the order to end."""
+        """Close its pipes, which it takes as the order to end; once."""
+        if self._incoming < 0:
+            return
         self.pool.loop.remove_reader(self._incoming)
         self.pool.loop.remove_writer(self._outgoing)
         os.close(self._incoming)
@@ -7308,10 +7310,11 @@ class Pool:
             return
         if worker in self._idle:
             self._idle.remove(worker)
+        # What is killed must not see its pipes end first, and clean up by half.
+        (worker.pause if hard else worker.close)()
         worker.state = "dying"
         if worker.timer is not None:
             worker.timer.cancel()
-        worker.close()
         if hard or soft:
             worker.order(signal.SIGKILL if hard else signal.SIGUSR2)
         grace = self.options.timeout_grace_seconds if soft else STOP_SECONDS
@@ -7358,11 +7361,14 @@ class Pool:
         self.lost(worker)
         if worker.timer is not None:
             worker.timer.cancel()
+        worker.close()
         job, worker.job = worker.job, None
         self._count_exit(worker, job, status)
         self._free_slot(worker)
         if job is not None:
             self._running[job.route] -= 1
+            # Nobody waits any more, but where the server has ended its connection.
+            job.fail(AnswerLost(502, "The worker that ran this request was ended."))
         log_exit(worker, job, status)
         if worker is self._outgoing:
             self._outgoing = None
@@ -7741,24 +7747,21 @@ def _set_body(route: Route, most: Optional[int], stream_body: bool) -> None:
     route.max_body_bytes, route.stream_body = most, stream_body
 
 
-def _set_heartbeat(
-    route: Route, heartbeat: Union[str, bytes, None], seconds: float
-) -> None:
+def _set_heartbeat(route: Route, beat: Union[str, bytes, None], seconds: float) -> None:
     """Raise RouteError unless this can be sent while the route's stream is silent."""
-    if heartbeat is None:
+    if beat is None:
         return
     if route.placement is RouteType.sync:
         raise RouteError(
-            f"{route.path} is sync: while it is silent it holds up the loop, and with "
-            "it each heartbeat; write RouteType.stream, thread or asnc"
+            f"{route.path} is sync: it holds up the loop; write RouteType.stream"
         )
     is_time = type(seconds) in (int, float) and 0 < seconds < float("inf")
-    if not heartbeat or not isinstance(heartbeat, (str, bytes)) or not is_time:
+    if not beat or not isinstance(beat, (str, bytes)) or not is_time:
         raise RouteError(
             "a heartbeat is str or bytes to send, and heartbeat_seconds more than 0, "
-            f"got {heartbeat!r} and {seconds!r}"
+            f"got {beat!r} and {seconds!r}"
         )
-    route.heartbeat, route.heartbeat_seconds = to_chunk(heartbeat), seconds
+    route.heartbeat, route.heartbeat_seconds = to_chunk(beat), seconds
 
 
 def _check_trigger(trigger: Trigger, kind: str) -> Trigger:
@@ -9163,7 +9166,6 @@ class Heartbeat:
         self._head = head
         self._chunks = chunks
         self._route = route
-        self._timer: asyncio.TimerHandle
         self._unsent_bytes = 0.0  # the fewest in this wait
         self._progress = 0.0  # when that was
 
@@ -9713,7 +9715,8 @@ class Connection(asyncio.Protocol):
 
         A stream that fails is cut off without its last chunk: the client can tell.
         """
-        stops = request.route is None or request.route.on_disconnect != "finish"
+        route = request.route
+        stops = route is None or route.on_disconnect != "finish"
         if stops:
             self.disconnect.add(self._cancel_task)
         try:
@@ -9721,9 +9724,8 @@ class Connection(asyncio.Protocol):
                 raise ClientDisconnected("the client left before its answer")
             self.write(head.data)
             if head.has_body:
-                route, pieces = request.route, chunks
-                if route and route.heartbeat and not _FIXED_BODY.search(head.data):
-                    pieces = Heartbeat(self, head, chunks, route)
+                beats = route and route.heartbeat and not _FIXED_BODY.search(head.data)
+                pieces = Heartbeat(self, head, chunks, route) if beats else chunks
                 async for chunk in pieces:
                     for at in range(0, len(chunk), MAX_CHUNK_BYTES):
                         self.write_piece(head, chunk[at : at + MAX_CHUNK_BYTES])
