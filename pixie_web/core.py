@@ -9166,8 +9166,7 @@ class Heartbeat:
         self._head = head
         self._chunks = chunks
         self._route = route
-        self._unsent_bytes = 0.0  # the fewest in this wait
-        self._progress = 0.0  # when that was
+        self._unsent_bytes = self._progress = 0.0  # the fewest in this wait, and when
 
     def __aiter__(self) -> Heartbeat:
         return self
@@ -9731,9 +9730,7 @@ class Connection(asyncio.Protocol):
                         self.write_piece(head, chunk[at : at + MAX_CHUNK_BYTES])
                         await self._drained()
                 if length is not None and self._sent_bytes != length:
-                    raise PixieError(
-                        f"{self._sent_bytes} bytes, not {length}, were sent"
-                    )
+                    raise PixieError(f"{self._sent_bytes} of {length} bytes were sent")
                 if head.chunked:
                     self.write(LAST_CHUNK)
         except (Exception, asyncio.CancelledError) as error:
