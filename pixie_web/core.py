@@ -257,6 +257,7 @@ REASONS = {
 #     PixieError
 #     |-- HTTPError            an answer with a status; abort() and redirect() raise it
 #     |   |-- ProtocolError    the bytes are not HTTP, or over a limit: answer and close
+#     |   |-- AnswerLost       a handler ran too long, or its worker died: 504, 502
 #     |   `-- MissingValue     env.form["x"] without an x: 400 (it is a KeyError too)
 #     |-- ClientDisconnected   the client left before its request had arrived
 #     |-- RouteError           a route, filter or trigger is declared wrongly
@@ -306,6 +307,13 @@ class HTTPError(PixieError):
 
 class ProtocolError(HTTPError):
     """What a client sent is not HTTP, or exceeds a limit: answered, then closed."""
+
+
+class AnswerLost(HTTPError):
+    """A handler will not answer, or not go on: its deadline passed, its worker died.
+
+    Why has been logged where it was seen: whoever meets it has nothing to add.
+    """
 
 
 class MissingValue(HTTPError, KeyError):
@@ -2515,6 +2523,20 @@ class Request:
 
     def __repr__(self) -> str:
         return f"<Request {self.method} {self.head.target}>"
+
+
+def log_failure(request: Request, error: BaseException, midway: bool = False) -> None:
+    """Log that a handler failed: its request, route, placement, and the traceback.
+
+    Args:
+        midway: a part of its answer has been sent.
+    """
+    route = request.route
+    where = f" in {route.path} ({route.placement.name})" if route is not None else ""
+    where += ", in the middle of its answer" * midway
+    log.error(
+        "%s %s failed%s", request.method, request.head.target, where, exc_info=error
+    )
 
 
 Body = Union[
@@ -4799,6 +4821,7 @@ STREAM_BUFFER_BYTES = 256 * 1024  # held for a slow client before its worker is 
 WAITING_PER_SLOT = 16  # jobs that may wait for each worker, or thread, or place
 MAX_THREADS = 40  # as anyio and Starlette
 STREAMS_PER_WORKER = 4
+HEARTBEAT_SECONDS = 15.0  # WHATWG HTML section 9.2.7; nginx gives up after 60 s
 # Upper bounds of the histograms, in seconds: Prometheus' own, and longer ones, since a
 # pool route may take its time.
 _BOUNDS_TEXT = "0.001 0.0025 0.005 0.01 0.025 0.05 0.1 0.25 0.5 1 2.5 5 10 30 60"
@@ -4925,6 +4948,8 @@ class Route:
         max_body_bytes: the largest body it takes; None: what the server takes.
         stream_body: whether it is called before the body has come.
         pool: the name of the pool it runs in; "" is the one that run() makes.
+        heartbeat: what main sends while its stream is silent; b"": nothing.
+        heartbeat_seconds: for how long that has to be.
     """
 
     def __init__(
@@ -4949,6 +4974,7 @@ class Route:
         self.max_body_bytes: Optional[int] = None
         self.stream_body = False
         self.pool = ""
+        self.heartbeat, self.heartbeat_seconds = b"", HEARTBEAT_SECONDS
         self.index = -1  # its place in the table of routes, the same in every process
         self.app: Any = None  # the application it was declared on
         self.pattern: Pattern  # its compiled path
@@ -5114,7 +5140,7 @@ def deadline_error(route: Route) -> HTTPError:
     """Return the 504 of a handler that outlived its timeout."""
     route.counts.timeouts += 1
     log.warning("%s ran longer than its timeout of %g s", route.path, route.timeout)
-    return HTTPError(504, "The request took too long.")
+    return AnswerLost(504, "The request took too long.")
 
 
 Answer = Callable[[Route, Request], Response]
@@ -5146,13 +5172,13 @@ class Chunks:
             raise HandlerLeft(f"the handler left by {error!r}") from error
 
     def close(self) -> None:
-        """Close the generator, so that its `finally` runs."""
+        """Close the generator, so that its `finally` runs; log what that raises."""
         close = getattr(self._rest, "close", None)
         try:
             if close is not None:
                 close()
-        except (SystemExit, KeyboardInterrupt) as error:
-            raise HandlerLeft(f"the handler left by {error!r}") from error
+        except (Exception, SystemExit, KeyboardInterrupt):
+            log.exception("a stream failed while it was closed")
 
 
 class AsyncChunks:
@@ -5183,13 +5209,13 @@ class AsyncChunks:
             raise HandlerLeft(f"the handler left by {error!r}") from error
 
     async def aclose(self) -> None:
-        """Close the async generator, so that its `finally` runs."""
+        """Close the async generator, so that its `finally` runs; log what it raises."""
         aclose = getattr(self._rest, "aclose", None)
         try:
             if aclose is not None:
                 await aclose()
-        except (SystemExit, KeyboardInterrupt) as error:
-            raise HandlerLeft(f"the handler left by {error!r}") from error
+        except (Exception, SystemExit, KeyboardInterrupt):
+            log.exception("a stream failed while it was closed")
 
 
 # sync: on the event loop --------------------------------------------------------------
@@ -5237,7 +5263,7 @@ def _expire(future: asyncio.Future[Any], route: Route) -> None:
 async def within_timeout(
     loop: asyncio.AbstractEventLoop, future: asyncio.Future[T], route: Route
 ) -> T:
-    """Return what a thread makes, or fail with 504 when it is too late."""
+    """Return what a thread or a Task makes, or fail with 504 when it is too late."""
     if route.timeout is None:
         return await future
     timer = loop.call_later(route.timeout, _expire, future, route)
@@ -5255,27 +5281,21 @@ class ThreadStream:
         self._route = route
         from queue import SimpleQueue
 
-        self._asked: SimpleQueue[Optional[asyncio.Future[bytes]]]
-        self._asked = SimpleQueue()
+        self._asked: SimpleQueue[Optional[asyncio.Future[bytes]]] = SimpleQueue()
 
     def serve(self, chunks: Chunks) -> None:
         """Make chunks until the end, or until closed; runs in the thread."""
         try:
             for future in iter(self._asked.get, None):
                 try:
-                    chunk = next(chunks)
-                except StopIteration:
-                    settle_from_thread(self._loop, future, None, StopAsyncIteration())
-                    return
+                    settle_from_thread(self._loop, future, next(chunks), None)
                 except BaseException as error:  # the loop's side logs it
-                    settle_from_thread(self._loop, future, None, error)
+                    is_end = isinstance(error, StopIteration)
+                    end = StopAsyncIteration() if is_end else error
+                    settle_from_thread(self._loop, future, None, end)
                     return
-                settle_from_thread(self._loop, future, chunk, None)
         finally:
-            try:
-                chunks.close()
-            except Exception:
-                log.exception("a stream failed while it was closed")
+            chunks.close()
 
     def __aiter__(self) -> ThreadStream:
         return self
@@ -5468,17 +5488,15 @@ class TaskRun:
             return self._response
         self._ready = self._loop.create_future()
         self._task.add_done_callback(self._ended)
-        timer = None
-        if self._route.timeout is not None:
-            timer = self._loop.call_later(self._route.timeout, self._expire)
         stops = self._route.on_disconnect == "stop" and self._request.disconnect
         if stops:
             stops.add(self._task.cancel)
         try:
-            return await self._ready
+            return await within_timeout(self._loop, self._ready, self._route)
+        except AnswerLost:
+            self._task.cancel()
+            raise
         finally:
-            if timer is not None:
-                timer.cancel()
             if stops:
                 stops.remove(self._task.cancel)
 
@@ -5495,12 +5513,6 @@ class TaskRun:
                 self._ready.set_result(response)
         if response.body is self:
             await self._serve(cast(AsyncChunks, chunks))
-
-    def _expire(self) -> None:
-        assert self._ready is not None and self._task is not None
-        if not self._ready.done():
-            self._ready.set_exception(deadline_error(self._route))
-            self._task.cancel()
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and task.exception() is None:
@@ -5532,12 +5544,11 @@ class TaskRun:
                 if self._given is not None and not self._given.done():
                     self._given.set_result(chunk)
         except Exception as error:  # the end, or what the server logs
+            if self._closed and type(error) is not StopAsyncIteration:
+                log.error("a stream failed while it was closed", exc_info=error)
             self._stop(error)
         finally:
-            try:
-                await chunks.aclose()
-            except Exception:
-                log.exception("a stream failed while it was closed")
+            await chunks.aclose()
 
     async def _next_asked(self) -> bool:
         if not self._closed and (self._given is None or self._given.done()):
@@ -5560,25 +5571,13 @@ class TaskRun:
             raise self._end
         self._given = self._loop.create_future()
         self._wake()
-        timer = None
-        if self._route.timeout is not None:
-            timer = self._loop.call_later(self._route.timeout, self._chunk_late)
-        try:
-            return await self._given
-        finally:
-            if timer is not None:
-                timer.cancel()
+        return await within_timeout(self._loop, self._given, self._route)
 
     def _wake(self) -> bool:
         if self._asked is None or self._asked.done():
             return False
         self._asked.set_result(True)
         return True
-
-    def _chunk_late(self) -> None:
-        self._stop(deadline_error(self._route))
-        assert self._task is not None
-        self._task.cancel()
 
     async def aclose(self) -> None:
         """End the stream: at its `yield` if it stands there, else by cancelling it."""
@@ -5606,6 +5605,7 @@ class Frame:
     DEBUG, HTTPS, SPOOLED = 1, 2, 4  # flags of RUN; the last one also of FILE
     RETIRE = 1  # flag of RESPONSE, FILE and END: the worker will take no more
     BROKEN = 2  # flag of END: the stream did not come to its end
+    MORE = 4  # flag of DATA: the chunk goes on in the next frame
 
 
 def encode_run(route: Route, number: int, request: Request) -> Tuple[bytes, bytes]:
@@ -6040,17 +6040,15 @@ class WorkerProcess:
         except StopIteration:
             pass
         except Exception as error:
-            log.exception("%s failed in the middle of its stream", request)
+            log_failure(request, error, midway=True)
             flags, request.fatal = Frame.BROKEN, isinstance(error, HandlerLeft)
-        try:
-            context.run(chunks.close)
-        except Exception:
-            log.exception("%s failed while its stream was closed", request)
+        context.run(chunks.close)
         self.send(Frame.END, flags | (Frame.RETIRE if request.fatal else 0))
 
     def _send_data(self, data: bytes) -> None:
         for at in range(0, len(data), MAX_CHUNK_BYTES):
-            self.send(Frame.DATA, 0, data[at : at + MAX_CHUNK_BYTES])
+            more = Frame.MORE if at + MAX_CHUNK_BYTES < len(data) else 0
+            self.send(Frame.DATA, more, data[at : at + MAX_CHUNK_BYTES])
 
     def send(self, kind: int, flags: int = 0, payload: bytes = b"") -> None:
         """Send one frame, whole: a deadline's signal must not cut it in two."""
@@ -6514,13 +6512,17 @@ class WorkerStream:
 
     Not pulling is the backpressure: main stops reading from the worker, whose next send
     then blocks. The deadline between two chunks runs only while somebody waits.
+
+    Attributes:
+        inside_chunk: the last piece that was given is not the last one of its chunk.
     """
 
     def __init__(self, pool: Pool, worker: Worker, job: Job) -> None:
         self._pool = pool
         self._worker = worker
         self._job = job
-        self._chunks: Deque[bytes] = deque()
+        self.inside_chunk = False
+        self._chunks: Deque[Tuple[bytes, bool]] = deque()
         self._held_bytes = 0
         self._waiter: Optional[asyncio.Future[None]] = None
         self._ended = False
@@ -6528,11 +6530,11 @@ class WorkerStream:
         self._discarding = False
         self._paused = False
 
-    def put(self, chunk: bytes) -> None:
-        """Take a chunk from the worker."""
+    def put(self, chunk: bytes, has_more: bool) -> None:
+        """Take a chunk from the worker, or a piece of one."""
         if self._discarding:
             return
-        self._chunks.append(chunk)
+        self._chunks.append((chunk, has_more))
         self._held_bytes += len(chunk)
         self._wake()
         if self._held_bytes > STREAM_BUFFER_BYTES and not self._paused:
@@ -6565,7 +6567,7 @@ class WorkerStream:
             if self._ended:
                 raise StopAsyncIteration
             await self._wait()
-        chunk = self._chunks.popleft()
+        chunk, self.inside_chunk = self._chunks.popleft()
         self._held_bytes -= len(chunk)
         if self._held_bytes <= STREAM_BUFFER_BYTES // 2:
             self._resume()
@@ -6678,7 +6680,9 @@ class Worker:
         self._write(_FRAME.pack(len(data), Frame.BOOT, 0, 0, 0) + data)
 
     def close(self) -> None:
-        """Close its pipes, which it takes as the order to end."""
+        """Close its pipes, which it takes as the order to end; once."""
+        if self._incoming < 0:
+            return
         self.pool.loop.remove_reader(self._incoming)
         self.pool.loop.remove_writer(self._outgoing)
         os.close(self._incoming)
@@ -6800,9 +6804,9 @@ class Worker:
             if kind != Frame.HEAD:
                 self.pool.release(self, bool(flags & Frame.RETIRE))
         elif kind == Frame.DATA and job.stream is not None:
-            job.stream.put(payload)
+            job.stream.put(payload, bool(flags & Frame.MORE))
         elif kind == Frame.END and job.stream is not None:
-            broken = PixieError("the stream broke") if flags & Frame.BROKEN else None
+            broken = AnswerLost(500) if flags & Frame.BROKEN else None
             job.stream.end(broken)
             self.pool.release(self, bool(flags & Frame.RETIRE))
         else:
@@ -6888,14 +6892,10 @@ def boot_delay_seconds(failures: int) -> float:
 
 def log_exit(worker: Worker, job: Optional[Job], status: int) -> None:
     """Log the end of a worker that main did not ask for, why it ended, and where."""
+    cause = exit_cause(status)
+    how = f"ended with {cause}" if cause[:4] == "exit" else f"was killed by {cause}"
     if status < 0:
         how = f"could not be started: {os.strerror(-status)}"
-    elif os.WIFSIGNALED(status):
-        number = os.WTERMSIG(status)
-        known = number in set(signal.Signals)
-        how = f"was killed by {signal.Signals(number).name if known else number}"
-    else:
-        how = f"ended with exit code {os.WEXITSTATUS(status)}"
     what = "while it was idle" if worker.booted else "while it booted"
     if job is not None:
         what = f"while it ran {job.route.path}"
@@ -7312,10 +7312,11 @@ class Pool:
             return
         if worker in self._idle:
             self._idle.remove(worker)
+        # What is killed must not see its pipes end first, and clean up by half.
+        (worker.pause if hard else worker.close)()
         worker.state = "dying"
         if worker.timer is not None:
             worker.timer.cancel()
-        worker.close()
         if hard or soft:
             worker.order(signal.SIGKILL if hard else signal.SIGUSR2)
         grace = self.options.timeout_grace_seconds if soft else STOP_SECONDS
@@ -7344,7 +7345,7 @@ class Pool:
         worker.crashed = True
         self.retire(worker, hard=True)
         if worker.job is not None:
-            worker.job.fail(HTTPError(502, "The worker that ran this request died."))
+            worker.job.fail(AnswerLost(502, "The worker that ran this request died."))
 
     def _count_exit(self, worker: Worker, job: Optional[Job], status: int) -> None:
         cause = exit_cause(status)
@@ -7362,11 +7363,14 @@ class Pool:
         self.lost(worker)
         if worker.timer is not None:
             worker.timer.cancel()
+        worker.close()
         job, worker.job = worker.job, None
         self._count_exit(worker, job, status)
         self._free_slot(worker)
         if job is not None:
             self._running[job.route] -= 1
+            # Nobody waits any more, but where the server has ended its connection.
+            job.fail(AnswerLost(502, "The worker that ran this request was ended."))
         log_exit(worker, job, status)
         if worker is self._outgoing:
             self._outgoing = None
@@ -7745,6 +7749,23 @@ def _set_body(route: Route, most: Optional[int], stream_body: bool) -> None:
     route.max_body_bytes, route.stream_body = most, stream_body
 
 
+def _set_heartbeat(route: Route, beat: Union[str, bytes, None], seconds: float) -> None:
+    """Raise RouteError unless this can be sent while the route's stream is silent."""
+    if beat is None:
+        return
+    if route.placement is RouteType.sync:
+        raise RouteError(
+            f"{route.path} is sync: it holds up the loop; write RouteType.stream"
+        )
+    is_time = type(seconds) in (int, float) and 0 < seconds < float("inf")
+    if not beat or not isinstance(beat, (str, bytes)) or not is_time:
+        raise RouteError(
+            "a heartbeat is str or bytes to send, and heartbeat_seconds more than 0, "
+            f"got {beat!r} and {seconds!r}"
+        )
+    route.heartbeat, route.heartbeat_seconds = to_chunk(beat), seconds
+
+
 def _check_trigger(trigger: Trigger, kind: str) -> Trigger:
     if not callable(trigger) or handler_kind(trigger) not in ("def", "async def"):
         raise RouteError(f"a trigger is a def or an async def, got {trigger!r}: {kind}")
@@ -7892,10 +7913,7 @@ def run_after(
             response = failure(application, request, error)
         if isinstance(body, Chunks) and not is_stream(response.body):
             # Who yields its Response holds itself: it would wait for the collector.
-            try:
-                body.close()
-            except Exception:
-                log.exception("a stream failed while it was closed")
+            body.close()
     return response
 
 
@@ -8175,15 +8193,6 @@ def trace(error: BaseException) -> str:
     return "".join(lines)
 
 
-def log_failure(request: Request, error: BaseException) -> None:
-    """Log that a handler failed: its request, route, placement, and the traceback."""
-    route = request.route
-    where = f" in {route.path} ({route.placement.name})" if route is not None else ""
-    log.error(
-        "%s %s failed%s", request.method, request.head.target, where, exc_info=error
-    )
-
-
 class Application:
     """What `Pixie` does apart from serving: routes, triggers, errors, `handle`."""
 
@@ -8231,6 +8240,8 @@ class Application:
         on_disconnect: Optional[str] = None,
         max_body_bytes: Optional[int] = None,
         stream_body: bool = False,
+        heartbeat: Union[str, bytes, None] = None,
+        heartbeat_seconds: float = HEARTBEAT_SECONDS,
     ) -> Declare:
         """Declare a route; a decorator that returns the handler unchanged.
 
@@ -8253,6 +8264,11 @@ class Application:
                 16 MiB, when left out.
             stream_body: call the handler when the head has come; it reads the body by
                 `env.stream()`. For `asnc`.
+            heartbeat: what is sent while its stream is silent between two chunks, so
+                that no proxy gives up, and a client that has vanished is noticed:
+                ":\\n\\n" for server-sent events, "\\n" for lines. Each chunk has to be
+                whole for the reader. Not in what is compressed; not for `sync`.
+            heartbeat_seconds: how long that silence has to be, and between two of them.
 
         Raises:
             RouteError: what can't be, where it is written, saying what to write.
@@ -8269,6 +8285,7 @@ class Application:
                 route.pool = pool or ""
                 set_bounds(route, timeout, limit, queue_timeout, on_disconnect)
                 _set_body(route, max_body_bytes, stream_body)
+                _set_heartbeat(route, heartbeat, heartbeat_seconds)
                 route.name = name or getattr(handler, "__name__", None)
                 route.before = _check_triggers(before, "before")
                 route.after = _check_triggers(after, "after")
@@ -8770,9 +8787,7 @@ DRAIN_SECONDS = 30.0  # gunicorn
 MIN_BYTES_PER_SECOND = 240.0  # of a body or an answer under way; Kestrel
 LINGER_SECONDS = 2.0  # after a refusal, for the client to read it; nginx 5
 READ_AHEAD_BYTES = 65_536  # asyncio's own high-water mark
-MAX_DISCARD_BYTES = (
-    65_536  # of a body that nobody wanted; more, and the connection closes
-)
+MAX_DISCARD_BYTES = 65_536  # of a body nobody wanted; more: the connection closes
 MAX_PIPELINED_REQUESTS = 16  # answered in one turn of the loop, then the others' turn
 MAX_CONNECTIONS = 10_000  # where descriptors allow it
 SPARE_DESCRIPTORS = 64  # for files and workers, of those that a process may have
@@ -8788,7 +8803,7 @@ SENDFILE_BYTES = 1024 * 1024  # per call, so one fast client does not hold the l
 access_log = logging.getLogger("pixie_web.access")
 ACCESS_LOG_FORMAT = (
     '%(client)s "%(request)s" %(status)d %(bytes)d %(milliseconds).1fms '
-    "%(placement)s q=%(queue_milliseconds).1fms"
+    "%(placement)s q=%(queue_milliseconds).1fms %(outcome)s"
 )
 
 
@@ -9041,9 +9056,14 @@ class AccessRecord(Mapping[str, Any]):
 
     Each item is made when it is asked for. It is the `args` of the log record, so that
     a handler of the program's own can write it as JSON, say.
+
+    `outcome` tells a whole answer from one that was cut off after its status had been
+    sent: "complete", or else "failed" (the handler, or its worker died), "timeout" (its
+    deadline passed), "left" (the client left, or read too slowly), "stopped" (the
+    server, before the answer had ended). Whole means handed to the kernel.
     """
 
-    ITEMS: ClassVar[Dict[str, Callable[[Request, int, int, float], Any]]] = {
+    ITEMS: ClassVar[Dict[str, Callable[[Request, int, int, float, str], Any]]] = {
         "client": lambda request, *_: request.client[0] or "-",
         "request": lambda request, *_: (
             log_text(f"{request.method} {request.head.target} {request.protocol}")
@@ -9062,15 +9082,16 @@ class AccessRecord(Mapping[str, Any]):
             request.route.placement.name if request.route else "-"
         ),
         "status": lambda request, status, *_: status,
-        "bytes": lambda request, status, count, _: count,
-        "milliseconds": lambda request, status, count, seconds: seconds * 1000,
+        "bytes": lambda request, status, count, *_: count,
+        "milliseconds": lambda request, status, count, seconds, _: seconds * 1000,
         "queue_milliseconds": lambda request, *_: request.queue_seconds * 1000,
+        "outcome": lambda *of: of[-1],
     }
 
     def __init__(
-        self, request: Request, status: int, count: int, seconds: float
+        self, request: Request, status: int, count: int, seconds: float, outcome: str
     ) -> None:
-        self._of = request, status, count, seconds
+        self._of = request, status, count, seconds, outcome
 
     def __getitem__(self, name: str) -> Any:
         return self.ITEMS[name](*self._of)
@@ -9126,6 +9147,63 @@ async def _carry_on(coroutine: Coroutine[Any, Any, T], awaited: Any) -> T:
     return await _resume(coroutine, awaited)
 
 
+# What a heartbeat would break: a declared length, a coding such as gzip.
+_FIXED_BODY = expression(rb"(?i)\r\ncontent-(?:length|encoding):")
+
+
+class Heartbeat:
+    """A stream's chunks; while the next one is awaited, a sign of life now and then.
+
+    The timer runs only while this waits for a chunk. So none comes before the head,
+    inside a chunk or after the end, and neither the chunk nor its deadline is touched.
+    None is sent either before the client has acknowledged all that was sent: it may not
+    read, or have vanished, and is cut off after `send_idle_seconds` without progress.
+
+    Args:
+        connection: where they are sent.
+        head: of the answer.
+        chunks: the stream.
+        route: says what to send, and after how many seconds.
+    """
+
+    def __init__(
+        self, connection: Connection, head: ResponseHead, chunks: Any, route: Any
+    ) -> None:
+        self._connection = connection
+        self._head = head
+        self._chunks = chunks
+        self._route = route
+        self._unsent_bytes = self._progress = 0.0  # the fewest in this wait, and when
+
+    def __aiter__(self) -> Heartbeat:
+        return self
+
+    async def __anext__(self) -> bytes:
+        self._unsent_bytes = float("inf")
+        self._wait()
+        try:
+            return cast(bytes, await self._chunks.__anext__())
+        finally:
+            self._timer.cancel()
+
+    def _wait(self) -> None:
+        loop = self._connection.server.loop
+        self._timer = loop.call_later(self._route.heartbeat_seconds, self._beat)
+
+    def _beat(self) -> None:
+        connection = self._connection
+        now, unsent = connection.server.loop.time(), connection._count_unsent()
+        if unsent < self._unsent_bytes:
+            self._unsent_bytes, self._progress = unsent or float("inf"), now
+        elif now - self._progress > connection.server.options.send_idle_seconds:
+            connection._reset()
+        if connection.transport.is_closing():
+            return
+        if not unsent and not getattr(self._chunks, "inside_chunk", False):
+            connection.write_piece(self._head, self._route.heartbeat)
+        self._wait()
+
+
 class Connection(asyncio.Protocol):
     """One client's connection, from its first byte to its last."""
 
@@ -9155,6 +9233,7 @@ class Connection(asyncio.Protocol):
         self._task: Optional[asyncio.Task[None]] = None
         self._started = 0.0
         self._sent_bytes = 0
+        self._outcome = ""  # of an answer that was cut off: "failed", "left" ...
 
     # What the transport calls.
 
@@ -9274,10 +9353,8 @@ class Connection(asyncio.Protocol):
     def _expect_progress(self) -> None:
         """Cut the connection off if the client takes too little of what waits."""
         self._unsent_bytes = self._count_unsent()
-        self._progress_by = (
-            self.server.loop.time() + self.server.options.send_idle_seconds
-        )
-        self.deadline = self._progress_by
+        seconds = self.server.options.send_idle_seconds
+        self.deadline = self._progress_by = self.server.loop.time() + seconds
 
     def _count_unsent(self) -> int:
         """Return how many bytes the client has not acknowledged.
@@ -9642,7 +9719,8 @@ class Connection(asyncio.Protocol):
 
         A stream that fails is cut off without its last chunk: the client can tell.
         """
-        stops = request.route is None or request.route.on_disconnect != "finish"
+        route = request.route
+        stops = route is None or route.on_disconnect != "finish"
         if stops:
             self.disconnect.add(self._cancel_task)
         try:
@@ -9650,32 +9728,39 @@ class Connection(asyncio.Protocol):
                 raise ClientDisconnected("the client left before its answer")
             self.write(head.data)
             if head.has_body:
-                async for chunk in chunks:
+                beats = route and route.heartbeat and not _FIXED_BODY.search(head.data)
+                pieces = Heartbeat(self, head, chunks, route) if beats else chunks
+                async for chunk in pieces:
                     for at in range(0, len(chunk), MAX_CHUNK_BYTES):
-                        await self._send_piece(head, chunk[at : at + MAX_CHUNK_BYTES])
+                        self.write_piece(head, chunk[at : at + MAX_CHUNK_BYTES])
+                        await self._drained()
                 if length is not None and self._sent_bytes != length:
-                    raise PixieError(
-                        f"{self._sent_bytes} bytes, not {length}, were sent"
-                    )
+                    raise PixieError(f"{self._sent_bytes} of {length} bytes were sent")
                 if head.chunked:
                     self.write(LAST_CHUNK)
-        except asyncio.CancelledError:
-            if self.disconnect.gone:
-                raise ClientDisconnected("the client left") from None
-            raise
-        except ProtocolError as error:
-            # Of a body that the stream reads while it answers: no second answer.
-            self.transport.abort()
-            raise ClientDisconnected(f"the body broke off: {error.text}") from None
-        except Exception:
+        except (Exception, asyncio.CancelledError) as error:
+            if isinstance(error, asyncio.CancelledError) and not self.disconnect.gone:
+                raise  # the loop ends
+            self._note_outcome(error)
+            if self._outcome == "failed" and not isinstance(error, AnswerLost):
+                log_failure(request, error, midway=True)
             if length is None and not head.chunked:
                 # RFC 9112 section 8: of a body that only the end of the connection
                 # delimits, a client takes an orderly end for the whole.
                 self._reset()
-            raise
+            self.transport.abort()
+            raise ClientDisconnected("the answer was cut off") from None
         finally:
             self.disconnect.remove(self._cancel_task)
             await chunks.aclose()
+
+    def _note_outcome(self, error: BaseException) -> None:
+        """Note, for the access log, what has ended an answer before its end."""
+        of_client = ClientDisconnected, ProtocolError, asyncio.CancelledError
+        outcome = "left" if isinstance(error, of_client) else "failed"
+        if isinstance(error, AnswerLost) and error.status == 504:
+            outcome = "timeout"
+        self._outcome = self._outcome or outcome
 
     def _reset(self) -> None:
         """End the connection by a reset: what waits in the kernel is dropped as well.
@@ -9695,10 +9780,10 @@ class Connection(asyncio.Protocol):
             # Not at once: a Task that has not begun would end without its coroutine.
             self.server.loop.call_soon(self._task.cancel)
 
-    async def _send_piece(self, head: ResponseHead, piece: bytes) -> None:
+    def write_piece(self, head: ResponseHead, piece: bytes) -> None:
+        """Send a piece of a stream, as its head says."""
         self._sent_bytes += len(piece)
         self.write(encode_chunk(piece) if head.chunked else piece)
-        await self._drained()
 
     async def _send_file(
         self, head: ResponseHead, body: FileSlice, file: BinaryIO
@@ -9712,6 +9797,9 @@ class Connection(asyncio.Protocol):
                 else:
                     file.seek(body.offset)
                     await self._copy_file(file, body.length)
+        except Exception as error:
+            self._note_outcome(error)
+            raise
         finally:
             file.close()
             if body.delete_after:
@@ -9773,7 +9861,9 @@ class Connection(asyncio.Protocol):
         options = self.server.options
         if options.access_log:
             seconds = time.monotonic() - self._started
-            record = AccessRecord(request, status, self._sent_bytes, seconds)
+            gone = status == 499 or (self.transport.is_closing() and not self._closed)
+            outcome = self._outcome or ("left" if gone else "complete")
+            record = AccessRecord(request, status, self._sent_bytes, seconds, outcome)
             access_log.info(options.access_log_format, record)
 
 
@@ -10005,6 +10095,7 @@ class Server:
     def cut_off(self) -> None:
         """Abort every connection."""
         for connection in list(self.connections):
+            connection._outcome = "stopped"
             connection.transport.abort()
 
     def forget(self, connection: Connection) -> None:
@@ -10240,7 +10331,7 @@ def read_settings(
             listed = " or ".join(f'"{word}"' for word in words[1:])
             raise PixieError(f"{name} is {listed}, got {settings[name]!r}")
     try:
-        settings["access_log_format"] % AccessRecord(Request(NO_HEAD), 0, 0, 0.0)
+        settings["access_log_format"] % AccessRecord(Request(NO_HEAD), 0, 0, 0.0, "")
     except (KeyError, TypeError, ValueError) as error:
         known = ", ".join(AccessRecord.ITEMS)
         raise PixieError(f"access_log_format has {error!r}; it knows {known}") from None

@@ -44,7 +44,7 @@ def test_each_answer_has_a_line(loop: str) -> None:
         ("/?a=b", r'127\.0\.0\.1 "GET /\?a=b HTTP/1\.1" 200 5 \d+\.\dms sync q=0\.0ms'),
         ("/pool/7", r'127\.0\.0\.1 "GET /pool/7 HTTP/1\.1" 200 7 \d+\.\dms pool q=\d'),
         ("/gone", r'127\.0\.0\.1 "GET /gone HTTP/1\.1" 410 \d+ \d+\.\dms asnc q=0'),
-        ("/no", r'127\.0\.0\.1 "GET /no HTTP/1\.1" 404 \d+ \d+\.\dms - q=0\.0ms'),
+        ("/no", r'127\.0\.0\.1 "GET /no HTTP/1\.1" 404 \d+ \S+ - q=0\.0ms complete$'),
     ]
     with serve(PROGRAM, loop=loop) as server:
         for target, line in table:
@@ -117,10 +117,11 @@ def test_items_are_made_when_they_are_asked_for() -> None:
             made.append(name)
 
     head = parse_head(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
-    record = AccessRecord(Watched(head), 200, 5, 0.25)
+    record = AccessRecord(Watched(head), 200, 5, 0.25, "left")
     assert "%(status)d %(milliseconds).1f" % record == "200 250.0"
+    assert record["outcome"] == "left"
     assert made == []
     assert record["referer"] == "-"
     assert made == ["referer"]
     assert len(record) == len(list(record)) == len(AccessRecord.ITEMS)
-    assert AccessRecord(Request(NO_HEAD), 400, 0, 0.0)["request"] == "-"
+    assert AccessRecord(Request(NO_HEAD), 400, 0, 0.0, "")["request"] == "-"

@@ -77,7 +77,7 @@ def test_a_worker_that_is_killed_fails_only_its_request(server: Server) -> None:
         ("/exit/7", "ended with exit code 7 while it ran /exit/<code:int>"),
         ("/segfault", "was killed by SIGSEGV while it ran /segfault"),
         ("/signal/6", "was killed by SIGABRT while it ran /signal/<number:int>"),
-        ("/signal/40", "was killed by 40 while it ran /signal/<number:int>"),
+        ("/signal/40", "was killed by signal 40 while it ran /signal/<number:int>"),
         ("/descriptors", "while it ran /descriptors"),
     ],
 )

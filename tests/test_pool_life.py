@@ -351,7 +351,7 @@ def test_a_pool_of_its_own_is_apart(loop: str, start: str) -> None:
 
 def test_the_example_of_the_page_runs(root: Path) -> None:
     page = (root / "docs" / "pool.md").read_text("utf-8")
-    (example,) = re.findall(r"^```python\n(.*?)^```", page, re.M | re.S)
+    example = re.findall(r"^```python\n(.*?)^```", page, re.M | re.S)[-1]
     with serve(example + "\nfrom pixie_web import run\nrun()\n") as server:
         assert server.get("/size/four").json == {"size": 4}
 
