@@ -185,6 +185,17 @@ def chunks_of(data: bytes) -> List[bytes]:
         found.append(chunk)
 
 
+def from_first_chunk(data: bytes) -> List[bytes]:
+    """The same from the handler's first chunk on, which a busy machine may hold up.
+
+    Heartbeats may come ahead of it, as soon as the head has been sent.
+    """
+    chunks = chunks_of(data)
+    while chunks[0] == BEAT:
+        del chunks[0]
+    return chunks
+
+
 # When they come -----------------------------------------------------------------------
 
 
@@ -198,9 +209,7 @@ def test_a_silent_stream_has_a_heartbeat(server: Server, place: str) -> None:
             data += one.recv(65_536)
         make(server, name)
         data += read_until(one, b"\r\n0\r\n\r\n")
-    first, *beats, last = chunks_of(data)
-    while first == BEAT:  # ahead of the first event, but after the head
-        first, *beats = beats
+    first, *beats, last = from_first_chunk(data)
     assert (first, last) == (b"data: 1\n\n", b"data: 2\n\n")
     assert set(beats) == {BEAT}
     assert len(beats) >= 3
@@ -215,7 +224,7 @@ def test_none_comes_ahead_of_the_head(server: Server, place: str) -> None:
         let_beat(server)
         make(server, name)
         data = read_until(one, b"\r\n0\r\n\r\n")
-    assert chunks_of(data) == [b"data: 1\n\n"]
+    assert from_first_chunk(data) == [b"data: 1\n\n"]
 
 
 @pytest.mark.parametrize("place", PLACES)
@@ -248,7 +257,7 @@ def test_none_comes_inside_a_chunk(server: Server) -> None:
             data += one.recv(1 << 20)
         make(server, "inside")
         data += read_until(one, b"\r\n0\r\n\r\n")
-    chunks = chunks_of(bytes(data))
+    chunks = from_first_chunk(bytes(data))
     assert chunks.index(b"y") == len(chunks) - 1
     pieces = [chunk for chunk in chunks if chunk[:1] == b"x"]
     assert b"".join(pieces) == b"x" * size
@@ -266,7 +275,7 @@ def test_none_comes_while_the_client_does_not_read(server: Server) -> None:
         # The end is in the queue behind what has not been read.
         server.wait_for_log('"GET /large/100000/unread HTTP/1.1" 200 100001 ')
         data = read_until(one, b"\r\n0\r\n\r\n")
-    assert chunks_of(data) == [b"x" * size, b"y"]
+    assert from_first_chunk(data) == [b"x" * size, b"y"]
 
 
 @pytest.mark.parametrize("place", ["asnc", "thread", "stream"])
