@@ -6990,11 +6990,8 @@ class Pool:
         self._admitted: Deque[Job] = deque()  # have a slot, wait for a worker to boot
         self._queues: Dict[Route, Deque[Job]] = {}
         self._running: Dict[Route, int] = {}
-        self._waiting = 0
-        self._jobs = 0
-        self._streams = 0
-        self._numbers = 0
-        self._requests = 0
+        self._waiting = self._jobs = self._streams = 0
+        self._numbers = self._requests = 0  # of the last ones
         self._mean_seconds = 0.1
         self.deaths: Dict[str, int] = {}  # of workers, by cause; "" is main's order
         self._starting = 0  # workers about to be asked for
