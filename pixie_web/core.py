@@ -10289,6 +10289,8 @@ def _convert(name: str, value: Any, kind: type) -> Any:
     if kind is tuple:
         texts = value.replace(",", " ").split() if isinstance(value, str) else value
         return tuple(map(str, texts))
+    if value == "auto" and name.lower().endswith("workers"):
+        return -1
     try:
         if name.lower().endswith("_mode") and isinstance(value, str):
             return int(value, 8)  # as chmod takes it
@@ -10701,7 +10703,7 @@ class Pixie(Application):
         host: Optional[str] = None,
         port: Optional[int] = None,
         *,
-        workers: Optional[int] = None,
+        workers: Union[int, Literal["auto"], None] = None,
         threads: Optional[int] = None,
         pool_start: Optional[str] = None,
         debug: Optional[bool] = None,
@@ -10724,8 +10726,9 @@ class Pixie(Application):
         Args:
             host: the address to bind; "localhost" (the default) binds both IP families.
             port: the port, 8000 by default; 0 takes a free one.
-            workers: how many pool routes run at once, each in a process of its own; as
-                many as CPUs by default. 0 runs them in threads of main, for debugging.
+            workers: how many pool routes run at once, each in a process of its own;
+                "auto", the default: as many as CPUs (affinity, cgroup quota). 0 runs
+                them in threads of main, for debugging.
             threads: how many `thread` routes run at once; 40 by default.
             debug: show tracebacks in error pages.
             pool_start: how workers start: "zygote" (forked; the default on Linux),
@@ -10886,7 +10889,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     for name, default in DEFAULT_SETTINGS.items():
         # Others are turned into their kind with the variables of the environment.
         kind = _flag if isinstance(default, bool) else type(default)
-        kind = str if kind is tuple or name == "uds_mode" else kind
+        kind = str if kind is tuple or name.endswith(("_mode", "workers")) else kind
         parser.add_argument(f"--{name.replace('_', '-')}", type=kind, metavar="VALUE")
     parser.add_argument("--version", action="version", version=__version__)
     parsed = vars(parser.parse_args(arguments))

@@ -131,7 +131,7 @@ LONE = {"PIXIE_HOST": "127.0.0.1", "PIXIE_PORT": "0", "PIXIE_WORKERS": "1"}
         ["pixie_web.py", "app"],
         ["pixie_web.py", "app.py"],
         ["pixie_web.py", "app.py:app"],
-        ["pixie_web.py", "--workers", "2", "app:app"],
+        ["pixie_web.py", "--workers", "auto", "app:app"],
         ["-m", "pixie_web", "app:app"],
     ],
     ids=" ".join,
@@ -311,6 +311,8 @@ def test_yes_or_no(text: str, value: bool) -> None:
         ({"port": 1.5}, {}, "port is a whole number, got 1.5"),
         ({"port": [1]}, {}, r"port is a whole number, got \[1\]"),
         ({"workers": -2}, {}, "workers is from -1 to 10000, got -2"),
+        ({"workers": "many"}, {}, "workers is a whole number, got 'many'"),
+        ({"threads": "auto"}, {}, "threads is a whole number, got 'auto'"),
         ({"debug": 5}, {}, "debug is yes or no, got 5"),
         ({"uds_mode": "rw-rw----"}, {}, "uds_mode is a whole number, got 'rw-rw----'"),
         ({}, {"UDS_MODE": "1777"}, "uds_mode is from 0 to 511, got 1023"),
@@ -341,7 +343,13 @@ def test_numbers_may_be_given_as_text_or_as_another_kind_of_number() -> None:
 
 def test_as_many_workers_as_cpus() -> None:
     assert 1 <= cpu_count() <= (os.cpu_count() or 1)
-    with serve(SEED, workers=-1) as server:
+    for given, variables in (
+        ({}, {}),
+        ({"workers": "auto", "min_workers": "auto"}, {}),
+        ({}, {"PIXIE_WORKERS": "auto"}),
+    ):
+        assert read_settings(given, variables)["workers"] == -1
+    with serve(SEED, workers="auto") as server:
         server.wait_for_log(f"main process {server.pid}, {cpu_count()} workers")
 
 
