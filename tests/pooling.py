@@ -124,11 +124,15 @@ def prints(env):
 
 @route("/fork")
 def forks(env):
-    # The copy returns too, and would answer in the original's name.
+    # The copy returns too, and would answer in the original's name, or in a file that
+    # has the number of one of its pipes now.
     child = os.fork()
     if child:
         os.waitpid(child, 0)
-    return "parent" if child else "child"
+        return "parent" + "".join(open(f"copy-{n}").read() for n in range(3))
+    for n in range(3):
+        os.open(f"copy-{n}", os.O_CREAT | os.O_WRONLY)
+    return "child"
 
 @route("/orphan")
 def leaves_an_orphan(env):
