@@ -35,7 +35,9 @@ else:
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
-# Child processes find the package too, also when it is not installed.
+# Child processes find the package too, also when it is not installed, and compiled:
+# without that, each of hundreds of servers would compile it for itself.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 os.environ["PYTHONPATH"] = os.pathsep.join(
     filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])
 )
