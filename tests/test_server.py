@@ -41,7 +41,8 @@ import asyncio, os, sys, threading, time
 from pixie_web import Response, RouteType, abort, route, run, static_file
 
 BLOCK = b"".join(b"%09d\n" % number for number in range(6553))
-LARGE = b"".join(BLOCK[at:] + BLOCK[:at] for at in range(800))
+BLOCKS = 800 if "LARGE" in os.environ else 1  # 50 MB take a while
+LARGE = b"".join(BLOCK[at:] + BLOCK[:at] for at in range(BLOCKS))
 PLACEMENTS = (RouteType.sync, RouteType.thread, RouteType.asnc, RouteType.pool)
 
 def declare(path, make, methods="GET", **options):
@@ -146,6 +147,7 @@ def state(env):
 if __name__ == "__main__":
     run()
 """
+LARGE = {"LARGE": "yes"}  # with this in its environment
 LARGE_BYTES = 65_530 * 800
 PLACEMENTS = ["sync", "thread", "asnc", "pool"]
 
@@ -227,7 +229,7 @@ def cpu_seconds(pid: int) -> float:
 @pytest.fixture(scope="module", params=LOOPS)
 def server(request: pytest.FixtureRequest) -> Iterator[Server]:
     """Run the program once for each event loop."""
-    with serve(PROGRAM, loop=request.param) as one:
+    with serve(PROGRAM, loop=request.param, environment=LARGE) as one:
         yield one
 
 
@@ -709,7 +711,8 @@ STAGES = [
 
 @pytest.mark.parametrize("loop", LOOPS)
 def test_clients_that_leave_at_any_stage_leave_nothing_behind(loop: str) -> None:
-    with serve(PROGRAM, loop=loop, worker_idle_seconds=0) as server:
+    settings = {"worker_idle_seconds": 0, "environment": LARGE}
+    with serve(PROGRAM, loop=loop, **settings) as server:
         for path in ("/state", "/thread/text", "/pool/text"):
             server.get(path)
         tasks = server.get("/state").json["tasks"]
@@ -738,7 +741,8 @@ def test_clients_that_leave_at_any_stage_leave_nothing_behind(loop: str) -> None
 
 @pytest.mark.parametrize("loop", LOOPS)
 def test_slow_and_idle_clients_are_sent_away(loop: str) -> None:
-    limits = {"head_seconds": 0.3, "body_idle_seconds": 0.3, "keep_alive_seconds": 0.3}
+    names = ["head_seconds", "body_idle_seconds", "keep_alive_seconds"]
+    limits = dict.fromkeys([*names, "linger_seconds"], 0.3)
     table = [
         # What is sent, and the statuses that come before the connection closes.
         (b"", []),
@@ -785,7 +789,7 @@ def test_a_head_that_drips_in_gets_no_more_time_than_another(loop: str) -> None:
 @pytest.mark.parametrize("loop", LOOPS)
 def test_a_client_that_does_not_read_is_cut_off_and_costs_little(loop: str) -> None:
     limits = {"send_idle_seconds": 0.5, "worker_idle_seconds": 0, "workers": 1}
-    with serve(PROGRAM, loop=loop, **limits) as server:
+    with serve(PROGRAM, loop=loop, environment=LARGE, **limits) as server:
         targets = [f"/{name}/endless" for name in ("sync", "thread", "asnc", "stream")]
         targets += ["/file/large.bin", "/pool/file/large.bin", "/pool/large"]
         server.get("/pool/text")
@@ -809,7 +813,8 @@ def test_a_client_that_does_not_read_is_cut_off_and_costs_little(loop: str) -> N
 @pytest.mark.parametrize("loop", LOOPS)
 def test_clients_that_read_slowly_but_steadily_get_everything(loop: str) -> None:
     with ExitStack() as stack:
-        server = stack.enter_context(serve(PROGRAM, loop=loop, send_idle_seconds=0.4))
+        settings = {"send_idle_seconds": 0.4, "environment": LARGE}
+        server = stack.enter_context(serve(PROGRAM, loop=loop, **settings))
         connections = []
         for target in ("/sync/large", "/file/large.bin", "/pool/large"):
             one = stack.enter_context(server.connect(receive_buffer_bytes=65_536))
