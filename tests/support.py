@@ -287,6 +287,17 @@ def read_until(one: socket.socket, end: bytes) -> bytes:
     return data
 
 
+def drip(one: socket.socket) -> bytes:
+    """Send a byte every now and then until something comes, and return that."""
+    one.settimeout(0.03)
+    while True:
+        one.sendall(b"x")
+        try:
+            return one.recv(65_536)
+        except socket.timeout:
+            pass
+
+
 def wait_for(
     condition: Callable[[], Any], what: str, seconds: float = PATIENCE_SECONDS
 ) -> Any:

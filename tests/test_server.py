@@ -29,6 +29,7 @@ from support import (
     Answer,
     Server,
     children,
+    drip,
     process_is_alive,
     read_all,
     read_until,
@@ -742,7 +743,7 @@ def test_clients_that_leave_at_any_stage_leave_nothing_behind(loop: str) -> None
 @pytest.mark.parametrize("loop", LOOPS)
 def test_slow_and_idle_clients_are_sent_away(loop: str) -> None:
     names = ["head_seconds", "body_idle_seconds", "keep_alive_seconds"]
-    limits = dict.fromkeys([*names, "linger_seconds"], 0.3)
+    limits = dict.fromkeys([*names, "linger_seconds"], 0.5)
     table = [
         # What is sent, and the statuses that come before the connection closes.
         (b"", []),
@@ -760,9 +761,10 @@ def test_slow_and_idle_clients_are_sent_away(loop: str) -> None:
         server.get("/sync/text")  # libuv opens /dev/null with its first stream
         before = descriptors(server)
         with ExitStack() as stack:
-            connections = [stack.enter_context(server.connect()) for _ in table]
-            for one, (sent, _) in zip(connections, table):
-                one.sendall(sent)
+            connections = []
+            for sent, _ in table:  # at once: their time begins when they connect
+                connections.append(stack.enter_context(server.connect()))
+                connections[-1].sendall(sent)
             got = [statuses(read_all(one)) for one in connections]
             assert got == [expected for _, expected in table]
             # Also where the client leaves its side open.
@@ -775,20 +777,12 @@ def test_slow_and_idle_clients_are_sent_away(loop: str) -> None:
 def test_a_head_that_drips_in_gets_no_more_time_than_another(loop: str) -> None:
     with serve(PROGRAM, loop=loop, head_seconds=0.3) as server, server.connect() as one:
         one.sendall(b"GET / HTTP/1.1\r\nX: ")
-        one.settimeout(0.02)
-        got = b""
-        while not got:
-            one.sendall(b"x")
-            try:
-                got = one.recv(65_536)
-            except socket.timeout:
-                pass
-    assert got.startswith(b"HTTP/1.1 408 ")
+        assert drip(one).startswith(b"HTTP/1.1 408 ")
 
 
 @pytest.mark.parametrize("loop", LOOPS)
 def test_a_client_that_does_not_read_is_cut_off_and_costs_little(loop: str) -> None:
-    limits = {"send_idle_seconds": 0.5, "worker_idle_seconds": 0, "workers": 1}
+    limits = {"send_idle_seconds": 1, "worker_idle_seconds": 0, "workers": 1}
     with serve(PROGRAM, loop=loop, environment=LARGE, **limits) as server:
         targets = [f"/{name}/endless" for name in ("sync", "thread", "asnc", "stream")]
         targets += ["/file/large.bin", "/pool/file/large.bin", "/pool/large"]
@@ -813,14 +807,14 @@ def test_a_client_that_does_not_read_is_cut_off_and_costs_little(loop: str) -> N
 @pytest.mark.parametrize("loop", LOOPS)
 def test_clients_that_read_slowly_but_steadily_get_everything(loop: str) -> None:
     with ExitStack() as stack:
-        settings = {"send_idle_seconds": 0.4, "environment": LARGE}
+        settings = {"send_idle_seconds": 1, "environment": LARGE}
         server = stack.enter_context(serve(PROGRAM, loop=loop, **settings))
         connections = []
         for target in ("/sync/large", "/file/large.bin", "/pool/large"):
             one = stack.enter_context(server.connect(receive_buffer_bytes=65_536))
             one.sendall(request(target, "GET", "Connection: close"))
             connections.append(one)
-        sizes, until = dict.fromkeys(connections, 0), time.monotonic() + 2
+        sizes, until = dict.fromkeys(connections, 0), time.monotonic() + 2.5
         while connections:
             slowly = time.monotonic() < until  # longer than the limit
             for one in select.select(connections, [], [], 30)[0]:
@@ -967,7 +961,7 @@ def test_running_out_of_connections_or_descriptors_does_not_spin(
             full = before + 31 if most == 0 else 60
             wait_for(lambda: descriptors(server) >= full, "no more are accepted")
             wall, cpu = time.monotonic(), cpu_seconds(server.pid)
-            wait_for(lambda: time.monotonic() > wall + 1.5, "time passes")
+            wait_for(lambda: time.monotonic() > wall + 1.2, "time passes")
             cpu = cpu_seconds(server.pid) - cpu
             assert cpu < (time.monotonic() - wall) / 4
             assert len(server.log) < 20_000
