@@ -45,7 +45,7 @@ $(stamp): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit("pixie_web needs Python 3.8 or later, \
 	and $(PYTHON) is $(release)" if sys.version_info < (3, 8) else 0)'
 	$(PYTHON) -m venv --clear $(VENV)
-	$(bin)/python -m pip install --quiet --upgrade pip
+	$(bin)/python -m pip install --quiet 'pip>=21.3'  # the first to know --editable here
 	$(bin)/python -m pip install --quiet --editable ".[$(EXTRAS)]"
 	@touch $@
 

@@ -10,14 +10,13 @@ means; the difference to "orjson alone" is what that costs.
 from __future__ import annotations
 
 import sys
-import time
-import timeit
 from functools import partial
 from pathlib import Path
-from statistics import median
-from typing import Any, Callable, Dict, List
+from typing import Any, Callable, Dict
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from timing import medians
 
 from pixie_web import core
 from pixie_web.core import dump_json, load_json
@@ -79,22 +78,6 @@ TEXTS = [
 VALUES = [{(1, 2): 3}, {b"a": 1}, float("nan"), b"a", {1, 2}, 2**70, "\ud800"]
 
 
-def microseconds(calls: Dict[str, Callable[[], Any]]) -> Dict[str, float]:
-    """Return the median time of each call, measured in turns."""
-    times: Dict[str, List[float]] = {name: [] for name in calls}
-    for call in calls.values():
-        call()  # compiles expressions, imports modules
-    number = {
-        name: max(1, int(0.01 / (timeit.timeit(call, number=3) / 3)))
-        for name, call in calls.items()
-    }
-    for _ in range(ROUNDS):
-        for name, call in calls.items():
-            seconds = timeit.timeit(call, timer=time.process_time, number=number[name])
-            times[name].append(seconds / number[name] * 1e6)
-    return {name: median(values) for name, values in times.items()}
-
-
 def outcome(function: Callable[[Any], Any], argument: Any) -> str:
     try:
         value = function(argument)
@@ -116,7 +99,7 @@ def main() -> None:
             ("read", LOADS, text),
         ):
             calls = {n: partial(f, argument) for n, f in libraries.items()}
-            found = microseconds(calls)
+            found = medians(calls, ROUNDS)
             row = "".join(f"{found[name]:14.2f}" for name in libraries)
             print(f"{verb + ' ' + title:30}{row}")
     print("\nWhat ujson does otherwise than json:")

@@ -14,13 +14,12 @@ from __future__ import annotations
 
 import os
 import sys
-import time
-import timeit
 from pathlib import Path
-from statistics import median
 from typing import Any, Callable, Dict, List, Type
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from timing import medians
 
 from pixie_web import core
 from pixie_web.core import NEED_DATA, RequestReader, encode_chunk
@@ -130,22 +129,6 @@ def by_llhttp(callbacks: Callable[[], Any], pieces: List[bytes]) -> Callable[[],
     return read
 
 
-def medians(calls: Dict[str, Callable[[], Any]]) -> Dict[str, float]:
-    """Return the median microseconds of each call, measured in turns."""
-    times: Dict[str, List[float]] = {name: [] for name in calls}
-    for call in calls.values():
-        call()  # compiles expressions, imports modules
-    number = {
-        name: max(1, int(0.01 / (timeit.timeit(call, number=2) / 2)))
-        for name, call in calls.items()
-    }
-    for _ in range(ROUNDS):
-        for name, call in calls.items():
-            seconds = timeit.timeit(call, timer=time.process_time, number=number[name])
-            times[name].append(seconds / number[name] * 1e6)
-    return {name: median(values) for name, values in times.items()}
-
-
 def main() -> None:
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
@@ -166,7 +149,7 @@ def main() -> None:
         if title in HEADS:
             text = data.decode("latin-1")
             calls["proof"] = lambda text=text: core._HEAD.fullmatch(text)  # type: ignore[misc]
-        found = medians(calls)
+        found = medians(calls, ROUNDS)
         gain = found["pixie"] / found["httptools"]
         proof = f"{found['proof']:9.2f}" if "proof" in found else ""
         print(

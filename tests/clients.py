@@ -35,6 +35,7 @@ from support import PATIENCE_SECONDS
 
 CERTIFICATE = Path(__file__).parent / "programs" / "localhost.pem"  # for tests alone
 Body = Union[None, bytes, Iterable[bytes]]
+Headers = Mapping[str, str]
 Read = Callable[[], bytes]
 
 
@@ -85,6 +86,9 @@ class Client:
         body: Body = None,
     ) -> Reply:
         """Ask and read the whole answer; a body that is no bytes is sent in chunks."""
+        return self._ask(path, method, headers, body)
+
+    def _ask(self, path: str, method: str, headers: Headers, body: Body) -> Reply:
         raise NotImplementedError
 
     @contextmanager
@@ -117,13 +121,7 @@ class HttpClient(Client):
             address, timeout=PATIENCE_SECONDS, context=self.context
         )
 
-    def ask(
-        self,
-        path: str,
-        method: str = "GET",
-        headers: Mapping[str, str] = {},
-        body: Body = None,
-    ) -> Reply:
+    def _ask(self, path: str, method: str, headers: Headers, body: Body) -> Reply:
         try:
             self.connection.request(method, path, body, dict(headers))
             response = self.connection.getresponse()
@@ -159,13 +157,7 @@ class Urllib(Client):
             urllib.request.HTTPSHandler(context=self.context),
         )
 
-    def ask(
-        self,
-        path: str,
-        method: str = "GET",
-        headers: Mapping[str, str] = {},
-        body: Body = None,
-    ) -> Reply:
+    def _ask(self, path: str, method: str, headers: Headers, body: Body) -> Reply:
         request = urllib.request.Request(
             self.url + path,
             body,  # type: ignore[arg-type]
@@ -199,13 +191,7 @@ class Httpx(Client):
             trust_env=False,
         )
 
-    def ask(
-        self,
-        path: str,
-        method: str = "GET",
-        headers: Mapping[str, str] = {},
-        body: Body = None,
-    ) -> Reply:
+    def _ask(self, path: str, method: str, headers: Headers, body: Body) -> Reply:
         response = self.client.request(method, path, headers=headers, content=body)
         return Reply(
             response.status_code, response.headers.multi_items(), response.content
@@ -250,8 +236,8 @@ class Aiohttp(Client):
                 return
             yield piece
 
-    async def _ask(
-        self, path: str, method: str, headers: Mapping[str, str], body: Body
+    async def _reply(
+        self, path: str, method: str, headers: Headers, body: Body
     ) -> Reply:
         data: Any = body
         if isinstance(body, bytes) and len(body) > 1_000_000:
@@ -264,14 +250,8 @@ class Aiohttp(Client):
             content = await response.read()
             return Reply(response.status, response.headers.items(), content)
 
-    def ask(
-        self,
-        path: str,
-        method: str = "GET",
-        headers: Mapping[str, str] = {},
-        body: Body = None,
-    ) -> Reply:
-        return self.loop.run_until_complete(self._ask(path, method, headers, body))
+    def _ask(self, path: str, method: str, headers: Headers, body: Body) -> Reply:
+        return self.loop.run_until_complete(self._reply(path, method, headers, body))
 
     @contextmanager
     def stream(self, path: str) -> Iterator[Read]:
@@ -307,13 +287,7 @@ class Curl(Client):
         )
         return done.stdout, done.stderr.decode()
 
-    def ask(
-        self,
-        path: str,
-        method: str = "GET",
-        headers: Mapping[str, str] = {},
-        body: Body = None,
-    ) -> Reply:
+    def _ask(self, path: str, method: str, headers: Headers, body: Body) -> Reply:
         jar, head, content = (
             str(self.directory / name) for name in ("jar", "head", "content")
         )

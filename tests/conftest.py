@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import pathlib
+import sys
+from typing import Iterator
 
 import pytest
+from browser import Browser, why_no_browser
 
 try:
     import hypothesis
@@ -35,7 +38,9 @@ else:
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
-# Child processes find the package too, also when it is not installed.
+# Child processes find the package too, also when it is not installed, and compiled:
+# without that, each of hundreds of servers would compile it for itself.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 os.environ["PYTHONPATH"] = os.pathsep.join(
     filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])
 )
@@ -45,3 +50,17 @@ os.environ["PYTHONPATH"] = os.pathsep.join(
 def root() -> pathlib.Path:
     """Return the directory of the repository."""
     return ROOT
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    """Run a browser for the tests of one file."""
+    reason = why_no_browser()
+    # Selenium has left the older Pythons; where it runs, CI must not skip in silence.
+    if reason and os.environ.get("CI") and sys.version_info >= (3, 11):
+        pytest.fail(reason)
+    if reason:
+        pytest.skip(reason)
+    running = Browser(tmp_path_factory.mktemp("profile"))
+    yield running
+    running.close()

@@ -287,6 +287,17 @@ def read_until(one: socket.socket, end: bytes) -> bytes:
     return data
 
 
+def drip(one: socket.socket) -> bytes:
+    """Send a byte every now and then until something comes, and return that."""
+    one.settimeout(0.03)
+    while True:
+        one.sendall(b"x")
+        try:
+            return one.recv(65_536)
+        except socket.timeout:
+            pass
+
+
 def wait_for(
     condition: Callable[[], Any], what: str, seconds: float = PATIENCE_SECONDS
 ) -> Any:
@@ -316,13 +327,13 @@ def process_is_alive(pid: int) -> bool:
 def children(pid: int) -> List[int]:
     """Return the ids of all processes below one (Linux)."""
     parents: Dict[int, int] = {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                status = (entry / "stat").read_text()
-            except (FileNotFoundError, ProcessLookupError):
-                continue
-            parents[int(entry.name)] = int(status.rpartition(")")[2].split()[1])
+    for name in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            with open(f"/proc/{name}/stat", "rb") as file:
+                status = file.read()
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        parents[int(name)] = int(status.rpartition(b")")[2].split(None, 2)[1])
     found = [pid]
     for one in found:
         found += [child for child, parent in parents.items() if parent == one]

@@ -7,12 +7,11 @@ Nothing here judges speed: a test waits for what must come, however slow the mac
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 from typing import Any, Iterator
 
 import pytest
-from browser import Browser, Server, served, why_no_browser
+from browser import Browser, Server, served
 
 pytestmark = pytest.mark.browser
 
@@ -41,19 +40,6 @@ return new Promise((resolve) => {
   setTimeout(resolve, 500, 0);  // None at all is not reported.
 });
 """
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    reason = why_no_browser()
-    # Selenium has left the older Pythons; where it runs, CI must not skip in silence.
-    if reason and os.environ.get("CI") and sys.version_info >= (3, 11):
-        pytest.fail(reason)
-    if reason:
-        pytest.skip(reason)
-    running = Browser(tmp_path_factory.mktemp("profile"))
-    yield running
-    running.close()
 
 
 @pytest.fixture(scope="module")

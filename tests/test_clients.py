@@ -11,14 +11,13 @@ import gzip
 import hashlib
 import json
 import os
-import sys
 from http.cookies import SimpleCookie
 from itertools import count
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, NamedTuple, Type
 
 import pytest
-from browser import Browser, why_no_browser
+from browser import Browser
 from clients import (
     CERTIFICATE,
     CLIENTS,
@@ -368,23 +367,11 @@ return [answer.status, await answer.text()];
 """
 
 
-@pytest.fixture(scope="module")
-def running_browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    reason = why_no_browser()
-    if reason and os.environ.get("CI") and sys.version_info >= (3, 11):
-        pytest.fail(reason)
-    if reason:
-        pytest.skip(reason)
-    running = Browser(tmp_path_factory.mktemp("profile"))
-    yield running
-    running.close()
-
-
 @pytest.fixture
-def browser(running_browser: Browser, place: Place) -> Iterator[Browser]:
-    running_browser.open(place.url + "/page")
-    yield running_browser
-    running_browser.open("about:blank")
+def browser(browser: Browser, place: Place) -> Iterator[Browser]:
+    browser.open(place.url + "/page")
+    yield browser
+    browser.open("about:blank")
 
 
 @pytest.mark.browser

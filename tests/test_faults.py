@@ -59,7 +59,7 @@ def test_hostile_lines_are_read_in_linear_time(data: bytes) -> None:
 
 @pytest.mark.parametrize("loop", LOOPS)
 def test_150_slow_heads_hold_nobody_up_and_are_cut_off(loop: str) -> None:
-    with serve(PROGRAM, loop=loop, head_seconds=3) as server, ExitStack() as stack:
+    with serve(PROGRAM, loop=loop, head_seconds=1) as server, ExitStack() as stack:
         slow = []
         for _ in range(150):
             slow.append(stack.enter_context(server.connect()))

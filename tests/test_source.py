@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import bisect
 import dis
+import functools
 import importlib.util
 import io
 import json
@@ -79,9 +80,18 @@ def dedent(text: str) -> str:
 # in a class body or at the top. Annotations do not appear: nothing evaluates them.
 
 
+# Many rules look at the same text: what is found in one is kept, and only read.
+once = functools.lru_cache(maxsize=None)
+
+
 class Use(NamedTuple):
     line: int
     name: str
+
+
+@once
+def parsed(source: str) -> ast.Module:
+    return ast.parse(source)
 
 
 def bound_names(statement: ast.stmt) -> Iterator[str]:
@@ -118,10 +128,11 @@ def is_type_checking(statement: ast.AST) -> bool:
     return isinstance(statement, ast.If) and "TYPE_CHECKING" in ast.dump(statement.test)
 
 
+@once
 def definitions(source: str) -> Dict[str, List[int]]:
     """Return the lines on which each module-level name is bound, in order."""
     lines: Dict[str, List[int]] = {}
-    for statement in module_statements(ast.parse(source).body):
+    for statement in module_statements(parsed(source).body):
         for name in bound_names(statement):
             lines.setdefault(name, []).append(statement.lineno)
     return lines
@@ -152,12 +163,13 @@ def global_names(code: types.CodeType) -> Iterator[Use]:
 def type_checking_lines(source: str) -> Set[int]:
     return {
         line
-        for node in ast.walk(ast.parse(source))
+        for node in ast.walk(parsed(source))
         if is_type_checking(node)
         for line in range(node.lineno, (node.end_lineno or node.lineno) + 1)
     }
 
 
+@once
 def uses(source: str) -> List[Use]:
     """Return every use of a module-level name of the source itself."""
     known, exempt = definitions(source), type_checking_lines(source)
@@ -180,6 +192,7 @@ class Section(NamedTuple):
     line: int
 
 
+@once
 def sections(source: str) -> List[Section]:
     """Return the sections that the three-line banners announce."""
     banner = re.compile(r"^# =+\n# (\d+)\. (.+)\n# =+$", re.MULTILINE)
@@ -195,7 +208,7 @@ def sections(source: str) -> List[Section]:
 
 def section_map(source: str) -> List[Tuple[int, str]]:
     """Return the numbers and titles that the module docstring lists."""
-    docstring = ast.get_docstring(ast.parse(source), clean=False) or ""
+    docstring = ast.get_docstring(parsed(source), clean=False) or ""
     entries = re.findall(r"^ *(\d+)\. (.+)$", docstring, re.MULTILINE)
     return [(int(number), title) for number, title in entries]
 
@@ -447,7 +460,7 @@ def test_modules_are_found_whether_imported_at_the_top_or_where_used() -> None:
 def imported_modules(source: str) -> List[Use]:
     """Return (line, module) of every import; a relative one starts with dots."""
     found = []
-    for node in ast.walk(ast.parse(source)):
+    for node in ast.walk(parsed(source)):
         if isinstance(node, ast.Import):
             found += [Use(node.lineno, alias.name) for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
@@ -459,7 +472,7 @@ def guarded_lines(source: str) -> Set[int]:
     """Return the lines inside the `try` block of a `try` that stands in a function."""
     functions = [
         node
-        for node in ast.walk(ast.parse(source))
+        for node in ast.walk(parsed(source))
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
     ]
     return {
@@ -498,7 +511,7 @@ def foreign_imports(source: str) -> List[Use]:
 
 def costly_imports(source: str) -> List[Use]:
     """Return the costly modules that are imported as soon as the module is."""
-    at_once = {s.lineno for s in module_statements(ast.parse(source).body)}
+    at_once = {s.lineno for s in module_statements(parsed(source).body)}
     return [
         Use(line, name)
         for line, name in imported_modules(source)
@@ -561,6 +574,7 @@ def docstring_lines(tree: ast.AST) -> Set[int]:
     }
 
 
+@once
 def code_lines(source: str) -> Set[int]:
     """Return the numbers of the lines that are not blank, comment or docstring."""
     silent = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.ENDMARKER}
@@ -569,7 +583,7 @@ def code_lines(source: str) -> Set[int]:
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
         if token.type not in silent:
             lines.update(range(token.start[0], token.end[0] + 1))
-    return lines - docstring_lines(ast.parse(source))
+    return lines - docstring_lines(parsed(source))
 
 
 def function_lengths(source: str) -> Dict[str, int]:
@@ -579,7 +593,7 @@ def function_lengths(source: str) -> Dict[str, int]:
         f"{node.name}, line {node.lineno}": len(
             lines.intersection(range(node.lineno, (node.end_lineno or 0) + 1))
         )
-        for node in ast.walk(ast.parse(source))
+        for node in ast.walk(parsed(source))
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
     }
 
@@ -623,7 +637,7 @@ def test_code_lines_leave_out_blanks_comments_and_docstrings() -> None:
 
 
 def public_names(source: str) -> List[str]:
-    for statement in ast.parse(source).body:
+    for statement in parsed(source).body:
         if isinstance(statement, ast.Assign) and "__all__" in bound_names(statement):
             return list(ast.literal_eval(statement.value))
     return []
@@ -639,7 +653,7 @@ def undocumented(source: str) -> List[str]:
     public = set(public_names(source))
     functions = (ast.FunctionDef, ast.AsyncFunctionDef)
     found = []
-    for node in module_statements(ast.parse(source).body):
+    for node in module_statements(parsed(source).body):
         if not isinstance(node, (*functions, ast.ClassDef)) or node.name not in public:
             continue
         methods = [child for child in node.body if isinstance(child, functions)]

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Dict, Iterator, List, Tuple
 
 import pytest
-from browser import Browser, why_no_browser
+from browser import Browser
 from support import LOOPS, Server, serve, wait_for
 
 from pixie_web import Pixie, RouteError
@@ -614,18 +614,6 @@ def test_the_example_of_the_page_runs() -> None:
 TALLY = """return [...document.querySelectorAll("#route-rows tr")].map((row) =>
   [...row.cells].slice(0, 3).map((cell) => cell.textContent.trim()).join(" "))"""
 OVERFLOW = "return document.documentElement.scrollWidth - innerWidth"
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    reason = why_no_browser()
-    if reason and os.environ.get("CI") and sys.version_info >= (3, 11):
-        pytest.fail(reason)
-    if reason:
-        pytest.skip(reason)
-    running = Browser(tmp_path_factory.mktemp("profile"))
-    yield running
-    running.close()
 
 
 @pytest.mark.browser
