@@ -9560,6 +9560,8 @@ class Connection(asyncio.Protocol):
             self._answered = True
             loop = self.server.loop
             self.deadline = loop.time() + self.server.options.keep_alive_seconds
+            if self.server.is_full:
+                self.server.resume()  # one that waits may have the place of this one
         elif has_ended and (self.server.closing or self.scheme == "https"):
             self._close()
         else:
@@ -9869,8 +9871,8 @@ class Listener:
 
     It looks at a TLS client's first byte without taking it: plain HTTP is answered in
     plain HTTP, instead of by an alert that its client can't read. Where descriptors run
-    out it waits a second, and where there are too many connections until one has ended;
-    what comes meanwhile queues in the kernel.
+    out it waits a second, and where there are too many connections until one has ended
+    or has nothing to do; what comes meanwhile queues in the kernel.
     """
 
     def __init__(self, server: Server, listening: socket.socket, tls: Any) -> None:
@@ -9900,8 +9902,8 @@ class Listener:
             self._forget(one).close()
 
     def resume(self) -> None:
-        """A connection has ended: there may be room again."""
-        if self._timer is not None and self._server.has_room():
+        """A connection has ended, or has nothing to do: there may be room again."""
+        if self._timer is not None:
             self._watch()
 
     def _watch(self) -> None:
@@ -9924,6 +9926,7 @@ class Listener:
             has_room = self._server.has_room()
             idle = None if has_room else self._server.longest_idle()
             if not has_room and idle is None:
+                self._server.is_full = True
                 self._wait()
                 return
             try:
@@ -10031,6 +10034,7 @@ class Server:
         self.proxies = TrustedProxies(proxies) if proxies else None
         self.max_connections = options.max_connections or connections_allowed()
         self.connections: Dict[Connection, None] = {}  # in the order they came
+        self.is_full = False  # somebody waits for a connection's place
         self.closing = False
         self.loop: asyncio.AbstractEventLoop
         self.now = 0.0  # the loop's time, as of the last sweep
@@ -10079,7 +10083,8 @@ class Server:
         return min(idle, key=lambda one: one.deadline, default=None)
 
     def resume(self) -> None:
-        """Have those listeners accept again that wait for a connection to end."""
+        """Have those listeners accept again that wait for a connection's place."""
+        self.is_full = False
         if not self.closing:
             for listener in self._listeners:
                 listener.resume()
