@@ -5002,9 +5002,11 @@ ALLOWED_KINDS = {
     RouteType.stream: ("generator",),
 }
 # What a client's leaving may do: the first is the default for a handler that returns.
+# Nothing can stop a function of main: there "stop" is `env.disconnected`, and the end
+# of a stream at its next `yield`.
 ALLOWED_ON_DISCONNECT = {
-    RouteType.sync: ("finish",),
-    RouteType.thread: ("finish",),
+    RouteType.sync: ("finish", "stop"),
+    RouteType.thread: ("finish", "stop"),
     RouteType.asnc: ("finish", "stop"),
     RouteType.pool: ("finish", "stop", "kill"),
     RouteType.stream: ("stop", "kill"),

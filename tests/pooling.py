@@ -228,6 +228,10 @@ def leave_stop(env):
     finally:
         note("out-stop", os.getpid())
 
+@route("/leave/thread", RouteType.thread, on_disconnect="stop")
+def leave_thread(env):
+    return look_for_the_client(env, "thread")
+
 @route("/leave/kill", on_disconnect="kill")
 def leave_kill(env):
     note("in-kill", os.getpid())
@@ -246,6 +250,11 @@ def count_up(env, name):
 def endless(env, name):
     note(f"in-{name}", os.getpid())
     return (yield from count_up(env, name))
+
+@route("/endless-thread/<name>", RouteType.thread, on_disconnect="stop")
+def endless_in_a_thread(env, name):
+    note(f"in-{name}", os.getpid())
+    yield from count_up(env, name)
 
 @route("/endless-kill/<name>", RouteType.stream, on_disconnect="kill")
 def endless_until_killed(env, name):

@@ -886,10 +886,10 @@ def test_bounds_that_can_not_be_are_refused(
 
 
 ON_DISCONNECT = {
-    ("sync", "def"): ["finish"],
-    ("sync", "generator"): ["finish"],
-    ("thread", "def"): ["finish"],
-    ("thread", "generator"): ["finish"],
+    ("sync", "def"): ["finish", "stop"],
+    ("sync", "generator"): ["finish", "stop"],
+    ("thread", "def"): ["finish", "stop"],
+    ("thread", "generator"): ["finish", "stop"],
     ("asnc", "async def"): ["finish", "stop"],
     ("asnc", "async generator"): ["stop"],
     ("pool", "def"): ["finish", "stop", "kill"],

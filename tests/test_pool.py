@@ -273,16 +273,28 @@ def test_what_waits_is_dropped_when_its_client_leaves(
 
 
 @pytest.mark.parametrize("leave", [reset, hang_up])
-def test_a_handler_that_finishes_can_see_that_its_client_has_left(
+@pytest.mark.parametrize("way", ["finish", "thread"])
+def test_a_handler_that_goes_on_can_see_that_its_client_has_left(
+    server: Server, way: str, leave: Callable[[socket.socket], None]
+) -> None:
+    with asking(server, f"/leave/{way}") as (one,):
+        wait_for_note(server, f"in-{way}")
+        leave(one)
+    pid = int(wait_for_note(server, f"out-{way}"))
+    for name in (f"in-{way}", f"out-{way}"):
+        (directory(server) / name).unlink()
+    assert pid == (server.pid if way == "thread" else int(ask(server, "/pid")[1]))
+
+
+@pytest.mark.parametrize("leave", [reset, hang_up, half_close])
+def test_a_stream_of_a_thread_stops_as_well(
     server: Server, leave: Callable[[socket.socket], None]
 ) -> None:
-    with asking(server, "/leave/finish") as (one,):
-        wait_for_note(server, "in-finish")
+    name = f"thread-{leave.__name__}"
+    with asking(server, f"/endless-thread/{name}") as (one,):
+        assert wait_for_note(server, f"in-{name}") == str(server.pid)
         leave(one)
-    pid = wait_for_note(server, "out-finish")
-    for name in ("in-finish", "out-finish"):
-        (directory(server) / name).unlink()
-    assert ask(server, "/pid") == (200, pid)
+        wait_for_note(server, f"out-{name}")  # `finally` has run
 
 
 def test_a_client_that_will_send_no_more_gets_the_answer_of_what_finishes(
