@@ -5962,6 +5962,9 @@ class WorkerProcess:
     def _on_deadline(self, *_: object) -> None:
         if self._interruptible:
             self._interruptible = False
+            import faulthandler
+
+            faulthandler.dump_traceback(self._trace, all_threads=False)
             raise RequestTimeout
 
     def _run(self, route: Route, request: Request) -> bool:
@@ -6251,14 +6254,16 @@ class Zygote:
     def _kill(self, number: int, value: int) -> None:
         # Only the parent signals, and only what it has not reaped: a pid can't have
         # been given to another process. SIGKILL goes to the group, so to what the
-        # handler started too; a soft signal is for the worker alone.
+        # handler started too, and to the worker, which may have left its group; a soft
+        # signal is for the worker alone.
         pid = self._pids.get(number)
         if pid is None:
             return
-        try:
-            (os.killpg if value == signal.SIGKILL else os.kill)(pid, value)
-        except (ProcessLookupError, PermissionError):
-            pass
+        for kill in (os.killpg, os.kill) if value == signal.SIGKILL else (os.kill,):
+            try:
+                kill(pid, value)
+            except (ProcessLookupError, PermissionError):
+                pass
 
     def _reap(self) -> None:
         numbers = {pid: number for number, pid in self._pids.items()}
@@ -6320,6 +6325,7 @@ def live_as_zygote(control: socket.socket, load: Load) -> NoReturn:
             log.warning("the program starts threads when it is imported: no forks")
             program = None
         settle_memory()
+        flush_output()  # what importing printed, or each fork would print it too
         Zygote(control, program, setup["command"]).serve()
         code = 0
     except BaseException:
@@ -6389,6 +6395,7 @@ class ZygoteLink:
             self._control.settimeout(ORDER_SECONDS)
             self._control.sendmsg([_ORDER.pack(what, number, value)], rights)
             self._control.setblocking(False)
+            os.kill(self.pid, signal.SIGCONT)  # somebody may have stopped it
         except OSError as error:
             log.critical("the zygote does not take orders: %s", error)
             self.kill()
@@ -6418,6 +6425,7 @@ class ZygoteLink:
         self._ended = True
         self.all.discard(self)
         self._control.close()
+        os.kill(self.pid, signal.SIGCONT)  # stopped, it would not see that
         os.waitpid(self.pid, 0)
 
 
@@ -6662,6 +6670,7 @@ class Worker:
         self.last_job = False  # its replacement is there: it ends after this one
         self.booted = False
         self.crashed = False  # it ended without being asked to
+        self.late = False  # the deadline of its job has passed
         self.hung = False  # it did not end when it was asked to
         self.ended = False  # the process is gone; what it sent may still be unread
         self.timer: Optional[asyncio.TimerHandle] = None
@@ -6709,7 +6718,7 @@ class Worker:
                 if self.state == "dying":
                     return
                 self._take(header, payload)
-        except (PixieError, ValueError, struct.error) as error:
+        except (PixieError, TypeError, ValueError, struct.error) as error:
             log.error("worker %d sent no proper frame: %s", self.number, error)
             self.pool.lost(self)
         except OSError as error:
@@ -6843,7 +6852,8 @@ class Worker:
         """Open the file that the worker has put a large answer into, and tell it so."""
         if job.future.done():
             return FileSlice("", 0, 0)  # nobody waits for it
-        opened = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        # SECURITY: should it name a pipe, main must not wait for what is written there.
+        opened = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         job.request.after_response(partial(os.close, opened))
         self.send(Frame.CANCEL, job)
         return FileSlice("", 0, size, descriptor=opened)
@@ -6905,6 +6915,8 @@ def log_exit(worker: Worker, job: Optional[Job], status: int) -> None:
     where = worker.take_trace()
     if worker.hung:
         how = "did not end when it was told to, and was killed"
+    elif worker.late:
+        how = "was stopped"
     elif not worker.crashed:
         return
     log.error("worker %d (pid %d) %s %s%s", worker.number, worker.pid, how, what, where)
@@ -7325,18 +7337,18 @@ class Pool:
     def _grace_over(self, worker: Worker) -> None:
         """Have a worker write where it hangs, and kill it a moment later."""
         worker.hung = True
+        size = os.fstat(worker.trace).st_size  # of where it was at its deadline
         worker.order(signal.SIGUSR1)
-        self._await_trace(worker, 0, TRACE_SECONDS)
+        self._await_trace(worker, size, size, TRACE_SECONDS)
 
-    def _await_trace(self, worker: Worker, size: int, seconds_left: float) -> None:
+    def _await_trace(self, worker: Worker, first: int, size: int, left: float) -> None:
         found = os.fstat(worker.trace).st_size
-        if 0 < found == size or seconds_left <= 0:
+        if first < found == size or left <= 0:
             worker.order(signal.SIGKILL)
             return
-        seconds_left -= TRACE_LOOK_SECONDS
-        worker.timer = self.loop.call_later(
-            TRACE_LOOK_SECONDS, self._await_trace, worker, found, seconds_left
-        )
+        left -= TRACE_LOOK_SECONDS
+        look = partial(self._await_trace, worker, first, found, left)
+        worker.timer = self.loop.call_later(TRACE_LOOK_SECONDS, look)
 
     def lost(self, worker: Worker) -> None:
         """Note that a worker's connection has ended; its job has failed."""
@@ -7403,9 +7415,7 @@ class Pool:
             "started": self._numbers,
             "kills": crashes.pop("", 0),
             "crashes": crashes,
-            "workers": [
-                worker_stats(worker) for worker in list(self._workers.values())
-            ],
+            "workers": [worker_stats(one) for one in list(self._workers.values())],
         }
 
     # Jobs.
@@ -7572,6 +7582,7 @@ class Pool:
             return
         # The client is told now; the worker is given a moment to run its `finally`.
         job.fail(deadline_error(job.route))
+        job.worker.late = True
         self.retire(job.worker, soft=True)
 
     def _client_left(self, job: Job) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import http.client
+import json
 import os
 import socket
 import struct
+import sys
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Iterator, List, Tuple
@@ -36,6 +38,11 @@ def pid(env):
 def main_state(env):
     pool = proc_env.pool
     return {"busy": pool._jobs, "streams": pool._streams, "waiting": pool._waiting}
+
+@route("/sum", timeout=float("inf"))
+def busy_in_c(env):
+    note("in-sum", os.getpid())
+    sum(itertools.repeat(0))
 
 @route("/wait/<name>")
 def wait_here(env, name):
@@ -302,6 +309,34 @@ def random_number(env):
 if __name__ == "__main__":
     run()
 """
+
+
+def with_routes(text: str) -> str:
+    """Return the program with some more routes."""
+    return PROGRAM.replace("\nif __name__", f"\n{text}\nif __name__")
+
+
+def figure(name: str, *seconds: float, **values: object) -> None:
+    """Note what was measured, in the file that PIXIE_FIGURES names: JSON, one a line.
+
+    The suite asserts what happens, not how long it takes; this is for who asks that.
+    """
+    path = os.environ.get("PIXIE_FIGURES")
+    if not path:
+        return
+    if seconds:
+        ordered = sorted(1000 * one for one in seconds)
+        values["count"] = len(ordered)
+        for part in (50, 95, 99, 100):
+            at = max(0, -(-len(ordered) * part // 100) - 1)
+            values["max_ms" if part == 100 else f"p{part}_ms"] = round(ordered[at], 2)
+    test = os.environ.get("PYTEST_CURRENT_TEST", "").rpartition("::")[2].split(" ")[0]
+    python = "{}.{}".format(*sys.version_info)
+    with open(path, "a", encoding="utf-8") as file:
+        file.write(
+            json.dumps({"python": python, "test": test, "figure": name, **values})
+        )
+        file.write("\n")
 
 
 def directory(server: Server) -> Path:

@@ -246,6 +246,7 @@ class Row(NamedTuple):
 
 WHILE = "while it ran {path}/<what>"
 RAN = "{path}/<what> ran longer than its timeout of 0.3 s"
+STOPPED = r"\(pid \d+\) was stopped " + WHILE + "; it was at:$"
 FAILED = "GET {path}/{what} failed in {path}/<what> "
 HANGS = "did not end when it was told to, and was killed " + WHILE
 ROWS = {
@@ -269,7 +270,7 @@ ROWS = {
     "its worker is killed while it is idle": Row(
         "", kill_the_idle, (r"\(pid \d+\) was killed by SIGKILL while it was idle",)
     ),
-    "its deadline passes": Row("/late/sleep", log=(RAN,)),
+    "its deadline passes": Row("/late/sleep", log=(RAN, STOPPED)),
     "it goes on after that, in C code perhaps": Row("/late/hang", log=(RAN, HANGS)),
     "`env.context` holds what can't travel as JSON": Row(
         "/stays/return", log=(FAILED,)
@@ -291,7 +292,9 @@ ROWS = {
         get_stream,
         (r"\(pid \d+\) ended with exit code 7 " + WHILE,),
     ),
-    "a stream's deadline passes midway": Row("/stream-late/sleep", get_stream, (RAN,)),
+    "a stream's deadline passes midway": Row(
+        "/stream-late/sleep", get_stream, (RAN, STOPPED)
+    ),
     "the client leaves a stream": Row("/stream/endless", leave_stream),
     'the client leaves a stream, `on_disconnect="kill"`': Row(
         "/stream-kill/endless", leave_stream
