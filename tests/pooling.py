@@ -39,6 +39,11 @@ def main_state(env):
     pool = proc_env.pool
     return {"busy": pool._jobs, "streams": pool._streams, "waiting": pool._waiting}
 
+@route("/booted", RouteType.sync)
+def booted(env):
+    found = proc_env.pool._workers.values()
+    return [one.pid for one in found if one.state in ("idle", "busy")]
+
 @route("/sum", timeout=float("inf"))
 def busy_in_c(env):
     note("in-sum", os.getpid())

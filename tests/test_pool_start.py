@@ -7,12 +7,13 @@ import re
 import shutil
 import signal
 import sys
+import time
 from functools import partial
 from pathlib import Path
 from typing import Dict, List, Set
 
 import pytest
-from pooling import PROGRAM, answer_on, ask, asking, make, wait_for_note, zygote
+from pooling import PROGRAM, answer_on, ask, asking, figure, make, wait_for_note, zygote
 from support import (
     LONG,
     MATRIX,
@@ -45,12 +46,14 @@ def test_the_death_of_the_zygote_costs_what_runs_and_no_more(
                 wait_for_note(server, name)
             wait_for(lambda: server.get("/main").json["waiting"] == 1, "one waits")
             below = children(server.pid)
+            began = time.monotonic()
             os.kill(below[0], signal.SIGKILL)
             assert answer_on(one).status == 502
             two.settimeout(30)
             while two.recv(1 << 20):  # cut off
                 pass
             assert answer_on(third).status == 200
+            figure("served after the zygote was killed", time.monotonic() - began)
         assert server.get("/main").status == 200
         assert ask(server, "/pid")[0] == 200
         wait_for(lambda: not any(map(process_is_alive, below)), "all of them end")
@@ -293,6 +296,19 @@ def test_workers_inherit_nothing_but_their_own(start: str) -> None:
         # The three that all have, its two pipes, its file for tracebacks, the file that
         # the program opened, and the directory that is being listed.
         assert len(re.findall(r"\d+", text)) == 8, text
+
+
+@pytest.mark.parametrize("start", ["zygote", "exec"])
+def test_what_every_worker_needs_is_imported_before_the_fork(start: str) -> None:
+    # Each of them would need longer for it than for all else.
+    program = "import os, sys\n" + PROGRAM.replace(
+        'if __name__ == "__main__"',
+        "os.register_at_fork(after_in_child=lambda: note('forked', 'json' in "
+        'sys.modules))\nif __name__ == "__main__"',
+    )
+    with serve(program, pool_start=start, workers=1) as server:
+        assert ask(server, "/pid")[0] == 200
+        assert wait_for_note(server, "forked") == "True"
 
 
 @pytest.mark.parametrize("start", STARTS)
