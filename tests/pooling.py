@@ -141,7 +141,7 @@ def forks(env):
     child = os.fork()
     if child:
         os.waitpid(child, 0)
-        return "parent" + "".join(open(f"copy-{n}").read() for n in range(3))
+        return "parent" + "+" * sum(os.stat(f"copy-{n}").st_size for n in range(3))
     for n in range(3):
         os.open(f"copy-{n}", os.O_CREAT | os.O_WRONLY)
     return "child"
