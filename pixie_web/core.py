@@ -9244,6 +9244,7 @@ class Connection(asyncio.Protocol):
         self._task: Optional[asyncio.Task[None]] = None
         self._started = 0.0
         self._sent_bytes = 0
+        self._streaming = False  # from here on it may have to be cancelled
         self._outcome = ""  # of an answer that was cut off: "failed", "left" ...
 
     # What the transport calls.
@@ -9441,6 +9442,7 @@ class Connection(asyncio.Protocol):
         self._started = time.monotonic()  # uvloop's own clock counts milliseconds
         self.deadline = NEVER
         self._sent_bytes = 0
+        self._streaming = False
         body = None if head.content_length == 0 else ConnectionBody(self, head)
         self._body = body
         request = Request(
@@ -9460,7 +9462,7 @@ class Connection(asyncio.Protocol):
             awaited = coroutine.send(None)
         except StopIteration:
             return
-        if not isinstance(awaited, asyncio.Future):
+        if self._streaming or not isinstance(awaited, asyncio.Future):
             self._go_on_in_task(coroutine, awaited)
             return
         # PERF: nor does its first wait, for a handler elsewhere, need one: 7 of 75 us.
@@ -9731,6 +9733,7 @@ class Connection(asyncio.Protocol):
 
         A stream that fails is cut off without its last chunk: the client can tell.
         """
+        self._streaming = True
         route = request.route
         stops = route is None or route.on_disconnect != "finish"
         if stops:

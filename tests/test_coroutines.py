@@ -227,6 +227,17 @@ def test_finally_runs_when_the_client_of_a_stream_leaves(
     server.wait_for_log(f"note: {name} ended", mark)
 
 
+@pytest.mark.parametrize("name", ["endless", "ticks", "waits"])
+def test_a_client_may_leave_while_its_stream_begins(name: str, server: Server) -> None:
+    # The end of what it sends is read in the turn after its request, or the next.
+    for _ in range(20):
+        mark = server.mark()
+        with server.connect() as one:
+            one.sendall(REQUEST.format(f"/{name}").encode())
+            one.shutdown(socket.SHUT_WR)
+            server.wait_for_log(f"note: {name} ended", mark)
+
+
 @pytest.mark.parametrize("name", ["fails_while_closed", "thread_fails_while_closed"])
 def test_a_stream_that_fails_while_it_is_closed_is_logged(
     name: str, server: Server
