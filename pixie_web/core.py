@@ -6135,6 +6135,20 @@ def live_as_worker(descriptors: Sequence[int], zygote_pid: int, load: Load) -> N
         os._exit(code)
 
 
+def temporary_directory() -> Optional[str]:
+    """Return where temporary files go; None: nowhere that can be written to.
+
+    Looking for it makes and removes a file there, which a worker that is killed
+    meanwhile would leave. So it is looked for where nobody kills.
+    """
+    import tempfile
+
+    try:
+        return tempfile.gettempdir()
+    except OSError:
+        return None
+
+
 class Zygote:
     """The process that starts, signals and reaps workers, and ends them with main.
 
@@ -6158,14 +6172,8 @@ class Zygote:
 
     def serve(self) -> None:
         """Do as main says until it hangs up or dies; then end all workers."""
-        import tempfile
-
         name_process("pixie:zygote")
-        try:
-            # It makes and removes a file there, which a killed worker would leave.
-            tempfile.gettempdir()
-        except OSError:
-            pass  # none can be written to
+        temporary_directory()
         # PR_SET_CHILD_SUBREAPER: orphans of handlers come here to be reaped
         _prctl(36, 1)
         for ignored in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -7248,7 +7256,10 @@ class Pool:
             return True
         if age and time.monotonic() - worker.born >= age * share:
             return True
-        most = options.max_worker_bytes
+        return self._is_larger(worker, share)
+
+    def _is_larger(self, worker: Worker, share: float) -> bool:
+        most = self.options.max_worker_bytes
         return bool(most) and resident_bytes(worker.pid) >= most * share
 
     def _recycle(self, worker: Worker) -> None:
@@ -7286,7 +7297,8 @@ class Pool:
         if not job.is_stream:
             self._mean_seconds += 0.1 * (seconds - self._mean_seconds)
         self._running[job.route] -= 1
-        if retire or worker.last_job:
+        # Its replacement may take long to boot; beyond its bound it does not wait.
+        if retire or worker.last_job or self._is_larger(worker, 1.0):
             self.retire(worker)
             return
         self._free_slot(worker)
@@ -9441,8 +9453,7 @@ class Connection(asyncio.Protocol):
     def _start(self, head: Head) -> None:
         self._started = time.monotonic()  # uvloop's own clock counts milliseconds
         self.deadline = NEVER
-        self._sent_bytes = 0
-        self._streaming = False
+        self._sent_bytes, self._streaming = 0, False
         body = None if head.content_length == 0 else ConnectionBody(self, head)
         self._body = body
         request = Request(
@@ -10470,11 +10481,9 @@ def describe_launch(application: Application) -> Launch:
     if "__main__" in modules and main_program is None:
         raise PixieError("a new process can't import a program that is no file")
     path = os.path.abspath(__file__)
-    core = (
-        os.path.splitext(os.path.basename(path))[0]
-        if __name__ == "__main__"
-        else __name__
-    )
+    core = __name__
+    if core == "__main__":
+        core = os.path.splitext(os.path.basename(path))[0]
     for _ in core.split("."):
         path = os.path.dirname(path)
     code = f"import sys; sys.path.insert(0, {path!r}); import {core} as c; c.boot()"
@@ -10486,6 +10495,7 @@ def describe_launch(application: Application) -> Launch:
         "modules": [m for m in modules if m != "__main__"],
         "application": [None if sys.modules[module] is own else module, name],
         "settings": hand_down(application),
+        "temporary": temporary_directory(),
     }
     return Launch([sys.executable, *flags, "-c", code], origin)
 
@@ -10855,8 +10865,10 @@ def import_main(package: str, path: str) -> None:
 def load_program(origin: Mapping[str, Any]) -> Program:
     """Import an application in a new interpreter, and return its program."""
     import importlib
+    import tempfile
 
     sys.argv[:], sys.path[:] = origin["argv"], origin["path"]
+    tempfile.tempdir = origin["temporary"]
     _Runner.loading = True
     if origin["main"] is not None:
         import_main(*origin["main"])
