@@ -2533,7 +2533,7 @@ def log_failure(request: Request, error: BaseException, midway: bool = False) ->
     """
     route = request.route
     where = f" in {route.path} ({route.placement.name})" if route is not None else ""
-    where += ", in the middle of its answer" * midway
+    where += ", in the middle of its answer" if midway else ""
     log.error(
         "%s %s failed%s", request.method, request.head.target, where, exc_info=error
     )
@@ -6914,7 +6914,7 @@ def boot_delay_seconds(failures: int) -> float:
 def log_exit(worker: Worker, job: Optional[Job], status: int) -> None:
     """Log the end of a worker that main did not ask for, why it ended, and where."""
     cause = exit_cause(status)
-    how = f"ended with {cause}" if cause[:4] == "exit" else f"was killed by {cause}"
+    how = f"{'was killed by' if os.WIFSIGNALED(status) else 'ended with'} {cause}"
     if status < 0:
         how = f"could not be started: {os.strerror(-status)}"
     what = "while it was idle" if worker.booted else "while it booted"
