@@ -1877,10 +1877,88 @@ def safe_filename(raw: str) -> str:
     return "_" + name if _RESERVED_ON_WINDOWS.fullmatch(name) else name
 
 
-class _Window(io.RawIOBase):
-    """A stretch of a file, as a read-only file of its own."""
+class BodyFile:
+    """A body that lies in a file, for all who read it, in whatever thread.
 
-    def __init__(self, source: io.FileIO, start: int, size: int) -> None:
+    SECURITY: a descriptor's number, and a path that names it, belong to the next file
+    as soon as it is closed. Then a handler that outlives its request would read the
+    body of another client. So whoever reads goes through this object, which knows
+    whether the file is still its own, and whoever may still read holds it open.
+
+    Args:
+        file: open for reading, unbuffered.
+        path: by which another process opens it, while it is held open here.
+    """
+
+    __slots__ = ("_ended", "_file", "_holders", "_lock", "path")
+
+    def __init__(self, file: BinaryIO, path: str = "") -> None:
+        self._file = file
+        self.path = path
+        self._lock = threading.Lock()  # of the file's position
+        self._ended = False
+        self._holders: Set[object] = set()
+
+    def write(self, chunks: Iterable[bytes]) -> None:
+        """Append; nobody reads yet."""
+        for chunk in chunks:
+            rest = memoryview(chunk)
+            while rest:
+                rest = rest[self._file.write(rest) :]
+
+    def read_at(self, offset: int, size: int = -1) -> bytes:
+        """Return up to `size` bytes from `offset` on, or all; b"" at the end.
+
+        Raises:
+            ValueError: the request has ended, and its body is gone.
+        """
+        try:
+            with self._lock:
+                if self._ended:
+                    raise ValueError(
+                        "the body is gone: its request has ended; "
+                        "read or save it before the handler returns"
+                    )
+                self._file.seek(offset)
+                return self._file.read(size)
+        finally:
+            if self._ended:
+                self._close()
+
+    def pieces(self) -> Iterator[bytes]:
+        """Iterate over all of it, in pieces of BODY_PIECE_BYTES."""
+        offset = 0
+        while True:
+            piece = self.read_at(offset, BODY_PIECE_BYTES)
+            if not piece:
+                return
+            yield piece
+            offset += len(piece)
+
+    def hold(self, holder: object) -> None:
+        """Keep it open until the holder releases it; on the loop, as `release`."""
+        self._holders.add(holder)
+
+    def release(self, holder: object) -> None:
+        """Let a holder go; the last one closes the file."""
+        self._holders.discard(holder)
+        if not self._holders:
+            self._ended = True
+            self._close()
+
+    def _close(self) -> None:
+        # The loop does not wait for the read of a thread, which closes after it.
+        if self._lock.acquire(blocking=False):
+            try:
+                self._file.close()
+            finally:
+                self._lock.release()
+
+
+class _Window(io.RawIOBase):
+    """A stretch of a body's file, as a read-only file of its own."""
+
+    def __init__(self, source: BodyFile, start: int, size: int) -> None:
         self._source = source
         self._start, self._size, self._position = start, size, 0
 
@@ -1898,14 +1976,10 @@ class _Window(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int:
         count = max(0, min(len(buffer), self._size - self._position))
-        self._source.seek(self._start + self._position)
-        count = self._source.readinto(memoryview(buffer)[:count])
-        self._position += count
-        return count
-
-    def close(self) -> None:
-        self._source.close()
-        super().close()
+        data = self._source.read_at(self._start + self._position, count)
+        buffer[: len(data)] = data
+        self._position += len(data)
+        return len(data)
 
 
 class FileUpload:
@@ -1918,14 +1992,14 @@ class FileUpload:
         size: its length (int, bytes).
     """
 
-    def __init__(self, part: Part, body: Union[bytes, BinaryIO]) -> None:
+    def __init__(self, part: Part, body: Union[bytes, BodyFile]) -> None:
         self.name = part.name
         self.raw_filename = part.filename or ""
         # RFC 7578 section 4.4 has text/plain here, but nobody has said that it is text.
         self.content_type = part.content_type or "application/octet-stream"
         self.size = part.size
         self._part = part
-        self._body = body if isinstance(body, bytes) else body.name
+        self._body = body
         self._file: Optional[BinaryIO] = None
 
     @property
@@ -1940,9 +2014,10 @@ class FileUpload:
 
     @property
     def file(self) -> BinaryIO:
-        """The contents: a read-only binary file, open until the request ends.
+        """The contents: a read-only binary file, to be read while the handler runs.
 
-        It has no `fileno`: it may be a window on the body of the request.
+        It has no `fileno`: it may be a window on the body of the request. Read later
+        than that it may raise ValueError.
         """
         if self._file is None:
             self._file = self._open()
@@ -1980,16 +2055,11 @@ class FileUpload:
                 raise
         return path
 
-    def close(self) -> None:
-        """Close `file`."""
-        if self._file is not None:
-            self._file.close()
-
     def _open(self) -> BinaryIO:
         start = self._part.offset
         if isinstance(self._body, bytes):
             return io.BytesIO(self._body[start : start + self.size])
-        window = _Window(io.FileIO(self._body), start, self.size)
+        window = _Window(self._body, start, self.size)
         return cast(BinaryIO, io.BufferedReader(window, 64 * 1024))
 
     def _copy(self, target: BinaryIO) -> None:
@@ -2006,13 +2076,18 @@ class FileUpload:
 Form = Tuple[MultiDict[str], MultiDict[FileUpload]]
 
 
-def _parse_multipart(
-    parser: MultipartParser, stream: BinaryIO, body: Union[bytes, BinaryIO]
-) -> Form:
+def _pieces(body: Union[bytes, BodyFile]) -> Iterator[bytes]:
+    if isinstance(body, BodyFile):
+        return body.pieces()
+    stream = io.BytesIO(body)
+    return iter(lambda: stream.read(BODY_PIECE_BYTES), b"")
+
+
+def _parse_multipart(parser: MultipartParser, body: Union[bytes, BodyFile]) -> Form:
     fields: List[Tuple[str, str]] = []
     files: List[Tuple[str, FileUpload]] = []
     chunks: List[bytes] = []
-    for piece in iter(lambda: stream.read(BODY_PIECE_BYTES), b""):
+    for piece in _pieces(body):
         for event in parser.feed(piece):
             if isinstance(event, Part):
                 part, chunks = event, []
@@ -2036,7 +2111,7 @@ def _parse_multipart(
 
 def parse_form(
     content_type: str,
-    body: Union[bytes, BinaryIO],
+    body: Union[bytes, BodyFile, BinaryIO],
     limits: FormLimits = FORM_LIMITS,
 ) -> Form:
     """Return the text fields and the files of a form; none if the body is no form.
@@ -2046,23 +2121,24 @@ def parse_form(
 
     Args:
         content_type: the value of the Content-Type header.
-        body: the whole body, or a binary file that holds it and that was opened by
-            its path; the uploads open that path again when they are used.
+        body: the whole body, or a binary file that holds it, open for as long as the
+            uploads are used.
         limits: see `FormLimits`.
 
     Raises:
         HTTPError: 400 for a malformed form, 413 for one over a limit.
     """
-    stream: BinaryIO = io.BytesIO(body) if isinstance(body, bytes) else body
-    stream.seek(0)
+    if not isinstance(body, (bytes, BodyFile)):
+        body = BodyFile(body)
     word = content_type.partition(";")[0].strip(" \t").lower()
     if word == "application/x-www-form-urlencoded":
-        data = stream.read(limits.max_form_bytes + 1)
+        most = limits.max_form_bytes + 1
+        data = body[:most] if isinstance(body, bytes) else body.read_at(0, most)
         limits.check("max_form_bytes", len(data))
         return MultiDict(parse_urlencoded(data, limits.max_fields)), MultiDict()
     if word == "multipart/form-data":
         boundary = parse_parameters(content_type)[1].get("boundary", "")
-        return _parse_multipart(MultipartParser(boundary, limits), stream, body)
+        return _parse_multipart(MultipartParser(boundary, limits), body)
     return MultiDict(), MultiDict()
 
 
@@ -2223,9 +2299,8 @@ class Request:
         "_form",
         "_headers",
         "_query",
-        "_spool",
         "app",
-        "body_path",
+        "body_file",
         "client",
         "context",
         "debug",
@@ -2269,8 +2344,7 @@ class Request:
         self.run_seconds: Optional[float] = None  # None: it has not come to a handler
         self.fatal = False  # the handler tried to end its process
         # Filled in when first asked for.
-        self.body_path: Optional[str] = None
-        self._spool: Optional[BinaryIO] = None  # main's file behind body_path
+        self.body_file: Optional[BodyFile] = None  # of a large one
         self._body: Optional[bytes] = b"" if source is None else None
         self._headers: Optional[Headers] = None
         self._query: Optional[MultiDict[str]] = None
@@ -2378,14 +2452,13 @@ class Request:
     def body(self) -> bytes:
         """The body as it was sent; read from its file where it was spooled to one."""
         if self._body is None:
-            if self.body_path is None:
+            if self.body_file is None:
                 raise PixieError(
                     "the body has not arrived yet: a trigger that is an `async def` "
                     "runs ahead of it, so read it in the handler; a route with "
                     "stream_body=True reads it by env.stream()"
                 )
-            with open(self.body_path, "rb") as file:
-                self._body = file.read()
+            self._body = self.body_file.read_at(0)
         return self._body
 
     @body.setter
@@ -2406,10 +2479,9 @@ class Request:
         if self._body is not None:
             if self._body:
                 yield self._body
-        elif self.body_path is not None:
-            with open(self.body_path, "rb") as file:
-                for piece in iter(lambda: file.read(BODY_PIECE_BYTES), b""):
-                    yield piece
+        elif self.body_file is not None:
+            for piece in self.body_file.pieces():
+                yield piece
         else:
             source = cast(BodySource, self.source)
             while True:
@@ -2423,23 +2495,32 @@ class Request:
 
         The file has no name: it is gone when its last descriptor is closed, however
         this process ends. Linux lets a worker open it again all the same; elsewhere it
-        has a name until `close`.
+        has a name until it is closed.
 
         Raises:
             OSError: the disk is full, or there is no directory for such files.
         """
-        if self._spool is None:
+        if self.body_file is None:
             import tempfile
 
             has_proc = os.path.isdir("/proc/self/fd")
             make = tempfile.TemporaryFile if has_proc else tempfile.NamedTemporaryFile
-            spool = self._spool = cast(BinaryIO, make(buffering=0))
-            path = f"/proc/{os.getpid()}/fd/{spool.fileno()}"
-            self.body_path = path if has_proc else spool.name
-        for chunk in chunks:
-            rest = memoryview(chunk)
-            while rest:
-                rest = rest[self._spool.write(rest) :]
+            file = cast(BinaryIO, make(buffering=0))
+            path = f"/proc/{os.getpid()}/fd/{file.fileno()}"
+            self.body_file = BodyFile(file, path if has_proc else file.name)
+            self.body_file.hold(self)
+        self.body_file.write(chunks)
+
+    def open_body(self, path: str) -> None:
+        """Take the file that holds the body, in a worker.
+
+        Raises:
+            OSError: it can't be opened.
+        """
+        file = cast(BinaryIO, open(path, "rb", buffering=0))  # noqa: SIM115
+        self.body_file = BodyFile(file, path)
+        self.body_file.hold(self)
+        self._body = None
 
     @property
     def text(self) -> str:
@@ -2489,11 +2570,8 @@ class Request:
     def _parse_form(self) -> Tuple[MultiDict[str], MultiDict[FileUpload]]:
         if self._form is None:
             content_type = self.headers.get("content-type") or ""
-            if self._body is None and self.body_path is not None:
-                with open(self.body_path, "rb") as file:
-                    self._form = parse_form(content_type, file, self._form_limits)
-            else:
-                self._form = parse_form(content_type, self.body, self._form_limits)
+            body = self.body_file if self._body is None else None
+            self._form = parse_form(content_type, body or self.body, self._form_limits)
         return self._form
 
     # The exchange.
@@ -2508,18 +2586,17 @@ class Request:
         self._after.append(function)
 
     def close(self) -> None:
-        """Run what `after_response` collected, close uploaded files and the body's."""
-        if self._form is not None:
-            for _, upload in self._form[1].items():
-                upload.close()
-        if self._spool is not None:
-            self._spool.close()
+        """Run what `after_response` collected, and let the body's file go; once."""
         after, self._after = self._after, []
-        for function in after:
-            try:
-                function()
-            except (Exception, SystemExit):
-                log.exception("%r failed after its response", self)
+        try:
+            for function in after:
+                try:
+                    function()
+                except (Exception, SystemExit):
+                    log.exception("%r failed after its response", self)
+        finally:
+            if self.body_file is not None:
+                self.body_file.release(self)
 
     def __repr__(self) -> str:
         return f"<Request {self.method} {self.head.target}>"
@@ -4817,6 +4894,7 @@ POOL_SWEEP_SECONDS = 1.0  # how often a pool looks for workers that are old or t
 BOOT_SECONDS = 60.0  # a worker that is not ready by then is replaced
 MAX_FRAME_BYTES = 256 * 1024 * 1024  # a worker that announces more has gone mad
 RECEIVE_BYTES = 65_536  # at once, from a worker or from main
+ANSWER_TOKEN_BYTES = 16  # at random, behind an answer that lies in a worker's file
 STREAM_BUFFER_BYTES = 256 * 1024  # held for a slow client before its worker is paused
 WAITING_PER_SLOT = 16  # jobs that may wait for each worker, or thread, or place
 MAX_THREADS = 40  # as anyio and Starlette
@@ -5374,6 +5452,8 @@ class Threads:
             raise
         loop = asyncio.get_running_loop()
         ready: asyncio.Future[Response] = loop.create_future()
+        if request.body_file is not None:
+            request.body_file.hold(self)
         self._start(self._job(loop, ready, answer, route, request))
         return await within_timeout(loop, ready, route)
 
@@ -5419,13 +5499,15 @@ class Threads:
             if stream is not None:
                 call_from_thread(loop, self.gate.leave)
                 context.run(stream.serve, chunks)
-            call_from_thread(loop, self._ended, route, stream is None)
+            call_from_thread(loop, self._ended, route, request, stream is None)
 
         return job
 
-    def _ended(self, route: Route, held_place: bool) -> None:
+    def _ended(self, route: Route, request: Request, held_place: bool) -> None:
         self._busy -= 1
         leave_gate(route)
+        if request.body_file is not None:
+            request.body_file.release(self)
         if held_place:
             self.gate.leave()
         if self._alive > self.gate.limit and self._busy < self._alive:
@@ -5482,6 +5564,10 @@ class TaskRun:
     async def run(self) -> Response:
         """Return the response, of a stream as soon as its first chunk is there."""
         self._task = start_task(self._loop, self._main())
+        body_file = self._request.body_file
+        if body_file is not None:
+            body_file.hold(self)
+            self._task.add_done_callback(lambda _: body_file.release(self))
         if self._route.gate is not None:
             self._task.add_done_callback(lambda _: leave_gate(self._route))
         if self._response is not None:
@@ -5627,8 +5713,8 @@ def encode_run(route: Route, number: int, request: Request) -> Tuple[bytes, byte
         flags |= Frame.HTTPS
     body = request._body
     if body is None:
-        assert request.body_path is not None
-        body = os.fsencode(request.body_path)
+        assert request.body_file is not None
+        body = os.fsencode(request.body_file.path)
         flags |= Frame.SPOOLED
     head = request.head.raw
     texts = len(record), len(head)
@@ -5638,7 +5724,14 @@ def encode_run(route: Route, number: int, request: Request) -> Tuple[bytes, byte
 
 
 def decode_run(frame: bytes, flags: int) -> Request:
-    """Return the request of a RUN frame, as `encode_run` wrote it."""
+    """Return the request of a RUN frame, as `encode_run` wrote it.
+
+    A body in a file is opened here and now: main keeps its own open until the job has
+    ended, and not a moment longer.
+
+    Raises:
+        OSError: the body's file can't be opened.
+    """
     record_size, head_size = _RUN.unpack_from(frame)[-2:]
     head_start = _RUN.size + record_size
     body_start = head_start + head_size
@@ -5655,8 +5748,10 @@ def decode_run(frame: bytes, flags: int) -> Request:
     if context:
         request.context = cast(Dict[str, Any], load_json(context.encode()))
     body = frame[body_start:]
-    request._body = None if flags & Frame.SPOOLED else body
-    request.body_path = os.fsdecode(body) if flags & Frame.SPOOLED else None
+    if flags & Frame.SPOOLED:
+        request.open_body(os.fsdecode(body))
+    else:
+        request._body = body
     return request
 
 
@@ -5855,6 +5950,7 @@ class WorkerProcess:
         self._request_number = 0
         self._interruptible = False
         self._answer: Optional[BinaryIO] = None  # a large one, until main has opened it
+        self._answer_name = b""  # its token and its path, for main to open it
 
     def serve(self) -> None:
         """Boot, then answer until main closes the pipe."""
@@ -6003,19 +6099,20 @@ class WorkerProcess:
         if len(body) <= MAX_CHUNK_BYTES:
             self.send(Frame.RESPONSE, flags, result + body)
         elif not flags and self._spool(body, request.method == "HEAD"):
-            self.send(Frame.FILE, Frame.SPOOLED, result + self._answer_path())
+            self.send(Frame.FILE, Frame.SPOOLED, result + self._answer_name)
         else:
             self.send(Frame.HEAD, 0, result)
             if request.method != "HEAD":
                 self._send_data(body)
             self.send(Frame.END, flags)
 
-    def _answer_path(self) -> bytes:
-        assert self._answer is not None
-        return b"/proc/%d/fd/%d" % (os.getpid(), self._answer.fileno())
-
     def _spool(self, body: bytes, only_size: bool) -> bool:
-        """Put a large answer into a file, so that no slow client holds this worker."""
+        """Put a large answer into a file, so that no slow client holds this worker.
+
+        SECURITY: when main opens the file by its name, this process may have died, and
+        its number and the descriptor's belong to another worker with another answer.
+        So a token stands behind the answer, and in the frame.
+        """
         if not os.path.isdir("/proc/self/fd"):
             return False
         import tempfile
@@ -6023,10 +6120,15 @@ class WorkerProcess:
         try:
             file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115
             self._answer = cast(BinaryIO, file)
-            rest = memoryview(b"" if only_size else body)
-            file.truncate(len(body))
-            while rest:
-                rest = rest[self._answer.write(rest) :]
+            token = os.urandom(ANSWER_TOKEN_BYTES)
+            if only_size:
+                file.seek(len(body))
+            for data in (token,) if only_size else (body, token):
+                rest = memoryview(data)
+                while rest:
+                    rest = rest[self._answer.write(rest) :]
+            path = b"/proc/%d/fd/%d" % (os.getpid(), file.fileno())
+            self._answer_name = token + path
         except OSError as error:
             log.warning("no room for a file with an answer: %s", error)
             return False
@@ -6502,6 +6604,8 @@ class Job:
         self.request = request
         # Written here, so that what can't travel (env.context) fails its own request.
         self.frame = encode_run(route, number, request)
+        if request.body_file is not None:
+            request.body_file.hold(self)
         self.arrived = time.monotonic()
         self.started = 0.0
         self.deadline = NEVER  # of what it is at: waiting, running, its next chunk
@@ -6510,6 +6614,11 @@ class Job:
         self.stream: Optional[WorkerStream] = None
         # Which kind of slot it has.
         self.is_stream = route.placement is RouteType.stream
+
+    def end(self) -> None:
+        """Note that no worker has it, or will have it: its body is not needed."""
+        if self.request.body_file is not None:
+            self.request.body_file.release(self)
 
     def answer(self, response: Response) -> None:
         """Give the answer to whoever waits; nobody, if the client has gone."""
@@ -6856,13 +6965,16 @@ class Worker:
             self.pool.streams(job)
         job.answer(response)
 
-    def _open_answer(self, job: Job, path: bytes, size: int) -> FileSlice:
+    def _open_answer(self, job: Job, name: bytes, size: int) -> FileSlice:
         """Open the file that the worker has put a large answer into, and tell it so."""
         if job.future.done():
             return FileSlice("", 0, 0)  # nobody waits for it
+        token, path = name[:ANSWER_TOKEN_BYTES], name[ANSWER_TOKEN_BYTES:]
         # SECURITY: should it name a pipe, main must not wait for what is written there.
         opened = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         job.request.after_response(partial(os.close, opened))
+        if os.pread(opened, ANSWER_TOKEN_BYTES, size) != token:
+            raise PixieError("a large answer is not in the file that it is said to be")
         self.send(Frame.CANCEL, job)
         return FileSlice("", 0, size, descriptor=opened)
 
@@ -7293,6 +7405,7 @@ class Pool:
         """Take back a worker whose job is done."""
         job, worker.job = worker.job, None
         assert job is not None
+        job.end()
         seconds = time.monotonic() - job.started
         if not job.is_stream:
             self._mean_seconds += 0.1 * (seconds - self._mean_seconds)
@@ -7392,6 +7505,7 @@ class Pool:
         self._count_exit(worker, job, status)
         self._free_slot(worker)
         if job is not None:
+            job.end()
             self._running[job.route] -= 1
             # Nobody waits any more, but where the server has ended its connection.
             job.fail(AnswerLost(502, "The worker that ran this request was ended."))
@@ -7441,12 +7555,21 @@ class Pool:
         """
         self._requests = (self._requests + 1) & 0xFFFFFFFF
         job = Job(self._requests, route, request, self.loop.create_future())
-        if self._closing or self._breaker.seconds_left(route):
-            raise self._rejection(route)
-        if self._may_start(route) and not self._queues.get(route):
-            self._admit(job)
-        else:
-            self._enqueue(job)
+        try:
+            if self._closing or self._breaker.seconds_left(route):
+                raise self._rejection(route)
+            if self._may_start(route) and not self._queues.get(route):
+                self._admit(job)
+            else:
+                self._enqueue(job)
+            return await self._answer_of(job)
+        finally:
+            if job.worker is None:
+                self._drop(job)  # nobody waits for it any more, where this is cancelled
+                job.end()
+
+    async def _answer_of(self, job: Job) -> Response:
+        request = job.request
         disconnect = request.disconnect or Disconnect()
         left = partial(self._client_left, job)
         disconnect.add(left)
@@ -7837,7 +7960,7 @@ async def read_body(request: Request) -> None:
         chunk = await source.pull()
         chunks.append(chunk)
         size += len(chunk)
-        if not chunk and request.body_path is None:
+        if not chunk and request.body_file is None:
             request.body = b"".join(chunks)
             return
         if size > SPOOL_BODY_BYTES or not chunk:

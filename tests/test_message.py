@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import io
+import os
 import re
+import tempfile
+import threading
 from datetime import datetime, timedelta, timezone
-from typing import Any, Callable, Dict, List, Optional
+from typing import Any, BinaryIO, Callable, Dict, List, Optional, cast
 
 import pytest
 
 from pixie_web import HTTPError, PixieError, Request, Response, abort, redirect
 from pixie_web.core import (
+    BodyFile,
     BodySource,
     Disconnect,
     FileSlice,
@@ -114,14 +119,13 @@ def test_text_that_is_not_utf_8_is_a_400() -> None:
     assert refused.value.status == 400
 
 
-def test_a_spooled_body_is_read_from_its_file(tmp_path: Any) -> None:
+def test_a_spooled_body_is_read_from_its_file() -> None:
     request = request_of("/", "Content-Type: application/x-www-form-urlencoded")
-    path = tmp_path / "body"
-    path.write_bytes(b"a=1&b=2")
-    request._body, request.body_path = None, str(path)
+    request._body = None
+    request.spool([b"a=1&", b"b=2"])
     assert request.form["b"] == "2"
     assert request.body == b"a=1&b=2"
-    path.unlink()
+    request.close()
     assert request.body == b"a=1&b=2"
 
 
@@ -182,15 +186,73 @@ def test_close_runs_what_after_response_collected_once() -> None:
     assert calls == ["a", "b"]
 
 
-def test_close_closes_uploaded_files() -> None:
+def spooled_upload(content: bytes) -> Request:
     disposition = b'Content-Disposition: form-data; name="f"; filename="a"'
-    body = b"--e\r\n" + disposition + b"\r\n\r\nx\r\n--e--\r\n"
-    request = request_of(
-        "/", "Content-Type: multipart/form-data; boundary=e", body=body
-    )
-    file = request.files["f"].file
-    assert file.read() == b"x"
+    request = request_of("/", "Content-Type: multipart/form-data; boundary=e")
+    request._body = None
+    request.spool([b"--e\r\n" + disposition + b"\r\n\r\n", content, b"\r\n--e--\r\n"])
+    return request
+
+
+def test_a_spooled_body_is_gone_when_its_request_has_ended() -> None:
+    request = spooled_upload(b"x" * 100_000)
+    upload = request.files["f"]
+    assert upload.file.read(1) == b"x"
     request.close()
+    with pytest.raises(ValueError, match="its request has ended; read or save it"):
+        upload.file.read()
+    with pytest.raises(ValueError, match="its request has ended"):
+        upload.save(io.BytesIO())
+    with pytest.raises(ValueError, match="its request has ended"):
+        assert request.body
+
+
+def test_a_spooled_body_is_there_for_whoever_holds_it() -> None:
+    request = spooled_upload(b"x" * 100_000)
+    handler = object()
+    body_file = request.body_file
+    assert body_file is not None
+    body_file.hold(handler)
+    request.close()
+    request.close()
+    assert request.files["f"].file.read() == b"x" * 100_000
+    body_file.release(handler)
+    with pytest.raises(ValueError, match="its request has ended"):
+        body_file.read_at(0)
+
+
+def test_what_after_response_collected_still_reads_the_body() -> None:
+    request = spooled_upload(b"x" * 100_000)
+    seen: List[bytes] = []
+    request.after_response(lambda: seen.append(request.files["f"].file.read()))
+    request.close()
+    assert seen == [b"x" * 100_000]
+
+
+def test_a_body_that_is_released_while_a_thread_reads_is_closed_by_the_thread() -> None:
+    class Slow(io.FileIO):
+        def read(self, size: int = -1) -> bytes:  # type: ignore[override]
+            reading.set()
+            assert go_on.wait(30)
+            return super().read(size) or b""
+
+    reading, go_on = threading.Event(), threading.Event()
+    descriptor, path = tempfile.mkstemp()
+    os.write(descriptor, b"own")
+    os.close(descriptor)
+    file = Slow(path)
+    os.unlink(path)
+    body_file = BodyFile(cast(BinaryIO, file))
+    body_file.hold(1)
+    found: List[bytes] = []
+    thread = threading.Thread(target=lambda: found.append(body_file.read_at(0)))
+    thread.start()
+    assert reading.wait(30)
+    body_file.release(1)  # waits for nothing
+    assert not file.closed
+    go_on.set()
+    thread.join()
+    assert found == [b"own"]
     assert file.closed
 
 

@@ -27,7 +27,7 @@ from pooling import (
 )
 from support import LONG, MATRIX, Server, serve, wait_for
 
-from pixie_web.core import Frame, Worker
+from pixie_web.core import ANSWER_TOKEN_BYTES, Frame, Worker
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 LARGE = PROGRAM.replace(
@@ -161,7 +161,8 @@ def test_a_worker_that_dies_before_its_answer_is_opened_is_one_that_died(
         worker.state, worker.job = "busy", cast(Any, SimpleNamespace(number=7))
         worker.job.stream, worker.job.future = None, future
         block = b"Content-Type: a/b\r\n"
-        payload = struct.pack("!HqI", 200, 9, len(block)) + block + b"/proc/0/fd/3"
+        name = bytes(ANSWER_TOKEN_BYTES) + b"/proc/0/fd/3"
+        payload = struct.pack("!HqI", 200, 9, len(block)) + block + name
         header = struct.pack("!IBBHI", len(payload), Frame.FILE, Frame.SPOOLED, 0, 7)
         worker.take(header + payload)
         for descriptor in (worker._incoming, worker._outgoing, *worker.its_files):

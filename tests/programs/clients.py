@@ -62,7 +62,7 @@ def describe(env):
         "title": env.form["title"],
         "filename": file.filename,
         "digest": hashlib.sha256(file.file.read()).hexdigest(),
-        "spooled": env.body_path is not None,
+        "spooled": env.body_file is not None,
     }
 
 
