@@ -9635,6 +9635,7 @@ class Connection(asyncio.Protocol):
             if event is END:
                 body.ended = True
                 self.deadline = NEVER
+                self._resume_reading()  # or nobody would see the client leave
                 return b""
             if self.disconnect.gone:
                 raise ClientDisconnected("the client left in the middle of its request")

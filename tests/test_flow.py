@@ -16,6 +16,7 @@ import pytest
 from support import LOOPS, Server, drip, read_all, read_until, serve, wait_for
 
 from pixie_web.core import (
+    READ_AHEAD_BYTES,
     SPOOL_BODY_BYTES,
     Connection,
     Request,
@@ -380,6 +381,38 @@ def test_bytes_at_the_deadline_do_not_cost_the_answer() -> None:
             return read_all(theirs)
 
     assert asyncio.run(drip()).startswith(b"HTTP/1.1 408 ")
+
+
+def test_a_client_that_leaves_is_noticed_where_its_body_came_ahead() -> None:
+    # The body comes while nobody reads it, so that reading is paused.
+    async def leave() -> None:
+        body_came, client_left = asyncio.Event(), asyncio.Event()
+
+        async def handle(request: Request) -> Response:
+            assert request.source is not None
+            request.disconnect.add(client_left.set)
+            await body_came.wait()
+            while await request.source.read():
+                pass
+            await asyncio.wait_for(client_left.wait(), 30)
+            return Response("never")
+
+        server = CoreServer(handle, ServerOptions())
+        await server.listen([])
+        ours, theirs = socket.socketpair()
+        connection = Connection(server)
+        await server.loop.connect_accepted_socket(lambda: connection, ours)
+        size = READ_AHEAD_BYTES + 1
+        connection.data_received(head("/", f"Content-Length: {size}"))
+        connection.data_received(b"x" * size)
+        body_came.set()
+        for _ in range(9):
+            await asyncio.sleep(0)
+        theirs.close()
+        await asyncio.wait_for(client_left.wait(), 30)
+        await server.close()
+
+    asyncio.run(leave())
 
 
 def test_without_a_least_rate_it_may_drip() -> None:

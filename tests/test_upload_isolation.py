@@ -117,10 +117,12 @@ async def cancelled(env, name):
     asyncio.get_running_loop().call_later(0.01, asyncio.current_task().cancel)
     return await coroutine(env, name)
 
+def begin_and_report(env, name):
+    later(env, name, begin(env, name))
+
 async def in_thread(env, name):
-    opened = begin(env, name)
     loop = asyncio.get_running_loop()
-    await loop.run_in_executor(None, later, env, name, opened)
+    await loop.run_in_executor(None, begin_and_report, env, name)
 
 async def leaking_coroutine(env, name):
     return leaking(env, name)
