@@ -9027,6 +9027,7 @@ class ConnectionBody(BodySource):
         self.max_body_bytes = connection.server.options.max_body_bytes
         self._expects_continue = head.expects_continue
         self.ended = False
+        self.was_dropped = False  # in part, since the answer had begun
         self.waited_seconds = 0.0  # for the client; not while nobody wanted more
 
     @property
@@ -9036,6 +9037,8 @@ class ConnectionBody(BodySource):
 
     async def read(self) -> bytes:
         """Return the next bytes, b"" at the end; see BodySource."""
+        if self.was_dropped:  # the rest, or its end, would pass for the whole
+            raise ClientDisconnected("the answer has begun, and its body was dropped")
         if self.ended:
             return b""
         if self._expects_continue:
@@ -9627,8 +9630,12 @@ class Connection(asyncio.Protocol):
 
     async def read_body(self, body: ConnectionBody) -> bytes:
         """Return the next bytes of the body, waiting for them if need be."""
-        self._reader.max_body_bytes = body.max_body_bytes
         while True:
+            if body is not self._body:
+                # SECURITY: a task that outlives its request must not take bytes of the
+                # next one, which a proxy may send for another client.
+                raise ClientDisconnected("the request has ended, and its body is gone")
+            self._reader.max_body_bytes = body.max_body_bytes
             event = self._reader.next_event()
             if isinstance(event, bytes):
                 return event
@@ -9737,6 +9744,7 @@ class Connection(asyncio.Protocol):
             if not isinstance(event, bytes):
                 return False
             size += len(event)
+            body.was_dropped = True
         return False
 
     def refuse(self, error: ProtocolError, method: str = "GET") -> None:

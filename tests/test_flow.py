@@ -10,11 +10,12 @@ import select
 import socket
 from contextlib import ExitStack
 from pathlib import Path
-from typing import List
+from typing import Any, List
 
 import pytest
 from support import LOOPS, Server, drip, read_all, read_until, serve, wait_for
 
+from pixie_web import ClientDisconnected
 from pixie_web.core import (
     READ_AHEAD_BYTES,
     SPOOL_BODY_BYTES,
@@ -413,6 +414,78 @@ def test_a_client_that_leaves_is_noticed_where_its_body_came_ahead() -> None:
         await server.close()
 
     asyncio.run(leave())
+
+
+def test_a_reader_that_outlives_its_request_gets_nothing_of_the_next_one() -> None:
+    # A proxy sends requests of several clients on one connection.
+    async def read_late() -> List[object]:
+        go_on = asyncio.Event()
+        seen: List[object] = []
+        readers = []
+
+        async def handle(request: Request) -> Response:
+            assert request.source is not None
+            if request.path == "/next":
+                seen.append(await request.source.read())
+            else:
+                readers.append(asyncio.ensure_future(request.source.read()))
+                await go_on.wait()
+            return Response(request.path.encode())
+
+        server = CoreServer(handle, ServerOptions())
+        await server.listen([])
+        ours, theirs = socket.socketpair()
+        connection = Connection(server)
+        await server.loop.connect_accepted_socket(lambda: connection, ours)
+        connection.data_received(head("/first", "Content-Length: 3"))
+        for _ in range(9):
+            await asyncio.sleep(0)
+        go_on.set()  # its task goes on ahead of the reader
+        connection.data_received(b"own" + head("/next", "Content-Length: 7"))
+        for _ in range(9):
+            await asyncio.sleep(0)
+        connection.data_received(b"foreign")
+        for _ in range(9):
+            await asyncio.sleep(0)
+        seen += await asyncio.gather(*readers, return_exceptions=True)
+        theirs.close()
+        await server.close()
+        return seen
+
+    next_one, late = asyncio.run(read_late())
+    assert next_one == b"foreign"
+    assert isinstance(late, ClientDisconnected)
+
+
+def test_a_body_that_was_dropped_does_not_pass_for_a_whole_one() -> None:
+    async def read_late() -> List[object]:
+        seen: List[object] = []
+        bodies: List[Any] = []
+
+        async def handle(request: Request) -> Response:
+            assert request.source is not None
+            bodies.append(request.source)
+            seen.append(await request.source.read())
+            return Response(b"enough")
+
+        server = CoreServer(handle, ServerOptions())
+        await server.listen([])
+        ours, theirs = socket.socketpair()
+        connection = Connection(server)
+        await server.loop.connect_accepted_socket(lambda: connection, ours)
+        parts = b"3\r\none\r\n", b"3\r\ntwo\r\n0\r\n\r\n"
+        connection.data_received(head("/", "Transfer-Encoding: chunked") + parts[0])
+        connection.data_received(parts[1])
+        for _ in range(9):
+            await asyncio.sleep(0)
+        seen += await asyncio.gather(bodies[0].read(), return_exceptions=True)
+        theirs.close()
+        await server.close()
+        return seen
+
+    first, late = asyncio.run(read_late())
+    assert first == b"one"
+    assert isinstance(late, ClientDisconnected)
 
 
 def test_without_a_least_rate_it_may_drip() -> None:
