@@ -1142,6 +1142,17 @@ def test_requests_of_another_server_get_its_verdict_or_a_stricter_one(case):
 
 # Properties ---------------------------------------------------------------------------
 
+
+def test_a_large_head_of_ordinary_lines_is_not_read_line_by_line(monkeypatch):
+    def refuse(*_):
+        raise AssertionError("line by line")
+
+    monkeypatch.setattr(RequestReader, "_read_lines", refuse)
+    lines = b"".join(b"X-%d: %s\r\n" % (n, b"v" * 8000) for n in range(8))
+    (head,) = events_of([GET + lines + b"\r\n"])
+    assert head == "GET /"
+
+
 if given is not None:
     FRAGMENTS = [
         GET, POST, CHUNKED, b"GET", b" ", b"/", b"*", b"http://a", b" HTTP/1.1\r\n",
