@@ -6243,8 +6243,13 @@ class WorkerProcess:
 # A new interpreter is told what to import by the frame BOOT.
 
 _ORDER = struct.Struct("!BII")  # what, the worker's number, a signal
-_REPORT = struct.Struct("!BIIi")  # what, the worker's number, its pid, its wait status
+# What, the worker's number, its pid; its wait status, or how many threads were forked.
+_REPORT = struct.Struct("!BIIi")
 START, SIGNAL, STARTED, EXITED = 1, 2, 3, 4
+THREADS_FORKED = (
+    "the pool is forked while %d threads run, and a lock that one of them holds stays "
+    'locked in each worker; use pool_start="spawn", or start threads in on_worker_start'
+)
 
 
 class Launch(NamedTuple):
@@ -6311,6 +6316,7 @@ class Zygote:
         program: what the workers it forks run; None: it has none, or can't fork, since
             it has threads. Then each worker is a new interpreter.
         command: what starts such an interpreter.
+        threads: how many ran when this was forked, or run now.
     """
 
     def __init__(
@@ -6318,10 +6324,12 @@ class Zygote:
         control: socket.socket,
         program: Optional[Program],
         command: Sequence[str] = (),
+        threads: int = 1,
     ) -> None:
         self._control = control
         self._program = program
         self._command = command
+        self._threads = threads
         self._pids: Dict[int, int] = {}  # worker's number to pid, alive ones only
 
     def serve(self) -> None:
@@ -6398,7 +6406,7 @@ class Zygote:
         except OSError:
             pass
         self._pids[number] = pid
-        self._report(STARTED, number, pid, 0)
+        self._report(STARTED, number, pid, self._threads)
 
     def _fork(
         self, descriptors: Sequence[int], inherited: Tuple[socket.socket, ...]
@@ -6452,12 +6460,45 @@ class Zygote:
             pass  # main is gone; the next receive says so
 
 
+def unnamed_file() -> int:
+    """Return a descriptor of an empty file without a name, in memory on Linux."""
+    if hasattr(os, "memfd_create"):
+        return os.memfd_create("pixie_web")
+    import tempfile
+
+    with tempfile.TemporaryFile() as file:
+        return os.dup(file.fileno())
+
+
 def count_threads() -> int:
     """Return how many threads this process has, those of C libraries too (Linux)."""
     try:
         return len(os.listdir("/proc/self/task"))
     except OSError:
         return threading.active_count()
+
+
+def count_lasting_threads() -> int:
+    """Return how many threads a fork would lose, this one included: 1 is safe.
+
+    Those that their library ends ahead of a fork, and starts again when it needs them,
+    do no harm: OpenBLAS does so, and an `import numpy` starts one for each CPU. To know
+    them, a process is forked that ends at once.
+    """
+    if count_threads() > 1:
+        import warnings
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Python 3.12: a fork with threads
+            pid = os.fork()
+        if pid == 0:
+            os._exit(0)
+        os.waitpid(pid, 0)
+        for _ in range(10):  # one that has ended is listed for a moment
+            if count_threads() == 1:
+                break
+            time.sleep(0.002)
+    return count_threads()
 
 
 def settle_memory() -> None:
@@ -6474,21 +6515,42 @@ def settle_memory() -> None:
     gc.freeze()
 
 
-def live_as_zygote(control: socket.socket, load: Load) -> NoReturn:
+def live_without_program(control: socket.socket, told: Dict[str, Any]) -> NoReturn:
+    """Go on as a zygote that starts interpreters: the program's memory is given back.
+
+    Raises:
+        OSError: the interpreter can't be executed.
+    """
+    setup = unnamed_file()
+    os.write(setup, dump_json({**told, "start": "spawn"}))
+    os.lseek(setup, 0, os.SEEK_SET)
+    descriptors = control.fileno(), setup
+    for descriptor in descriptors:
+        os.set_inheritable(descriptor, True)
+    flush_output()
+    command = [*told["command"], *map(str, descriptors)]
+    os.execv(command[0], command)
+
+
+def live_as_zygote(control: socket.socket, setup: bytes, load: Load) -> NoReturn:
     """Be an executed zygote until the end of the process; never returns."""
     code = 1
     try:
-        header = _FRAME.unpack(control.recv(_FRAME.size, socket.MSG_WAITALL))
-        setup = load_json(control.recv(header[0], socket.MSG_WAITALL))
-        assert isinstance(setup, dict)
-        program = load(setup) if setup["start"] != "spawn" else None
-        if setup["start"] == "auto" and count_threads() > 1:
-            # A fork would give a worker the locks that those threads hold.
-            log.warning("the program starts threads when it is imported: no forks")
-            program = None
+        told = load_json(setup)
+        assert isinstance(told, dict)
+        program = load(told) if told["start"] != "spawn" else None
+        threads = count_lasting_threads() if program else 1
+        if threads > 1 and told["start"] == "auto":
+            log.warning(
+                "the program starts threads when it is imported, so each worker "
+                'imports it, as with pool_start="spawn"'
+            )
+            live_without_program(control, told)
+        if threads > 1:
+            log.warning(THREADS_FORKED, threads)
         settle_memory()
         flush_output()  # what importing printed, or each fork would print it too
-        Zygote(control, program, setup["command"]).serve()
+        Zygote(control, program, told["command"], threads).serve()
         code = 0
     except BaseException:
         log.exception("the program can't be imported")
@@ -6504,7 +6566,8 @@ def live_apart(load: Load) -> NoReturn:
         load: imports the application as the frame BOOT says, and returns its program.
     """
     numbers = list(map(int, sys.argv[1:]))
-    descriptors = numbers[:3]  # of a zygote one, its socket
+    # Of a zygote its socket, and perhaps a file with what main has told it.
+    descriptors = numbers[:3]
     listing = "/proc/self/fd" if os.path.isdir("/proc/self/fd") else "/dev/fd"
     for name in os.listdir(listing):
         if int(name) not in (0, 1, 2, *descriptors):
@@ -6512,9 +6575,16 @@ def live_apart(load: Load) -> NoReturn:
                 os.close(int(name))  # a listener, which could be inherited
             except OSError:
                 pass  # it was the one that listed
-    if len(numbers) > 1:
+    if len(numbers) > 2:
         live_as_worker(descriptors, numbers[3], load)
-    live_as_zygote(socket.socket(fileno=descriptors[0]), load)
+    control = socket.socket(fileno=descriptors[0])
+    if len(numbers) == 2:
+        with open(descriptors[1], "rb") as file:
+            setup = file.read()
+    else:
+        header = _FRAME.unpack(control.recv(_FRAME.size, socket.MSG_WAITALL))
+        setup = control.recv(header[0], socket.MSG_WAITALL)
+    live_as_zygote(control, setup, load)
 
 
 class ZygoteLink:
@@ -6597,6 +6667,7 @@ def fork_zygote(program: Program, unwanted: Sequence[int] = ()) -> ZygoteLink:
     It closes the descriptors in `unwanted`: a listener would outlive main in it.
     """
     settle_memory()
+    threads = count_lasting_threads()
     control, remote = socket.socketpair()
     flush_output()
     pid = os.fork()
@@ -6609,7 +6680,7 @@ def fork_zygote(program: Program, unwanted: Sequence[int] = ()) -> ZygoteLink:
                 os.close(descriptor)
             for other in ZygoteLink.all:
                 other._control.close()  # of the other pools: their ends must be seen
-            Zygote(remote, program).serve()
+            Zygote(remote, program, threads=threads).serve()
             code = 0
         finally:
             flush_output()
@@ -6781,16 +6852,6 @@ class WorkerStream:
         self._pool.watch(self._job)
 
 
-def unnamed_file() -> int:
-    """Return a descriptor of an empty file without a name, in memory on Linux."""
-    if hasattr(os, "memfd_create"):
-        return os.memfd_create("pixie_web")
-    import tempfile
-
-    with tempfile.TemporaryFile() as file:
-        return os.dup(file.fileno())
-
-
 def open_worker_files() -> List[int]:
     """Return descriptors: main's ends of two pipes, the worker's, its trace.
 
@@ -6828,6 +6889,9 @@ class Worker:
         self.its_files = files[2:]  # for the zygote to hand on
         self.trace = files[-1]  # where it writes what it was at when it is killed
         self.pid = 0
+        self.forked_threads = (
+            1  # that ran in its zygote; what more than one held, hangs
+        )
         self.state = "starting"
         self.job: Optional[Job] = None
         self.slot_is_stream: Optional[bool] = None  # which kind of slot it takes up
@@ -7091,6 +7155,8 @@ def log_exit(worker: Worker, job: Optional[Job], status: int) -> None:
         how = "was stopped"
     elif not worker.crashed:
         return
+    if worker.forked_threads > 1 and (worker.hung or worker.late):
+        how += f" (forked while {worker.forked_threads} threads ran: see pool_start)"
     log.error("worker %d (pid %d) %s %s%s", worker.number, worker.pid, how, what, where)
 
 
@@ -7271,6 +7337,7 @@ class Pool:
                 self._exited(number, status)
             elif number in self._workers:
                 self._workers[number].pid = pid
+                self._workers[number].forked_threads = status
 
     def _zygote_died(self, zygote: ZygoteLink) -> None:
         """Start another: what runs is lost, what waits goes on waiting."""
@@ -10786,13 +10853,16 @@ class _Runner:
 
     def _choose_start(self) -> str:
         chosen = cast(str, self._settings["pool_start"])
-        if chosen != "auto":
-            return chosen
-        if sys.platform != "linux":
+        if chosen == "auto" and sys.platform != "linux":
             return "spawn"  # a fork without exec aborts in Apple's libraries
-        threads = count_threads()
+        if chosen not in ("auto", "zygote"):
+            return chosen
+        threads = count_lasting_threads()
         if threads == 1:
             return "zygote"
+        if chosen == "zygote":
+            log.warning(THREADS_FORKED, threads)
+            return chosen
         log.warning(
             "%d threads run already, so the pool can't be forked: it imports the "
             "program again; start threads in on_start and on_worker_start",
