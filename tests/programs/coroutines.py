@@ -435,11 +435,16 @@ async def cancels_itself_at_yield(env):
 async def anyio_group(env):
     import anyio
 
-    found = []
+    found, turns = [], [anyio.Event() for _ in range(4)]
+    turns[0].set()
 
+    # Each waits for the one before it: timers of uvloop, which knows milliseconds only,
+    # are equal where they lie a millisecond apart, and come in the order they were set.
     async def add(number):
-        await anyio.sleep(0.001 * number)
+        await turns[number].wait()
+        await anyio.sleep(0.001)
         found.append(number)
+        turns[number + 1].set()
 
     async with anyio.create_task_group() as group:
         for number in (2, 0, 1):
