@@ -7,7 +7,7 @@ import sys
 from contextvars import ContextVar
 from typing import Any, List
 
-from pixie_web import RouteType, app, route
+from pixie_web import RouteType, app, compress, route
 
 user: ContextVar[str] = ContextVar("user", default="nobody")
 flags: List[str] = []
@@ -426,6 +426,42 @@ async def cancels_itself_at_yield(env):
     asyncio.get_running_loop().call_soon(asyncio.current_task().cancel)
     yield "two"
     await asyncio.sleep(60)
+
+
+# The first piece may not have been taken yet when its generator is cancelled there.
+
+
+def cancel_soon():
+    asyncio.get_running_loop().call_soon(asyncio.current_task().cancel)
+
+
+@route("/cancelled_at_its_first_yield", RouteType.asnc, after=[compress])
+async def cancelled_at_its_first_yield(env):
+    try:
+        cancel_soon()
+        yield "one "
+    except asyncio.CancelledError:
+        yield "late"
+
+
+@route("/cancelled_twice", RouteType.asnc, after=[compress])
+async def cancelled_twice(env):
+    for number in range(2):
+        try:
+            cancel_soon()
+            yield f"{number} "
+        except asyncio.CancelledError:
+            pass
+    yield "late"
+
+
+@route("/ends_at_its_first_yield", RouteType.asnc, after=[compress])
+async def ends_at_its_first_yield(env):
+    try:
+        cancel_soon()
+        yield "one"
+    except asyncio.CancelledError:
+        return
 
 
 # anyio and httpx ----------------------------------------------------------------------
