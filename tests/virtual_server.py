@@ -72,6 +72,7 @@ class Client:
     async def read_all(self) -> bytes:
         """Read until there is no more at this moment; the server may wait for it."""
         start = len(self.data)
+        await quiet()
         while self.read():
             await quiet()
         return self.data[start:]
