@@ -1093,6 +1093,20 @@ async def test_at_the_end_a_zygote_that_does_nothing_is_not_waited_for() -> None
 
 
 @in_virtual_time
+async def test_at_the_end_the_zygotes_have_ended_and_are_reaped() -> None:
+    async with played() as stage:
+        await stage.booted(1)
+        stage.pool.roll()
+        await quiet()
+        await stage.pool.stop()
+        await quiet()
+        assert [zygote.is_closed for zygote in stage.zygotes] == [True, True]
+        for zygote in stage.zygotes:
+            with pytest.raises(ChildProcessError):
+                os.waitpid(zygote.pid, os.WNOHANG)
+
+
+@in_virtual_time
 async def test_who_is_in_a_hurry_kills_them_at_once() -> None:
     async with played() as stage:
         (worker,) = await stage.booted(1)
