@@ -5327,12 +5327,18 @@ class AsyncChunks:
         first, self._first = self._first, None
         return await self._step(self._rest.__anext__) if first is None else first
 
-    async def throw(self, error: BaseException) -> bytes:
-        """Raise an error at the `yield` where the async generator stands."""
+    async def throw(self, error: BaseException) -> None:
+        """Raise an error at the `yield` where the async generator stands, and go on.
+
+        The next piece is what it yields then, behind what nobody has taken yet.
+        """
         if not hasattr(self._rest, "athrow"):
             raise error
-        self._first = None
-        return await self._step(self._rest.athrow, error)
+        try:
+            piece = await self._step(self._rest.athrow, error)
+        except StopAsyncIteration:
+            return  # the next step says so once more
+        self._first = (self._first or b"") + piece or None
 
     async def _step(self, step: Callable[..., Awaitable[Any]], *args: Any) -> bytes:
         try:
@@ -5670,7 +5676,6 @@ class TaskRun:
     # The stream.
 
     async def _serve(self, chunks: AsyncChunks) -> None:
-        early: Optional[bytes] = None
         try:
             while True:
                 try:
@@ -5678,9 +5683,9 @@ class TaskRun:
                         return
                 except asyncio.CancelledError as error:
                     # Cancelled at its `yield`, by an asyncio.timeout around it perhaps.
-                    early = await chunks.throw(error)
+                    await chunks.throw(error)
                     continue
-                chunk, early = early or await chunks.__anext__(), None
+                chunk = await chunks.__anext__()
                 if self._given is not None and not self._given.done():
                     self._given.set_result(chunk)
         except Exception as error:  # the end, or what the server logs
@@ -8387,16 +8392,10 @@ class CompressedAsyncChunks(AsyncChunks):
         self._coder = _gzip()
 
     async def __anext__(self) -> bytes:
-        return await self._coded(super().__anext__)
-
-    async def throw(self, error: BaseException) -> bytes:
-        return await self._coded(super().throw, error)
-
-    async def _coded(self, step: Callable[..., Awaitable[bytes]], *args: Any) -> bytes:
         if self._coder is None:
             raise StopAsyncIteration
         try:
-            return _flushed(self._coder, await step(*args))
+            return _flushed(self._coder, await super().__anext__())
         except StopAsyncIteration:
             coder, self._coder = self._coder, None
             return cast(bytes, coder.flush())

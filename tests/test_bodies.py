@@ -512,6 +512,36 @@ def test_a_limit_includes_its_number_at_every_split(
         assert parse([body[:split], body[split:]], limits=bounds) == whole
 
 
+FIELD_LIMIT, FORM_LIMIT = "max_field_bytes", "max_form_bytes"
+
+
+@pytest.mark.parametrize(
+    "field,form,size,named",
+    [
+        # Of a field with a name of one byte. Which one is passed first, or together.
+        (9, 20, 12, FIELD_LIMIT),
+        (9, 20, 30, FIELD_LIMIT),
+        (9, 12, 30, FIELD_LIMIT),
+        (9, 11, 30, FIELD_LIMIT),
+        (9, 10, 30, FIELD_LIMIT),
+        (9, 9, 30, FORM_LIMIT),
+        (9, 5, 30, FORM_LIMIT),
+        (9, 5, 6, FORM_LIMIT),
+    ],
+)
+def test_of_two_limits_the_one_that_is_passed_first_is_named(
+    field: int, form: int, size: int, named: str
+) -> None:
+    limits = {FIELD_LIMIT: field, FORM_LIMIT: form}
+    said = f"413 The form is over a limit: {named} is {limits[named]}."
+    bounds = UNLIMITED._replace(**limits)
+    body = FIELD + b"x" * size + END
+    assert parse([body], limits=bounds) == said
+    assert parse(cut(body, 1), limits=bounds) == said
+    for split in range(1, len(body)):
+        assert parse([body[:split], body[split:]], limits=bounds) == said
+
+
 def test_files_do_not_count_as_form_data() -> None:
     assert status_of(FILE + b"x" * 600_000 + END) == 200
 

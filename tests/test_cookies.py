@@ -40,6 +40,36 @@ def cookies_of(answer: Any) -> Dict[str, str]:
     return {name: value for name, _, value in pairs}
 
 
+@pytest.mark.parametrize("length", range(12))
+def test_a_signed_text_of_any_length_is_read_back(length: int) -> None:
+    text = sign("a", "x" * length, "key", 1000)
+    assert "=" not in text
+    assert unsign("a", text, "key", None, 1000) == "x" * length
+
+
+@pytest.mark.parametrize(
+    "max_age, now, error",
+    [
+        (60, 1060, ""),
+        (60, 1061, "too long ago"),
+        (None, 10**9, ""),
+        (0, 1000, ""),
+        (0, 1001, "too long ago"),
+        (60, 940, ""),  # the clocks of two machines differ
+        (60, 939, "in the future"),
+    ],
+)
+def test_a_signed_value_is_good_for_so_long(
+    max_age: Any, now: float, error: str
+) -> None:
+    text = sign("a", 1, "key", 1000.9)
+    if error:
+        with pytest.raises(ValueError, match=error):
+            unsign("a", text, "key", max_age, now)
+    else:
+        assert unsign("a", text, "key", max_age, now) == 1
+
+
 @pytest.mark.parametrize("place", PLACES)
 def test_the_applications_first_secret_signs(place: str, server: Server) -> None:
     cookies = cookies_of(server.get(f"/{place}/login"))

@@ -398,6 +398,19 @@ def test_several_ranges_are_a_multipart(site, cache):
         assert response.stream_bytes == len(body)
 
 
+@pytest.mark.parametrize("cache", [None, False])
+def test_several_ranges_as_long_as_the_file_are_the_file(site, cache):
+    headers = {"Range": "bytes=0-0,9-9"}
+    put(site / "b.bin", b"x" * 999)
+    length = len(content_of(ask(site, "b.bin", headers=headers, cache=cache)))
+    answers = []
+    for size in (length - 1, length, length + 1):
+        assert len(str(size)) == 3  # it is part of what is sent
+        put(site / "b.bin", b"x" * size)
+        answers.append(ask(site, "b.bin", headers=headers, cache=cache).status)
+    assert answers == [200, 200, 206]
+
+
 def test_1200_ranges_are_answered_with_the_file_once(site):
     put(site / "b.bin", b"x" * 10_000)
     ranges = ",".join(f"{start}-{start + 5000}" for start in range(1200))
