@@ -11,20 +11,23 @@ import errno
 import os
 import signal
 import sys
-from typing import List, Tuple
+from typing import Callable, List, Tuple
 
 import pytest
-from played_workers import Stage, played
+from played_workers import Stage, application, played
 from virtual_time import in_virtual_time, quiet, seconds
 
-from pixie_web import ClientDisconnected, HTTPError, Response
+from pixie_web import ClientDisconnected, HTTPError, PixieError, Response
 from pixie_web.core import (
     _FRAME,
     _RESULT,
     EXITED,
     STREAM_BUFFER_BYTES,
     WAITING_PER_SLOT,
+    Disconnect,
     Frame,
+    Pool,
+    PoolOptions,
 )
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="watches pipes")
@@ -388,6 +391,36 @@ async def test_what_a_client_that_leaves_does_to_the_handler(
         assert stage.pool.stats()["crashes"] == {}
 
 
+@pytest.mark.parametrize("path", ["/pool", "/limited"])
+@in_virtual_time
+async def test_a_connection_with_many_requests_remembers_none_of_them(
+    path: str,
+) -> None:
+    class Counting(Disconnect):
+        count = 0
+
+        def add(self, callback: Callable[[], object]) -> None:
+            self.count += 1
+            super().add(callback)
+
+        def remove(self, callback: Callable[[], object]) -> None:
+            self.count -= 1
+            super().remove(callback)
+
+    disconnect = Counting()
+    async with played() as stage:
+        requests = [stage.request(path) for _ in range(3)]
+        for request in requests:
+            request.disconnect = disconnect
+            stage.ask(path, request)
+        (worker,) = await stage.booted(1)
+        assert disconnect.count == 3
+        for left in (2, 1, 0):
+            worker.respond()
+            await quiet()
+            assert disconnect.count == left
+
+
 @pytest.mark.parametrize("path", ["/stream", "/stream-kill"])
 @in_virtual_time
 async def test_a_stream_that_is_closed_is_told_and_given_its_time(path: str) -> None:
@@ -716,6 +749,7 @@ async def test_a_route_that_workers_die_of_is_off_for_as_long_as_it_says() -> No
                     worker.ready()
             await quiet()
             (busy,) = [one for one in stage.workers if one.is_busy and not one.ended]
+            await asyncio.sleep(10)
             busy.end(signal.SIGSEGV)
             assert (await rejected(asked))[0] == 502
         assert await rejected(stage.ask("/pool")) == (503, "30")
@@ -869,7 +903,9 @@ async def test_a_worker_with_other_routes_is_not_put_to_work(
         await quiet()
         stage.worker().respond(b"the same")
         assert (await asked).body == b"the same"
-    assert " in place of GET /pool " in caplog.records[0].getMessage()
+        await asyncio.sleep(100)  # its time to boot has nothing to say any more
+    (message,) = (one.getMessage() for one in caplog.records)
+    assert " in place of GET /pool " in message
 
 
 @in_virtual_time
@@ -1064,6 +1100,13 @@ async def test_a_new_program_that_is_no_good_leaves_all_as_it_was(
         assert old.hung_up
     messages = [one.getMessage() for one in caplog.records]
     assert sum(one.startswith("the program is not replaced") for one in messages) == 1
+
+
+@in_virtual_time
+async def test_a_pool_that_is_not_told_how_can_not_be_started_anew() -> None:
+    program = application().freeze()
+    with pytest.raises(PixieError, match="can't be started anew"):
+        Pool(program, PoolOptions(workers=1), "exec").prepare()
 
 
 # The end ------------------------------------------------------------------------------
