@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import logging
 import os
 import signal
 import sys
@@ -499,6 +500,37 @@ async def test_a_worker_that_ended_its_stream_for_nobody_is_heard_again() -> Non
         assert (await again).body == b"heard"
 
 
+@pytest.mark.parametrize(
+    "first, pauses, taken",
+    [
+        (0, 9, 5),  # the bound itself is within it: the ninth is one byte too much
+        (1, 8, 5),  # half of it is left exactly
+    ],
+)
+@in_virtual_time
+async def test_a_worker_is_paused_and_read_from_again_at_the_byte(
+    first: int, pauses: int, taken: int
+) -> None:
+    eighth = STREAM_BUFFER_BYTES // 8
+    async with played() as stage:
+        asked = stage.ask("/stream")
+        (worker,) = await stage.booted(1)
+        worker.begin()
+        stream = (await asked).body
+        sizes = [first] * bool(first) + [eighth] * 8 + [1]
+        for size in sizes[: pauses + bool(first)]:
+            worker.chunk(b"x" * size)
+            await quiet()
+            assert worker.unread_bytes == 0
+        worker.chunk(b"waits")
+        for _ in range(taken):
+            await quiet()
+            assert worker.unread_bytes > 0
+            await stream.__anext__()
+        await quiet()
+        assert worker.unread_bytes == 0
+
+
 @in_virtual_time
 async def test_a_worker_is_read_from_again_when_half_of_it_has_been_taken() -> None:
     async with played() as stage:
@@ -928,6 +960,19 @@ async def test_where_descriptors_run_out_workers_are_tried_again(
         (worker,) = await stage.booted(1)
         worker.respond(b"served")
         assert (await asked).body == b"served"
+
+
+@in_virtual_time
+async def test_each_worker_is_told_who_it_is_and_what_holds(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(logging.getLogger("pixie_web"), "level", 35)
+    async with played(workers=2, nice=7) as stage:
+        await quiet()
+        told = [worker.setup for worker in stage.workers]
+    names = ("number", "pool", "log_level", "nice", "worker_memory_limit_bytes")
+    found = [[setup[name] for name in names] for setup in told]
+    assert found == [[1, "", 35, 7, 0], [2, "", 35, 7, 0]]
 
 
 # How many there are -------------------------------------------------------------------
