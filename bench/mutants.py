@@ -120,6 +120,10 @@ EQUIVALENT: Dict[str, str] = {
     "WorkerStream.__init__: self.inside_chunk = False -> pass": (
         "who asks takes a stream without it for one that is not"
     ),
+    'Worker._open_answer: return FileSlice("", 0, 0) -> return FileSlice("", 0, 1)': (
+        "nobody gets it"
+    ),
+    'Worker._open_answer: return FileSlice("", 0, 0) -> return None': "the same",
     "Zygote._obey: descriptors.frombytes(ancillary[0][2][:12]) -> "
     "descriptors.frombytes(ancillary[0][2][:13])": "there are twelve bytes",
 }
