@@ -10533,7 +10533,7 @@ class _Runner:
                 self._tls = tls_context(*self._certificate())
             loop = self._new_loop()
             sockets = self._bind()
-        except PixieError:
+        except BaseException:
             if loop is not None:
                 loop.close()
             self._end_zygotes(pools)
