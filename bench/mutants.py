@@ -538,19 +538,18 @@ class Laboratory:
 
     def killer(self, mutant: Mutant) -> Optional[str]:
         """Return the file of tests that notices a mutant; None: it survives."""
-        files = self.files_of(mutant.room)
-        limits = [self._limit(file) for file in files]
         path = self._copy / mutant.path
         data = path.read_bytes()
         start, end, text = mutant.change
-        try:
-            self._write(path, data[:start] + text + data[end:])
-            for file, limit_seconds in zip(files, limits):
+        for file in self.files_of(mutant.room):
+            limit_seconds = self._limit(file)
+            try:
+                self._write(path, data[:start] + text + data[end:])
                 if limit_seconds and self._fails(file, limit_seconds):
                     return file
-            return None
-        finally:
-            self._write(path, data)
+            finally:
+                self._write(path, data)
+        return None
 
     def _write(self, path: Path, data: bytes) -> None:
         # What was compiled goes: of the same second and size, it would be taken.
