@@ -424,6 +424,10 @@ NO_SECOND_FORK = """
     first = [os.fork]
     os.fork = lambda: first.pop()() if first else fail()
 """
+NO_PIPES = """
+    pipes = [os.pipe] * {}
+    os.pipe = lambda: pipes.pop()() if pipes else fail()
+"""
 
 
 @pytest.mark.parametrize(
@@ -436,8 +440,13 @@ NO_SECOND_FORK = """
         ("uds='none/socket'", ""),
         ("port=0", NO_LOOP),
         ("port=0", NO_SECOND_FORK),
+        ("port=0, workers=2", NO_PIPES.format(0)),
+        ("port=0, workers=2", NO_PIPES.format(3)),
+        ("port=0, workers=2", NO_PIPES.format(4)),
+        ("port=0, workers=2", "app.on_start(fail)"),
     ],
-    ids=["port", "no-file", "no-pem", "inherited", "no-directory", "loop", "fork"],
+    ids=["port", "no-file", "no-pem", "inherited", "no-directory", "loop", "fork"]
+    + ["first-worker", "second-worker", "second-pool", "on-start"],
 )
 def test_a_start_that_fails_leaves_no_child_to_who_goes_on(
     wrong: str, spoil: str, tmp_path: Path
