@@ -7291,6 +7291,7 @@ class Pool:
 
     async def stop(self, seconds: float = STOP_SECONDS) -> None:
         """Let the workers end, kill the late ones after `seconds`, end the zygote."""
+        self.loop = asyncio.get_running_loop()  # it may not have come to `start`
         self._closing = True
         for timer in (self._sweeper, self._alarm):
             if timer is not None:
@@ -10784,7 +10785,7 @@ class _Runner:
                 self._tls = tls_context(*self._certificate())
             loop = self._new_loop()
             sockets = self._bind()
-        except PixieError:
+        except BaseException:
             if loop is not None:
                 loop.close()
             self._end_zygotes(pools)
@@ -10797,6 +10798,8 @@ class _Runner:
             loop.run_until_complete(loop.shutdown_asyncgens())
             asyncio.set_event_loop(None)
             loop.close()
+            for one in sockets:
+                one.close()  # again, or where it has not come to listen on them
 
     def _certificate(self) -> Tuple[str, Optional[str]]:
         return self._settings["certfile"], self._settings["keyfile"] or None

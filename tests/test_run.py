@@ -416,18 +416,40 @@ def test_a_host_that_is_not_ours_is_one_line(host: str, tmp_path: Path) -> None:
     assert len(done.stderr.splitlines()) == 1
 
 
+NO_LOOP = """
+    import asyncio
+    asyncio.new_event_loop = fail
+"""
+NO_SECOND_FORK = """
+    first = [os.fork]
+    os.fork = lambda: first.pop()() if first else fail()
+"""
+NO_PIPES = """
+    pipes = [os.pipe] * {}
+    os.pipe = lambda: pipes.pop()() if pipes else fail()
+"""
+
+
 @pytest.mark.parametrize(
-    "wrong",
+    "wrong, spoil",
     [
-        "port=taken.getsockname()[1]",
-        "port=0, certfile='none.pem'",
-        "port=0, certfile=__file__",
-        "fd=taken.fileno(), certfile='none.pem'",
-        "uds='none/socket'",
+        ("port=taken.getsockname()[1]", ""),
+        ("port=0, certfile='none.pem'", ""),
+        ("port=0, certfile=__file__", ""),
+        ("fd=taken.fileno(), certfile='none.pem'", ""),
+        ("uds='none/socket'", ""),
+        ("port=0", NO_LOOP),
+        ("port=0", NO_SECOND_FORK),
+        ("port=0, workers=2", NO_PIPES.format(0)),
+        ("port=0, workers=2", NO_PIPES.format(3)),
+        ("port=0, workers=2", NO_PIPES.format(4)),
+        ("port=0, workers=2", "app.on_start(fail)"),
     ],
+    ids=["port", "no-file", "no-pem", "inherited", "no-directory", "loop", "fork"]
+    + ["first-worker", "second-worker", "second-pool", "on-start"],
 )
 def test_a_start_that_fails_leaves_no_child_to_who_goes_on(
-    wrong: str, tmp_path: Path
+    wrong: str, spoil: str, tmp_path: Path
 ) -> None:
     program = SEED.replace(
         "    run()",
@@ -439,6 +461,10 @@ def test_a_start_that_fails_leaves_no_child_to_who_goes_on(
     taken = socket.socket()
     taken.bind(("127.0.0.1", 0))
     taken.listen()
+
+    def fail(*_):
+        raise OSError("none is left")
+    {spoil}
     before = len(os.listdir("/proc/self/fd"))
     try:
         run(host="127.0.0.1", loop="asyncio", {wrong})

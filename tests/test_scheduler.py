@@ -8,23 +8,27 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import logging
 import os
 import signal
 import sys
-from typing import List, Tuple
+from typing import Callable, List, Tuple
 
 import pytest
-from played_workers import Stage, played
+from played_workers import Stage, application, played
 from virtual_time import in_virtual_time, quiet, seconds
 
-from pixie_web import ClientDisconnected, HTTPError, Response
+from pixie_web import ClientDisconnected, HTTPError, PixieError, Response
 from pixie_web.core import (
     _FRAME,
     _RESULT,
     EXITED,
     STREAM_BUFFER_BYTES,
     WAITING_PER_SLOT,
+    Disconnect,
     Frame,
+    Pool,
+    PoolOptions,
 )
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="watches pipes")
@@ -388,6 +392,36 @@ async def test_what_a_client_that_leaves_does_to_the_handler(
         assert stage.pool.stats()["crashes"] == {}
 
 
+@pytest.mark.parametrize("path", ["/pool", "/limited"])
+@in_virtual_time
+async def test_a_connection_with_many_requests_remembers_none_of_them(
+    path: str,
+) -> None:
+    class Counting(Disconnect):
+        count = 0
+
+        def add(self, callback: Callable[[], object]) -> None:
+            self.count += 1
+            super().add(callback)
+
+        def remove(self, callback: Callable[[], object]) -> None:
+            self.count -= 1
+            super().remove(callback)
+
+    disconnect = Counting()
+    async with played() as stage:
+        requests = [stage.request(path) for _ in range(3)]
+        for request in requests:
+            request.disconnect = disconnect
+            stage.ask(path, request)
+        (worker,) = await stage.booted(1)
+        assert disconnect.count == 3
+        for left in (2, 1, 0):
+            worker.respond()
+            await quiet()
+            assert disconnect.count == left
+
+
 @pytest.mark.parametrize("path", ["/stream", "/stream-kill"])
 @in_virtual_time
 async def test_a_stream_that_is_closed_is_told_and_given_its_time(path: str) -> None:
@@ -466,6 +500,37 @@ async def test_a_worker_that_ended_its_stream_for_nobody_is_heard_again() -> Non
         assert (await again).body == b"heard"
 
 
+@pytest.mark.parametrize(
+    "first, pauses, taken",
+    [
+        (0, 9, 5),  # the bound itself is within it: the ninth is one byte too much
+        (1, 8, 5),  # half of it is left exactly
+    ],
+)
+@in_virtual_time
+async def test_a_worker_is_paused_and_read_from_again_at_the_byte(
+    first: int, pauses: int, taken: int
+) -> None:
+    eighth = STREAM_BUFFER_BYTES // 8
+    async with played() as stage:
+        asked = stage.ask("/stream")
+        (worker,) = await stage.booted(1)
+        worker.begin()
+        stream = (await asked).body
+        sizes = [first] * bool(first) + [eighth] * 8 + [1]
+        for size in sizes[: pauses + bool(first)]:
+            worker.chunk(b"x" * size)
+            await quiet()
+            assert worker.unread_bytes == 0
+        worker.chunk(b"waits")
+        for _ in range(taken):
+            await quiet()
+            assert worker.unread_bytes > 0
+            await stream.__anext__()
+        await quiet()
+        assert worker.unread_bytes == 0
+
+
 @in_virtual_time
 async def test_a_worker_is_read_from_again_when_half_of_it_has_been_taken() -> None:
     async with played() as stage:
@@ -473,20 +538,21 @@ async def test_a_worker_is_read_from_again_when_half_of_it_has_been_taken() -> N
         (worker,) = await stage.booted(1)
         worker.begin()
         stream = (await asked).body
-        await fill(stage)
-        assert worker.unread_bytes == 0
-        worker.chunk(b"x" * FULL_PIPE_BYTES)  # pauses it
-        await quiet()
-        worker.chunk(b"y" * FULL_PIPE_BYTES)
-        await quiet()
-        taken = 0
-        while worker.unread_bytes:
-            assert (await stream.__anext__())[:1] == b"x"
-            taken += FULL_PIPE_BYTES
+        for _ in range(3):
+            await fill(stage)
+            assert worker.unread_bytes == 0
+            worker.chunk(b"x" * FULL_PIPE_BYTES)  # pauses it
             await quiet()
-        held = 5 * FULL_PIPE_BYTES - taken
-        assert held <= STREAM_BUFFER_BYTES // 2 < held + FULL_PIPE_BYTES
-        assert [(await stream.__anext__())[:1] for _ in range(3)] == [b"x", b"x", b"y"]
+            worker.chunk(b"y" * FULL_PIPE_BYTES)
+            await quiet()
+            held = 5 * FULL_PIPE_BYTES
+            while worker.unread_bytes:
+                assert (await stream.__anext__())[:1] == b"x"
+                held -= FULL_PIPE_BYTES
+                await quiet()
+            assert held <= STREAM_BUFFER_BYTES // 2 < held + FULL_PIPE_BYTES
+            rest = [(await stream.__anext__())[:1] for _ in range(3)]
+            assert rest == [b"x", b"x", b"y"]
 
 
 @in_virtual_time
@@ -716,6 +782,7 @@ async def test_a_route_that_workers_die_of_is_off_for_as_long_as_it_says() -> No
                     worker.ready()
             await quiet()
             (busy,) = [one for one in stage.workers if one.is_busy and not one.ended]
+            await asyncio.sleep(10)
             busy.end(signal.SIGSEGV)
             assert (await rejected(asked))[0] == 502
         assert await rejected(stage.ask("/pool")) == (503, "30")
@@ -869,7 +936,9 @@ async def test_a_worker_with_other_routes_is_not_put_to_work(
         await quiet()
         stage.worker().respond(b"the same")
         assert (await asked).body == b"the same"
-    assert " in place of GET /pool " in caplog.records[0].getMessage()
+        await asyncio.sleep(100)  # its time to boot has nothing to say any more
+    (message,) = (one.getMessage() for one in caplog.records)
+    assert " in place of GET /pool " in message
 
 
 @in_virtual_time
@@ -892,6 +961,19 @@ async def test_where_descriptors_run_out_workers_are_tried_again(
         (worker,) = await stage.booted(1)
         worker.respond(b"served")
         assert (await asked).body == b"served"
+
+
+@in_virtual_time
+async def test_each_worker_is_told_who_it_is_and_what_holds(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(logging.getLogger("pixie_web"), "level", 35)
+    async with played(workers=2, nice=7) as stage:
+        await quiet()
+        told = [worker.setup for worker in stage.workers]
+    names = ("number", "pool", "log_level", "nice", "worker_memory_limit_bytes")
+    found = [[setup[name] for name in names] for setup in told]
+    assert found == [[1, "", 35, 7, 0], [2, "", 35, 7, 0]]
 
 
 # How many there are -------------------------------------------------------------------
@@ -1064,6 +1146,13 @@ async def test_a_new_program_that_is_no_good_leaves_all_as_it_was(
         assert old.hung_up
     messages = [one.getMessage() for one in caplog.records]
     assert sum(one.startswith("the program is not replaced") for one in messages) == 1
+
+
+@in_virtual_time
+async def test_a_pool_that_is_not_told_how_can_not_be_started_anew() -> None:
+    program = application().freeze()
+    with pytest.raises(PixieError, match="can't be started anew"):
+        Pool(program, PoolOptions(workers=1), "exec").prepare()
 
 
 # The end ------------------------------------------------------------------------------
