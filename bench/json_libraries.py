@@ -18,8 +18,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from timing import medians
 
-from pixie_web import core
-from pixie_web.core import dump_json, load_json
+from pixie_web import HTTPError
+from pixie_web import text as text_chapter
+from pixie_web.text import dump_json, load_json
 
 try:
     import orjson
@@ -28,7 +29,7 @@ except ImportError as missing:
     sys.exit(f"{missing}; pip install orjson ujson")
 
 ROUNDS = 15
-WITH = core._fast_json
+WITH = text_chapter._fast_json
 SMALL = {"id": 7, "name": "Größe", "ok": True, "tags": ["a", "b"], "price": 12.5}
 PEOPLE = [
     {
@@ -51,7 +52,7 @@ DOCUMENTS: Dict[str, Any] = {
 
 def by(get: Callable[[], Any], function: Callable[[Any], Any]) -> Callable[[Any], Any]:
     def call(argument: Any) -> Any:
-        core._fast_json = get  # type: ignore[assignment]
+        text_chapter._fast_json = get  # type: ignore[assignment]
         return function(argument)
 
     return call
@@ -81,7 +82,7 @@ VALUES = [{(1, 2): 3}, {b"a": 1}, float("nan"), b"a", {1, 2}, 2**70, "\ud800"]
 def outcome(function: Callable[[Any], Any], argument: Any) -> str:
     try:
         value = function(argument)
-    except (core.HTTPError, TypeError, ValueError, OverflowError):
+    except (HTTPError, TypeError, ValueError, OverflowError):
         return "refused"
     return value.decode() if isinstance(value, bytes) else repr(value)
 

@@ -31,13 +31,17 @@ from urllib.parse import parse_qsl, quote_plus, unquote_plus
 # In place of this folder: its multipart.py would hide the library.
 sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from pixie_web import core  # noqa: E402
+from pixie_web import MultiDict  # noqa: E402
+from pixie_web.cookies import parse_cookies  # noqa: E402
+from pixie_web.forms import parse_form  # noqa: E402
+from pixie_web.protocol.multipart import FormLimits, MultipartParser  # noqa: E402
+from pixie_web.text import parse_urlencoded  # noqa: E402
 
 BOUNDARY = "----WebKitFormBoundary7MA4YWxkTrZu0gW"
 CONTENT_TYPE = f"multipart/form-data; boundary={BOUNDARY}"
 PIECE_BYTES = 64 * 1024
 MANY = 10**9
-LIMITS = core.FormLimits(
+LIMITS = FormLimits(
     max_fields=MANY, max_parts=MANY, max_form_bytes=MANY, max_field_bytes=MANY
 )
 
@@ -90,7 +94,7 @@ def event_jobs(body: bytes) -> Dict[str, Job]:
     pieces = [body[i : i + PIECE_BYTES] for i in range(0, len(body), PIECE_BYTES)]
 
     def pixie() -> int:
-        parser = core.MultipartParser(BOUNDARY, LIMITS)
+        parser = MultipartParser(BOUNDARY, LIMITS)
         size = 0
         for piece in pieces:
             for event in parser.feed(piece):
@@ -158,7 +162,7 @@ def event_jobs(body: bytes) -> Dict[str, Job]:
 def form_jobs(path: str, size: int) -> Dict[str, Job]:
     def pixie() -> int:
         with open(path, "rb") as file:
-            form, files = core.parse_form(CONTENT_TYPE, file, LIMITS)
+            form, files = parse_form(CONTENT_TYPE, file, LIMITS)
         return len(form) + len(files)
 
     jobs: Dict[str, Job] = {"pixie_web": pixie}
@@ -232,7 +236,7 @@ def form_jobs(path: str, size: int) -> Dict[str, Job]:
 def urlencoded_jobs(data: bytes) -> Dict[str, Job]:
     text = data.decode()
     jobs: Dict[str, Job] = {
-        "pixie_web": lambda: core.MultiDict(core.parse_urlencoded(data, MANY)),
+        "pixie_web": lambda: MultiDict(parse_urlencoded(data, MANY)),
         "urllib": lambda: parse_qsl(text, keep_blank_values=True),
     }
     library = load("python_multipart")
@@ -271,7 +275,7 @@ def urlencoded_jobs(data: bytes) -> Dict[str, Job]:
 
 
 def cookie_jobs(header: str) -> Dict[str, Job]:
-    jobs: Dict[str, Job] = {"pixie_web": lambda: core.parse_cookies(header)}
+    jobs: Dict[str, Job] = {"pixie_web": lambda: parse_cookies(header)}
     sansio = load("werkzeug.sansio.http")
     if sansio:
         jobs["Werkzeug"] = lambda: sansio.parse_cookie(header)

@@ -86,7 +86,7 @@ ROOMS: Dict[str, Tuple[str, str]] = {
     "launch": ("configure_logging", "run pool_start deployment"),
     "runner": ("_Runner", "run listening server deployment pool_start"),
     "pixie": ("Pixie", "run application"),
-    "boot": ("load_application", "run pool_start"),
+    "loading": ("load_application", "run pool_start"),
     "cli": ("_flag", "run"),
     "status": ("", "status"),
     "httptools": ("", "parsers wire"),

@@ -21,8 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from timing import medians
 
-from pixie_web import core
-from pixie_web.core import NEED_DATA, RequestReader, encode_chunk
+from pixie_web.protocol.http11 import _HEAD, NEED_DATA, RequestReader, encode_chunk
 
 try:
     import httptools
@@ -148,7 +147,7 @@ def main() -> None:
         }
         if title in HEADS:
             text = data.decode("latin-1")
-            calls["proof"] = lambda text=text: core._HEAD.fullmatch(text)  # type: ignore[misc]
+            calls["proof"] = lambda text=text: _HEAD.fullmatch(text)  # type: ignore[misc]
         found = medians(calls, ROUNDS)
         gain = found["pixie"] / found["httptools"]
         proof = f"{found['proof']:9.2f}" if "proof" in found else ""

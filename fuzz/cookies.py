@@ -12,13 +12,19 @@ that was signed.
 
 from __future__ import annotations
 
-from harness import choose, core, run
+from harness import choose, run
+
+from pixie_web import Response
+from pixie_web import text as text_chapter
+from pixie_web.cookies import format_cookie, parse_cookies, sign, unsign
+from pixie_web.protocol.http11 import is_header_block
+from pixie_web.text import is_token
 
 KEYS = ["old key", b"new key"]
 NOW = 1_700_000_000.0
-SIGNED = core.sign("session", {"user": 1, "ä": [None, 1.5]}, KEYS, NOW)
-BY_NEW_KEY = core.sign("session", 0, KEYS[1:], NOW - 100)
-OTHER_NAME = core.sign("other", 0, KEYS, NOW)
+SIGNED = sign("session", {"user": 1, "ä": [None, 1.5]}, KEYS, NOW)
+BY_NEW_KEY = sign("session", 0, KEYS[1:], NOW - 100)
+OTHER_NAME = sign("other", 0, KEYS, NOW)
 SEEDS = [
     b'a=1; b="2"; a=3; =x; c',
     b"a=%C3%A4; b=%FF;c=%;\td = e=f \t; __Host-a=\xe4",
@@ -46,7 +52,7 @@ LAST = {SIGNED: {"user": 1, "ä": [None, 1.5]}, BY_NEW_KEY: 0}
 
 def check_header(data: bytes) -> None:
     header = data.decode("latin-1")
-    cookies = core.parse_cookies(header)
+    cookies = parse_cookies(header)
     assert len(cookies) <= header.count(";") + 1
     for name, value in cookies.items():
         assert name
@@ -58,18 +64,18 @@ def check_header(data: bytes) -> None:
         )
         if not set(first) & set('%"') and first.isascii():
             assert value == first
-        if core.is_token(name):
-            text = core.format_cookie(name, value, {"Path": "/"})
-            core.check_header("Set-Cookie", text)
+        if is_token(name):
+            text = format_cookie(name, value, {"Path": "/"})
+            text_chapter.check_header("Set-Cookie", text)
             pair = text.partition(";")[0]
-            assert core.parse_cookies(pair) == {name: value}
-            assert core.parse_cookies(f"x; {pair};y=1")[name] == value
+            assert parse_cookies(pair) == {name: value}
+            assert parse_cookies(f"x; {pair};y=1")[name] == value
 
 
 def check_setting(data: bytes) -> None:
     texts = data.decode("utf-8", "replace").split("\0")
     name, value, path, domain, samesite = [*texts, *[""] * 5][:5]
-    response = core.Response()
+    response = Response()
     try:
         response.set_cookie(
             name, value, path=path, domain=domain or None, samesite=samesite or None
@@ -77,11 +83,11 @@ def check_setting(data: bytes) -> None:
         block = response.header_block()
     except ValueError:
         return
-    assert core.is_header_block(block)
+    assert is_header_block(block)
     lines = [line for line in block.split(b"\r\n") if line.startswith(b"Set-Cookie:")]
     (line,) = lines
     attributes = line.decode("latin-1").partition(":")[2].split("; ")
-    assert core.parse_cookies(attributes[0]) == {name: value}
+    assert parse_cookies(attributes[0]) == {name: value}
     known = {"Path", "Domain", "SameSite", "HttpOnly", "Secure"}
     assert {text.partition("=")[0] for text in attributes[1:]} <= known
     assert len(attributes) <= 1 + len(known)
@@ -90,7 +96,7 @@ def check_setting(data: bytes) -> None:
 def check_signature(data: bytes) -> None:
     text = data.decode("utf-8", "replace")
     try:
-        value = core.unsign("session", text, KEYS, 3600, NOW)
+        value = unsign("session", text, KEYS, 3600, NOW)
     except ValueError:
         assert text not in LAST
         return

@@ -16,9 +16,25 @@ from __future__ import annotations
 import re
 from typing import Dict, List, Optional, Tuple, Type, Union
 
-from harness import READERS, choose, core, cuts
+from harness import READERS, choose, cuts
 
-Event = Union[Tuple[object, ...], bytes, core.Signal]
+from pixie_web import HTTPError, ProtocolError, Request
+from pixie_web.protocol.http11 import (
+    CLOSED,
+    END,
+    MAX_HEAD_BYTES,
+    MAX_HEADER_LINE_BYTES,
+    MAX_HEADERS,
+    MAX_REQUEST_LINE_BYTES,
+    MAX_TRAILER_BYTES,
+    NEED_DATA,
+    Head,
+    RequestReader,
+    Signal,
+)
+from pixie_web.text import check_header, is_token
+
+Event = Union[Tuple[object, ...], bytes, Signal]
 
 LIMITS: List[Dict[str, int]] = [
     {},
@@ -32,7 +48,7 @@ LIMITS: List[Dict[str, int]] = [
     },
 ]
 MOST_KEPT_BYTES = [  # in a head, and in a body: a chunk's line or the trailers
-    (core.MAX_HEAD_BYTES, core.MAX_TRAILER_BYTES + 1),
+    (MAX_HEAD_BYTES, MAX_TRAILER_BYTES + 1),
     (120, 41),
 ]
 
@@ -42,7 +58,7 @@ def check_connection(data: bytes, prefix: bytes = b"") -> None:
     number = choices[0] % 2
     max_body_bytes = [None, 10][choices[0] // 2 % 2]
     data = prefix + data
-    whole = events_of(core.RequestReader, [data], number, max_body_bytes)
+    whole = events_of(RequestReader, [data], number, max_body_bytes)
     for pieces in ([data], *cuts(data, choices)):
         for reader in READERS:
             assert events_of(reader, pieces, number, max_body_bytes) == whole
@@ -50,7 +66,7 @@ def check_connection(data: bytes, prefix: bytes = b"") -> None:
 
 
 def events_of(
-    reader_class: Type[core.RequestReader],
+    reader_class: Type[RequestReader],
     pieces: List[bytes],
     number: int,
     max_body_bytes: Optional[int],
@@ -69,53 +85,53 @@ def events_of(
             left -= 1
             assert left >= 0, "more events than two for each byte"
             event = take_event(reader)
-            if event is core.NEED_DATA:
+            if event is NEED_DATA:
                 assert reader.buffered <= MOST_KEPT_BYTES[number][in_body]
                 break
-            if isinstance(event, core.Head):
+            if isinstance(event, Head):
                 reader.max_body_bytes = max_body_bytes
                 in_body = event.content_length != 0
                 event = look_at(event, LIMITS[number])
-            in_body = in_body and event is not core.END
+            in_body = in_body and event is not END
             if isinstance(event, bytes) and events and isinstance(events[-1], bytes):
                 event = events.pop() + event
             events.append(event)
             is_error = isinstance(event, tuple) and len(event) == 2
-            if is_error or (event is core.CLOSED and piece is not None):
+            if is_error or (event is CLOSED and piece is not None):
                 reader.feed(b"more")
                 assert take_event(reader) == event
                 assert reader.buffered == 0
-            if is_error or event is core.CLOSED:
+            if is_error or event is CLOSED:
                 return events
     raise AssertionError("the end of input gave no end")
 
 
-def take_event(reader: core.RequestReader) -> Union[core.Head, Event]:
+def take_event(reader: RequestReader) -> Union[Head, Event]:
     try:
         return reader.next_event()
-    except core.ProtocolError as error:
+    except ProtocolError as error:
         return error.status, error.text
 
 
-def look_at(head: core.Head, limits: Dict[str, int]) -> Tuple[object, ...]:
+def look_at(head: Head, limits: Dict[str, int]) -> Tuple[object, ...]:
     """Return what a head says, after reading all that a handler may ask of it."""
-    assert len(head.raw) <= limits.get("max_head_bytes", core.MAX_HEAD_BYTES)
+    assert len(head.raw) <= limits.get("max_head_bytes", MAX_HEAD_BYTES)
     lines = head.raw.split(b"\r\n")
-    first, longest = core.MAX_REQUEST_LINE_BYTES, core.MAX_HEADER_LINE_BYTES
+    first, longest = MAX_REQUEST_LINE_BYTES, MAX_HEADER_LINE_BYTES
     assert len(lines[0]) <= limits.get("max_request_line_bytes", first)
     assert max(map(len, lines[1:])) <= limits.get("max_header_line_bytes", longest)
-    assert len(lines) - 3 <= limits.get("max_headers", core.MAX_HEADERS)
-    request = core.Request(head)
+    assert len(lines) - 3 <= limits.get("max_headers", MAX_HEADERS)
+    request = Request(head)
     assert re.fullmatch(r"http://[!-~]+", request.url)
     for name, value in request.headers.items():
-        core.check_header(name, value)
+        check_header(name, value)
     assert all(request.cookies)
     try:
         request.query.getall("a")
-    except core.HTTPError as error:
+    except HTTPError as error:
         if error.status != 413:
             raise
-    return tuple(getattr(head, slot) for slot in core.Head.__slots__)
+    return tuple(getattr(head, slot) for slot in Head.__slots__)
 
 
 # The second reading -------------------------------------------------------------------
@@ -125,7 +141,7 @@ def read_again(data: bytes, events: List[Event]) -> None:
     """Walk through the bytes of a connection beside its events."""
     position = number = 0
     while isinstance(events[number], tuple) and len(events[number]) > 2:
-        head = dict(zip(core.Head.__slots__, events[number]))
+        head = dict(zip(Head.__slots__, events[number]))
         while data.startswith(b"\r\n", position):
             position += 2
         raw = head["raw"]
@@ -139,7 +155,7 @@ def read_again(data: bytes, events: List[Event]) -> None:
             if isinstance(events[number], bytes):
                 body = events[number]
                 number += 1
-            if events[number] is not core.END:
+            if events[number] is not END:
                 assert number == len(events) - 1
                 return  # refused, or at an end, inside a body
             number += 1
@@ -150,10 +166,10 @@ def read_again(data: bytes, events: List[Event]) -> None:
                 assert len(body) == length
                 position += length
         if not head["keep_alive"]:
-            assert events[number:] == [core.CLOSED]
+            assert events[number:] == [CLOSED]
             return
     assert number == len(events) - 1
-    if events[number] is core.CLOSED:
+    if events[number] is CLOSED:
         assert not data[position:].strip(b"\r\n")
 
 
@@ -168,7 +184,7 @@ def read_head(raw: bytes, head: Dict[str, object]) -> Optional[int]:
     found: Dict[str, List[str]] = {}
     for line in lines:
         name, value = line.split(":", 1)
-        assert core.is_token(name)
+        assert is_token(name)
         assert not re.search(r"[\x00-\x08\x0a-\x1f\x7f]", value)
         found.setdefault(name.lower(), []).append(value.strip(" \t"))
     hosts = found.get("host", [])
@@ -206,6 +222,6 @@ def read_chunks(data: bytes, position: int, body: bytes) -> int:
     assert content == body
     while not data.startswith(b"\r\n", position):
         end = data.index(b"\r\n", position)
-        assert core.is_token(data[position:end].decode("latin-1").split(":")[0])
+        assert is_token(data[position:end].decode("latin-1").split(":")[0])
         position = end + 2
     return position + 2

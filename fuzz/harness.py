@@ -1,4 +1,4 @@
-"""What the harnesses share: the core, instrumented; the ways to cut an input; run()."""
+"""What the harnesses share: what they fuzz, instrumented; ways to cut; run()."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ DATA = [parent / "shared" / "data" for parent in ROOT.parents]
 sys.path.insert(0, str(ROOT))
 
 with atheris.instrument_imports(["pixie_web"]) if atheris else nullcontext():
-    from pixie_web import core
+    from pixie_web.protocol.http11 import RequestReader
 
-    READERS = [core.RequestReader]
+    READERS = [RequestReader]
     try:
         from pixie_web.httptools import HttptoolsReader
 
@@ -32,7 +32,7 @@ with atheris.instrument_imports(["pixie_web"]) if atheris else nullcontext():
     except ImportError:
         pass
 
-__all__ = ["READERS", "choose", "core", "cuts", "recorded", "run"]
+__all__ = ["READERS", "choose", "cuts", "recorded", "run"]
 
 OPTIONS = ["-max_total_time=600", "-timeout=10", "-rss_limit_mb=1024"]
 

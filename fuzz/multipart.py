@@ -15,13 +15,17 @@ import os
 import re
 from typing import List, Tuple, Union
 
-from harness import choose, core, cuts, recorded, run
+from harness import choose, cuts, recorded, run
+
+from pixie_web import HTTPError
+from pixie_web.forms import parse_form
+from pixie_web.protocol.multipart import FORM_LIMITS, FormLimits, MultipartParser, Part
 
 BOUNDARY = "xYz"
 TYPE = f"multipart/form-data; boundary={BOUNDARY}"
 LIMITS = [
-    core.FORM_LIMITS,
-    core.FormLimits(
+    FORM_LIMITS,
+    FormLimits(
         max_parts=2,
         max_field_bytes=5,
         max_form_bytes=8,
@@ -60,13 +64,13 @@ WORDS = [
 Seen = Union[str, List[Tuple[str, object, int, bytes]]]
 
 
-def parse(pieces: List[bytes], limits: core.FormLimits) -> Seen:
+def parse(pieces: List[bytes], limits: FormLimits) -> Seen:
     seen: List[Tuple[str, object, int, bytes]] = []
-    parser = core.MultipartParser(BOUNDARY, limits)
+    parser = MultipartParser(BOUNDARY, limits)
     try:
         for piece in pieces:
             for event in parser.feed(piece):
-                if isinstance(event, core.Part):
+                if isinstance(event, Part):
                     part, data = event, b""
                 elif event is None:
                     assert part.size == len(data)
@@ -76,7 +80,7 @@ def parse(pieces: List[bytes], limits: core.FormLimits) -> Seen:
             kept = len(parser._rest)
             assert kept <= limits.max_part_head_bytes + 3
         parser.close()
-    except core.HTTPError as error:
+    except HTTPError as error:
         if error.status not in (400, 413):
             raise
         return str(error)
@@ -107,8 +111,8 @@ def check(data: bytes) -> None:
             assert body[offset : offset + len(part)] == part
         assert [part for _, _, _, part in whole] == split(body)
     try:
-        _, files = core.parse_form(TYPE, body, limits)
-    except core.HTTPError as error:
+        _, files = parse_form(TYPE, body, limits)
+    except HTTPError as error:
         if error.status not in (400, 413):
             raise
         return

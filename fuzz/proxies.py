@@ -16,10 +16,15 @@ import re
 from ipaddress import ip_address
 from typing import List, Optional, Tuple
 
-from harness import choose, core, run
+from harness import choose, run
+
+from pixie_web import Headers, ProtocolError, Request
+from pixie_web.protocol.http11 import _is_host, parse_head
+from pixie_web.server.access import log_text
+from pixie_web.server.proxies import TrustedProxies
 
 NAMES = ["Forwarded", "X-Forwarded-For", "X-Forwarded-Proto", "X-Forwarded-Host"]
-PROXIES = core.TrustedProxies(["10.0.0.0/8", "2001:db8::/32"])
+PROXIES = TrustedProxies(["10.0.0.0/8", "2001:db8::/32"])
 FINAL_PROXY = ("10.0.0.1", 999)
 SEEDS = [
     b"for=1.2.3.4;proto=https;host=a.example, for=10.0.0.2",
@@ -39,12 +44,12 @@ Outcome = Optional[Tuple[Tuple[str, int], str, str]]
 
 def apply(lines: Lines) -> Outcome:
     """Return (client, scheme, host), or None for a 400."""
-    request = core.Request(core.parse_head(b"GET / HTTP/1.1\r\nHost: own\r\n\r\n"))
-    request._headers = core.Headers.from_wire(lines)
+    request = Request(parse_head(b"GET / HTTP/1.1\r\nHost: own\r\n\r\n"))
+    request._headers = Headers.from_wire(lines)
     request.client = FINAL_PROXY
     try:
         PROXIES.apply(request)
-    except core.ProtocolError as error:
+    except ProtocolError as error:
         if error.status != 400:
             raise
         return None
@@ -59,13 +64,13 @@ def check_outcome(outcome: Outcome) -> None:
     assert str(ip_address(address)) == address
     assert 0 <= port <= 65535
     assert scheme in ("http", "https")
-    assert core._is_host(host)
+    assert _is_host(host)
 
 
 def check(data: bytes) -> None:
     _, data = choose(data)
     text = data.decode("latin-1")
-    shown = core.log_text(text)
+    shown = log_text(text)
     assert re.fullmatch(r"(?:[ !#-\[\]-~]|\\x[0-9a-f]{2})*", shown)
     assert shown.encode().decode("unicode_escape") == text
     values = re.sub(r"[\x00-\x08\x0b-\x1f\x7f]", "", text).split("\n")

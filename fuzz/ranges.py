@@ -18,7 +18,17 @@ import time
 from pathlib import Path
 from typing import Dict, List, Optional
 
-from harness import choose, core, run
+from harness import choose, run
+
+from pixie_web import Headers, Response, cached_file
+from pixie_web.conditional import (
+    MAX_RANGES,
+    NO_HEADERS,
+    accepted_codings,
+    evaluate_preconditions,
+)
+from pixie_web.staticfiles import resolve_file
+from pixie_web.text import parse_date
 
 NAMES = [
     *("Range", "If-Range", "If-None-Match", "If-Match", "If-Modified-Since"),
@@ -31,9 +41,9 @@ CONTENTS = [bytes(i * i % 251 for i in range(size)) for size in SIZES]
 FILES = []  # small enough to be kept in memory
 for number, content in enumerate(CONTENTS):
     Path(FOLDER.name, f"{number}.bin").write_bytes(content)
-    FILES.append(core.cached_file(f"{number}.bin", FOLDER.name))
+    FILES.append(cached_file(f"{number}.bin", FOLDER.name))
 time.sleep(0.1)  # what was written just now is not yet kept
-PLAIN = [core.resolve_file("GET", core.NO_HEADERS, file) for file in FILES]
+PLAIN = [resolve_file("GET", NO_HEADERS, file) for file in FILES]
 TAGS = [answer.headers["ETag"] for answer in PLAIN]
 DATE = PLAIN[0].headers["Last-Modified"]
 OLD = "Sun, 06 Nov 1994 08:49:37 GMT"
@@ -92,10 +102,10 @@ def ranges_of(header: str, size: int) -> Optional[List[List[int]]]:
             first, last = size - (last or 0), None
         last = size if last is None else last
         found.append([i for i in range(size) if first <= i <= last])
-    return found if len(found) <= core.MAX_RANGES else None
+    return found if len(found) <= MAX_RANGES else None
 
 
-def content_of(answer: core.Response, boundary: str) -> List[bytes]:
+def content_of(answer: Response, boundary: str) -> List[bytes]:
     """Return what the parts of a multipart/byteranges body hold."""
     parts = answer.body.split(f"\r\n--{boundary}".encode())
     assert parts[0] == b""
@@ -103,7 +113,7 @@ def content_of(answer: core.Response, boundary: str) -> List[bytes]:
     return [part.partition(b"\r\n\r\n")[2] for part in parts[1:-1]]
 
 
-def check_content(answer: core.Response, header: str, content: bytes) -> None:
+def check_content(answer: Response, header: str, content: bytes) -> None:
     wanted = ranges_of(header, len(content))
     if answer.status == 200:
         assert answer.body == content
@@ -151,13 +161,13 @@ def check(data: bytes) -> None:
     number, method = choices[0] % len(FILES), METHODS[choices[1] % len(METHODS)]
     values = data.decode("latin-1").split("\n")
     sent = {name: value for name, value in zip(NAMES, values) if value}
-    headers = core.Headers.from_wire(sent.items())
-    status = core.evaluate_preconditions(method, headers, TAGS[number], 784111777)
+    headers = Headers.from_wire(sent.items())
+    status = evaluate_preconditions(method, headers, TAGS[number], 784111777)
     check_conditions(status or 200, method, sent, TAGS[number])
-    assert set(
-        core.accepted_codings(sent.get("Accept-Encoding", ""), ("br", "gzip"))
-    ) <= {*("br", "gzip", "identity")}
-    answer = core.resolve_file(method, headers, FILES[number])
+    assert set(accepted_codings(sent.get("Accept-Encoding", ""), ("br", "gzip"))) <= {
+        *("br", "gzip", "identity")
+    }
+    answer = resolve_file(method, headers, FILES[number])
     assert answer.status in (200, 206, 304, 412, 416)
     if method == "POST":
         assert answer.status == 200
@@ -169,7 +179,7 @@ def check(data: bytes) -> None:
         "If-Range" in sent and sent["If-Range"] not in (TAGS[number], DATE)
     ):
         assert answer.status == 200 or "If-Range" in sent
-        assert answer.status == 200 or core.parse_date(sent["If-Range"])
+        assert answer.status == 200 or parse_date(sent["If-Range"])
     else:
         check_content(answer, sent.get("Range", ""), CONTENTS[number])
 

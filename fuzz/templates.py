@@ -18,7 +18,9 @@ import re
 import warnings
 from typing import Any, List, Tuple
 
-from harness import choose, core, run
+from harness import choose, run
+
+from pixie_web import Template, TemplateError
 
 SEEDS = [
     b"<p>{{a}} {{!b}}</p>\n",
@@ -205,12 +207,12 @@ def check(data: bytes) -> None:
         model = Model(data[:MAX_STEPS])
         expected = model.output(model.open[0])
         source = f"% global x\n{model.source}" if choices[1] % 2 else model.source
-        got = core.Template(source).render(VALUES)
+        got = Template(source).render(VALUES)
         assert got == expected, (source, got, expected)
         return
     try:
-        core.Template(data, filename="any.tpl")
-    except core.TemplateError as error:
+        Template(data, filename="any.tpl")
+    except TemplateError as error:
         found = ERROR.match(str(error))
         if found is None:
             if str(error).startswith("any.tpl: not UTF-8"):

@@ -16,10 +16,15 @@ import re
 from typing import List, Tuple
 from urllib.parse import parse_qsl, unquote_to_bytes, urlencode
 
-from harness import choose, core, run
+from harness import choose, run
+
+from pixie_web import HTTPError, MultiDict
+from pixie_web.forms import parse_form
+from pixie_web.protocol.multipart import FORM_LIMITS, FormLimits
+from pixie_web.text import parse_urlencoded, percent_decode, percent_encode
 
 TYPE = "application/x-www-form-urlencoded"
-LIMITS = [core.FORM_LIMITS, core.FormLimits(max_fields=4, max_form_bytes=30)]
+LIMITS = [FORM_LIMITS, FormLimits(max_fields=4, max_form_bytes=30)]
 SEEDS = [
     b"a=1&b=2&a=3",
     b"name=J%C3%BCrgen+M&x=%zz%4&=&&y",
@@ -50,23 +55,23 @@ def check(data: bytes) -> None:
     choices, data = choose(data)
     limits = LIMITS[choices[0] % 2]
     fits = len(data) <= limits.max_form_bytes and data.count(b"&") < limits.max_fields
-    assert core.percent_decode(data) == unquote_to_bytes(data)
+    assert percent_decode(data) == unquote_to_bytes(data)
     body = io.BytesIO(data)
     try:
-        fields, files = core.parse_form(TYPE, body, limits)
-    except core.HTTPError as error:
+        fields, files = parse_form(TYPE, body, limits)
+    except HTTPError as error:
         if fits or error.status != 413:
             raise
         assert body.tell() <= limits.max_form_bytes + 1
         return
     assert fits
     assert not files
-    pairs = core.parse_urlencoded(data, limits.max_fields)
+    pairs = parse_urlencoded(data, limits.max_fields)
     assert pairs == reference(data)
-    assert fields == core.MultiDict(pairs)
-    assert core.parse_urlencoded(urlencode(pairs).encode(), len(pairs) + 1) == pairs
-    ours = "&".join("=".join(map(core.percent_encode, pair)) for pair in pairs)
-    assert core.parse_urlencoded(ours.encode(), len(pairs) + 1) == pairs
+    assert fields == MultiDict(pairs)
+    assert parse_urlencoded(urlencode(pairs).encode(), len(pairs) + 1) == pairs
+    ours = "&".join("=".join(map(percent_encode, pair)) for pair in pairs)
+    assert parse_urlencoded(ours.encode(), len(pairs) + 1) == pairs
 
 
 if __name__ == "__main__":

@@ -1,5 +1,130 @@
-"""pixie_web: a small web framework in which each route says where it runs."""
+"""pixie_web: a small web framework in which each route says where it runs.
 
-from .core import *  # noqa: F403
-from .core import __all__ as __all__
-from .core import __version__ as __version__
+    from pixie_web import Response, RouteType, proc_env, route, run
+
+    @route("/", RouteType.sync)          # in the main process, on the event loop
+    def index(env):
+        return Response(f"Hello from {proc_env.proc_type}")
+
+    @route("/async", RouteType.asnc)     # a coroutine on the event loop
+    async def index_async(env):
+        return Response(f"Hello from {proc_env.proc_type}")
+
+    @route("/cpu")                       # in the process pool, the default
+    def cpu_bound(env):
+        return Response(f"Hello from {proc_env.proc_type}")
+
+    if __name__ == "__main__":
+        run()                            # http://localhost:8000
+
+Nothing but the standard library, Python 3.8 and later. The source is a package of
+chapters, each of which uses only what stands above it:
+
+    about errors text cookies datastructures                        the foundation
+    protocol: http11 multipart                                      bytes, without I/O
+    forms requests responses conditional staticfiles                messages
+    templating: compiler templates
+    routing
+    executors: base streams local                                   where handlers run
+    executors/pool: frames worker zygote links pool
+    executors: dispatch
+    handling middleware application
+    server: proxies access options connection listeners server      clients
+    settings launch runner pixie loading cli
+
+`python -m pixie_web single` joins them into one file, `pixie_web.py`, which works
+alone: copied into a project it is an installation, and `python pixie_web.py app:app`
+serves.
+
+Everything a client controls has a bound, and each bound carries its unit in its name.
+The numbers follow the servers that have met the open internet longest; the precedent
+stands beside each. `run()` takes most of them as arguments of the same name in lower
+case. What only some programs need (tempfile, mimetypes, inspect, ssl ...) is imported
+where it is first used, so that importing it stays cheap.
+"""
+
+from .about import __version__ as __version__
+from .conditional import check_preconditions
+from .datastructures import Headers, MultiDict
+from .errors import (
+    ClientDisconnected,
+    HTTPError,
+    MissingExtra,
+    MissingValue,
+    PixieError,
+    ProtocolError,
+    RequestTimeout,
+    RouteError,
+    TemplateError,
+)
+from .executors.base import ProcessType, RouteType, proc_env
+from .forms import FileUpload
+from .middleware import compress, etag, same_origin
+from .pixie import (
+    Pixie,
+    after,
+    app,
+    before,
+    delete,
+    error,
+    get,
+    head,
+    mount,
+    options,
+    patch,
+    post,
+    put,
+    route,
+    run,
+    static,
+)
+from .requests import Request
+from .responses import Response, abort, redirect
+from .staticfiles import cached_file, static_file
+from .templating.templates import Template, template
+
+__all__ = [
+    "ClientDisconnected",
+    "FileUpload",
+    "HTTPError",
+    "Headers",
+    "MissingExtra",
+    "MissingValue",
+    "MultiDict",
+    "Pixie",
+    "PixieError",
+    "ProcessType",
+    "ProtocolError",
+    "Request",
+    "RequestTimeout",
+    "Response",
+    "RouteError",
+    "RouteType",
+    "Template",
+    "TemplateError",
+    "abort",
+    "after",
+    "app",
+    "before",
+    "cached_file",
+    "check_preconditions",
+    "compress",
+    "delete",
+    "error",
+    "etag",
+    "get",
+    "head",
+    "mount",
+    "options",
+    "patch",
+    "post",
+    "proc_env",
+    "put",
+    "redirect",
+    "route",
+    "run",
+    "same_origin",
+    "static",
+    "static_file",
+    "template",
+]

@@ -20,7 +20,7 @@ from typing import Any, List
 
 import httptools
 
-from .core import RequestReader, WireEvent
+from .protocol.http11 import RequestReader, WireEvent
 
 MIN_CHUNKS = 8  # that seem to wait; for fewer, starting llhttp costs more than it saves
 FRAME_BYTES = 6  # around a small chunk: its size, and CR LF twice

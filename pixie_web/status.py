@@ -12,7 +12,12 @@ import hashlib
 import re
 from typing import Any, Dict, Iterable, Iterator, List, Mapping, Tuple
 
-from .core import Application, Request, Response, RouteError, RouteType, escape
+from .application import Application
+from .errors import RouteError
+from .executors.base import RouteType
+from .requests import Request
+from .responses import Response
+from .text import escape
 
 PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
 STATES = ("starting", "idle", "busy", "dying")

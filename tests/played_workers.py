@@ -32,23 +32,20 @@ from typing import Any, AsyncIterator, Dict, List, NamedTuple, Optional, Tuple
 from virtual_time import quiet
 
 from pixie_web import Pixie, Request, Response, RouteType
-from pixie_web.core import (
-    _FRAME,
+from pixie_web.executors.base import Route
+from pixie_web.executors.pool.frames import _FRAME, _RESULT, Frame, PoolOptions
+from pixie_web.executors.pool.pool import Pool
+from pixie_web.executors.pool.zygote import (
     _ORDER,
     _REPORT,
-    _RESULT,
     EXITED,
     START,
     STARTED,
-    Disconnect,
-    Frame,
     Launch,
-    Pool,
-    PoolOptions,
-    Route,
-    load_json,
-    parse_head,
 )
+from pixie_web.protocol.http11 import parse_head
+from pixie_web.requests import Disconnect
+from pixie_web.text import load_json
 
 HAND_ON = """
 import array, os, select, socket, sys

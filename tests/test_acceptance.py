@@ -49,7 +49,10 @@ from support import (
     wait_for,
 )
 
-from pixie_web.core import Request, Route, RouteType, encode_run, parse_head
+from pixie_web import Request, RouteType
+from pixie_web.executors.base import Route
+from pixie_web.executors.pool.frames import encode_run
+from pixie_web.protocol.http11 import parse_head
 
 TABLE = """
  1 a storm of kills: all other answers right, one 502 for a kill at most, no zombie

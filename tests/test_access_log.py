@@ -9,7 +9,9 @@ from typing import List
 import pytest
 from support import LOOPS, serve
 
-from pixie_web.core import NO_HEAD, AccessRecord, Request, log_text, parse_head
+from pixie_web import Request
+from pixie_web.protocol.http11 import parse_head
+from pixie_web.server.access import NO_HEAD, AccessRecord, log_text
 
 PROGRAM = """
 import json, logging, sys

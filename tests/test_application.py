@@ -1,4 +1,4 @@
-"""Section 12: routes, mounts, triggers and error handlers, over the wire."""
+"""Routes, mounts, triggers and error handlers, over the wire."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import pytest
 from support import LOOPS, Server, read_all, read_until, serve
 
 from pixie_web import Pixie, Request, Response, RouteError, RouteType
-from pixie_web.core import BodySource, parse_head
+from pixie_web.protocol.http11 import parse_head
+from pixie_web.requests import BodySource
 
 PROGRAM = Path(__file__).with_name("programs") / "application.py"
 PLACEMENTS = ["sync", "thread", "asnc", "pool"]

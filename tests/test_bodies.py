@@ -1,4 +1,4 @@
-"""Section 6: forms, the multipart parser, uploads."""
+"""Forms, the multipart parser, uploads."""
 
 from __future__ import annotations
 
@@ -12,16 +12,13 @@ from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple, Union
 
 import pytest
 
-from pixie_web import core
-from pixie_web.core import (
-    FileUpload,
+from pixie_web import FileUpload, HTTPError
+from pixie_web.forms import MAX_FILENAME_BYTES, parse_form, safe_filename
+from pixie_web.protocol.multipart import (
     FormLimits,
-    HTTPError,
     MultipartParser,
     Part,
-    parse_form,
     parse_parameters,
-    safe_filename,
 )
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -949,7 +946,7 @@ def test_any_filename_becomes_one_safe_component() -> None:
     def check(raw: str) -> None:
         name = safe_filename(raw)
         assert name
-        assert len(name.encode()) <= core.MAX_FILENAME_BYTES + 1
+        assert len(name.encode()) <= MAX_FILENAME_BYTES + 1
         assert not set(name) & set('/\\:<>|?*"\0\n')
         assert name[0] not in ".-~ "
         assert name[-1] not in ". "

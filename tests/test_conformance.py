@@ -34,7 +34,7 @@ from test_wire import (
     with_line,
 )
 
-from pixie_web.core import parse_date
+from pixie_web.text import parse_date
 
 PROGRAM = r"""
 import os

@@ -10,18 +10,11 @@ import pytest
 from support import Server, serve
 
 from pixie_web import Pixie, PixieError, Request, Response
-from pixie_web.core import (
-    FormLimits,
-    dump_json,
-    hand_down,
-    load_json,
-    parse_head,
-    secret_keys,
-    set_form_limits,
-    sign,
-    take_over,
-    unsign,
-)
+from pixie_web.cookies import secret_keys, sign, unsign
+from pixie_web.launch import hand_down, set_form_limits, take_over
+from pixie_web.protocol.http11 import parse_head
+from pixie_web.protocol.multipart import FormLimits
+from pixie_web.text import dump_json, load_json
 
 PROGRAM = Path(__file__).with_name("programs") / "everyday.py"
 PLACES = ["sync", "thread", "asnc", "pool"]

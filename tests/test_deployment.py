@@ -16,7 +16,8 @@ import pytest
 from support import PATIENCE_SECONDS, Server, read_all, wait_for
 from test_readme import python_blocks
 
-from pixie_web.core import AccessRecord, ServerOptions
+from pixie_web.server.access import AccessRecord
+from pixie_web.server.options import ServerOptions
 
 PAGE = Path(__file__).parent.parent / "docs" / "deployment.md"
 TEXT = PAGE.read_text("utf-8")

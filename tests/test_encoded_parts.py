@@ -1,4 +1,4 @@
-"""Section 6: parts of a form in base64 and quoted-printable (RFC 7578 section 4.7)."""
+"""Parts of a form in base64 and quoted-printable (RFC 7578 section 4.7)."""
 
 from __future__ import annotations
 
@@ -8,13 +8,9 @@ from typing import Optional
 
 import pytest
 
-from pixie_web.core import (
-    BODY_PIECE_BYTES,
-    FormLimits,
-    HTTPError,
-    decode_transfer,
-    parse_form,
-)
+from pixie_web import HTTPError
+from pixie_web.forms import BODY_PIECE_BYTES, parse_form
+from pixie_web.protocol.multipart import FormLimits, decode_transfer
 
 TYPE = "multipart/form-data; boundary=xYz"
 

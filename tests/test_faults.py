@@ -15,7 +15,8 @@ from support import LOOPS, read_all, serve
 from test_conformance import PROGRAM, replies, request
 from test_wire import CHUNKED, GET, POST, next_event
 
-from pixie_web.core import RequestReader, tls_context
+from pixie_web.protocol.http11 import RequestReader
+from pixie_web.server.listeners import tls_context
 
 # Hostile lengths, and slow heads ------------------------------------------------------
 

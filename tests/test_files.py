@@ -1,4 +1,4 @@
-"""Section 8: which file, which part of it, in which coding; and never one outside.
+"""Which file, which part of it, in which coding; and never one outside.
 
 The tables hold literal request headers and what must come of them. Each exchange is
 tried with the file in memory, kept for good, and on disk: always the same bytes.
@@ -14,30 +14,44 @@ from pathlib import Path
 
 import pytest
 
-from pixie_web import core
-from pixie_web.core import (
-    FileSlice,
+from pixie_web import (
     Headers,
     HTTPError,
     Request,
     Response,
-    StaticFile,
-    accepted_codings,
     cached_file,
+    static_file,
+    staticfiles,
+)
+from pixie_web.conditional import (
+    NO_HEADERS,
+    accepted_codings,
     conditional_response,
-    content_disposition,
-    content_type_of,
     deciding_headers,
-    directory_file,
     evaluate_preconditions,
     is_range_current,
-    is_safe_name,
     parse_etags,
-    parse_head,
     parse_ranges,
-    resolve_file,
-    static_file,
 )
+from pixie_web.protocol.http11 import parse_head
+from pixie_web.responses import FileSlice, StaticFile
+from pixie_web.staticfiles import (
+    FILE_CHUNK_BYTES,
+    MAX_CACHED_FILE_BYTES,
+    _file_state,
+    _find_once,
+    _keep,
+    _look_inside,
+    _on_disk,
+    _require,
+    _siblings,
+    content_disposition,
+    content_type_of,
+    directory_file,
+    is_safe_name,
+    resolve_file,
+)
+from pixie_web.text import format_date
 
 try:
     from hypothesis import given, settings
@@ -52,17 +66,17 @@ A_SECOND_BEFORE = "Sun, 06 Nov 1994 08:49:36 GMT"
 A_SECOND_AFTER = "Sun, 06 Nov 1994 08:49:38 GMT"
 ETAG = '"ae1b981bc490a00-a"'
 OTHER = '"other"'
-LARGE = core.MAX_CACHED_FILE_BYTES + 1
+LARGE = MAX_CACHED_FILE_BYTES + 1
 
 
 @pytest.fixture(autouse=True)
 def _no_memory(monkeypatch):
     """Start with nothing kept for good, and with files that have long been settled."""
-    core._find_once.cache_clear()
-    core._require.cache_clear()
-    core._siblings.cache_clear()
-    core._keep.cache_clear()
-    monkeypatch.setattr(core, "UNSETTLED_NANOSECONDS", 0)
+    _find_once.cache_clear()
+    _require.cache_clear()
+    _siblings.cache_clear()
+    _keep.cache_clear()
+    monkeypatch.setattr(staticfiles, "UNSETTLED_NANOSECONDS", 0)
 
 
 @pytest.fixture
@@ -219,8 +233,8 @@ def test_if_range_takes_the_strong_tag_or_the_exact_date(if_range, expected):
 
 def test_a_date_of_this_second_is_too_weak_for_if_range():
     now = int(time.time())
-    assert is_range_current(core.format_date(now), ETAG, now) is False
-    assert is_range_current(core.format_date(now), ETAG, None) is False
+    assert is_range_current(format_date(now), ETAG, now) is False
+    assert is_range_current(format_date(now), ETAG, None) is False
 
 
 RANGES = [
@@ -508,7 +522,7 @@ def test_a_file_that_goes_before_it_is_sent_is_404(site):
 def ask_worker(path, *options):
     """Resolve what a worker sends: a rendered block, a path, and how to send it."""
     sent = Response.from_block(200, b"", StaticFile(path, *options))
-    return resolve_file("GET", core.NO_HEADERS, sent)
+    return resolve_file("GET", NO_HEADERS, sent)
 
 
 @pytest.mark.parametrize("mtime", [2**33, -1])
@@ -534,7 +548,7 @@ def test_a_date_that_can_not_be_is_not_sent(site, mtime):
 def test_headers_are_parsed_only_where_they_matter(lines, concerned):
     request = Request(parse_head(f"GET / HTTP/1.1\r\nHost: a\r\n{lines}\r\n".encode()))
     assert (deciding_headers(request) is request.headers) is concerned
-    assert (deciding_headers(request) is core.NO_HEADERS) is not concerned
+    assert (deciding_headers(request) is NO_HEADERS) is not concerned
 
 
 def test_dynamic_answers_have_conditions_too():
@@ -784,14 +798,14 @@ def test_devices_and_directories_are_404():
     "number", [errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENXIO]
 )
 def test_what_can_not_be_opened_is_404(site, monkeypatch, number):
-    monkeypatch.setattr(core, "_open_real", refuse(number))
+    monkeypatch.setattr(staticfiles, "_open_real", refuse(number))
     with pytest.raises(HTTPError, match="404"):
         static_file("a.txt", site)
 
 
 @pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.EIO])
 def test_a_failing_server_is_no_404(site, monkeypatch, number):
-    monkeypatch.setattr(core, "_open_real", refuse(number))
+    monkeypatch.setattr(staticfiles, "_open_real", refuse(number))
     with pytest.raises(OSError, match="refused"):
         static_file("a.txt", site)
 
@@ -932,7 +946,7 @@ def test_a_directory_has_an_index_if_asked_for(pages, filename, expected):
     if response.status == 302:
         assert response.headers["Location"] == expected
     else:
-        assert content_of(resolve_file("GET", core.NO_HEADERS, response)) == expected
+        assert content_of(resolve_file("GET", NO_HEADERS, response)) == expected
 
 
 @pytest.mark.parametrize("filename", ["", "docs", "docs/", "missing"])
@@ -957,7 +971,7 @@ def disk(monkeypatch):
     """Return a list that records each look at the disk: "stat" and "open"."""
     seen = []
     now = time.monotonic()  # stands: a new second has more to look at
-    monkeypatch.setattr(core.time, "monotonic", lambda: now)
+    monkeypatch.setattr(time, "monotonic", lambda: now)
     for name in ("stat", "lstat", "open"):
         monkeypatch.setattr(os, name, recorded(name, getattr(os, name), seen))
     return seen
@@ -974,7 +988,7 @@ def recorded(name, function, seen):
 def later(monkeypatch):
     """Let a second pass: what is known of siblings is known no more."""
     now = time.monotonic() + 1
-    monkeypatch.setattr(core.time, "monotonic", lambda: now)
+    monkeypatch.setattr(time, "monotonic", lambda: now)
 
 
 def test_checked_memory_costs_one_stat(site, disk):
@@ -989,7 +1003,7 @@ def test_required_memory_never_touches_the_disk(site, disk):
     ask(site, cache=True)
     shutil.rmtree(site)
     disk.clear()
-    response = resolve_file("GET", core.NO_HEADERS, cached_file("a.txt", site))
+    response = resolve_file("GET", NO_HEADERS, cached_file("a.txt", site))
     assert response.body == CONTENT
     assert lines_of(response) == WHOLE
     assert ask_worker(*cached_file("a.txt", site).body).body == CONTENT
@@ -1023,11 +1037,11 @@ def test_a_file_replaced_by_one_of_the_same_size_and_time_is_seen(site):
 
 
 def test_what_has_just_changed_is_not_kept(site, monkeypatch):
-    monkeypatch.setattr(core, "UNSETTLED_NANOSECONDS", 10**18)
+    monkeypatch.setattr(staticfiles, "UNSETTLED_NANOSECONDS", 10**18)
     put(site / "just.txt", b"now")
     response = ask(site, "just.txt")
     assert isinstance(response.body, FileSlice)
-    monkeypatch.setattr(core, "UNSETTLED_NANOSECONDS", 0)
+    monkeypatch.setattr(staticfiles, "UNSETTLED_NANOSECONDS", 0)
     assert ask(site, "just.txt").body == b"now"
 
 
@@ -1040,11 +1054,11 @@ def test_large_files_stay_on_disk(site, size, kept):
 
 
 def test_memory_is_bounded_in_bytes():
-    bound = core.MAX_CACHED_FILE_BYTES * core._keep.cache_info().maxsize
+    bound = MAX_CACHED_FILE_BYTES * _keep.cache_info().maxsize
     assert bound == 64 * 1024 * 1024
 
 
-@pytest.mark.parametrize("size", [10, LARGE, 3 * core.FILE_CHUNK_BYTES + 1])
+@pytest.mark.parametrize("size", [10, LARGE, 3 * FILE_CHUNK_BYTES + 1])
 def test_a_required_file_is_kept_whatever_its_size_and_whoever_else_is(
     site, disk, size
 ):
@@ -1052,7 +1066,7 @@ def test_a_required_file_is_kept_whatever_its_size_and_whoever_else_is(
     put(site / "b.bin", content)
     put(site / "b.bin.gz", content[::-1])
     assert content_of(ask(site, "b.bin", cache=True)) == content
-    for bounded in (core._keep, core._siblings, core._look_inside, core._on_disk):
+    for bounded in (_keep, _siblings, _look_inside, _on_disk):
         bounded.cache_clear()  # as if others had taken the room
     shutil.rmtree(site)
     disk.clear()
@@ -1078,7 +1092,7 @@ def test_a_required_file_that_is_written_to_is_sent_but_not_kept(site, monkeypat
         raise OSError(errno.EAGAIN, "the file changed while it was read")
 
     with monkeypatch.context() as patched:
-        patched.setattr(core, "_read", torn)
+        patched.setattr(staticfiles, "_read", torn)
         assert content_of(ask(site, cache=True)) == CONTENT
     put(site / "a.txt", b"new", MTIME + 1)
     assert content_of(ask(site, cache=True)) == b"new"
@@ -1086,17 +1100,17 @@ def test_a_required_file_that_is_written_to_is_sent_but_not_kept(site, monkeypat
 
 def test_a_file_torn_by_a_writer_is_not_kept(site, monkeypatch):
     path = put(site / "torn.txt", b"old")
-    state = core._file_state(os.stat(path))
+    state = _file_state(os.stat(path))
     put(path, b"new content")
     with pytest.raises(OSError, match="changed"):
-        core._keep(str(path), state, "")
+        _keep(str(path), state, "")
     assert content_of(ask(site, "torn.txt")) == b"new content"
 
 
 def test_a_file_that_changes_after_it_was_found_is_sent_as_it_is_now(site):
     response = static_file("a.txt", site)
     put(site / "a.txt", b"changed since", MTIME + 1)
-    answer = resolve_file("GET", core.NO_HEADERS, response)
+    answer = resolve_file("GET", NO_HEADERS, response)
     assert content_of(answer) == b"changed since"
     assert answer.headers["Last-Modified"] == A_SECOND_AFTER
 

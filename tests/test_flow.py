@@ -15,16 +15,11 @@ from typing import Any, List
 import pytest
 from support import LOOPS, Server, drip, read_all, read_until, serve, wait_for
 
-from pixie_web import ClientDisconnected
-from pixie_web.core import (
-    READ_AHEAD_BYTES,
-    SPOOL_BODY_BYTES,
-    Connection,
-    Request,
-    Response,
-    ServerOptions,
-)
-from pixie_web.core import Server as CoreServer
+from pixie_web import ClientDisconnected, Request, Response
+from pixie_web.handling import SPOOL_BODY_BYTES
+from pixie_web.server.connection import READ_AHEAD_BYTES, Connection
+from pixie_web.server.options import ServerOptions
+from pixie_web.server.server import Server as CoreServer
 
 PROGRAM = r"""
 import asyncio, hashlib, os, re

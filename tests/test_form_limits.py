@@ -8,7 +8,9 @@ from typing import Dict, Iterator, Tuple
 import pytest
 from support import Server, serve
 
-from pixie_web.core import DEFAULT_SETTINGS, FormLimits, PixieError, read_settings
+from pixie_web import PixieError
+from pixie_web.protocol.multipart import FormLimits
+from pixie_web.settings import DEFAULT_SETTINGS, read_settings
 
 PROGRAM = Path(__file__).with_name("programs") / "everyday.py"
 PLACES = ["sync", "thread", "asnc", "pool"]

@@ -18,7 +18,7 @@ from support import LOOPS, Server, read_until, serve
 from test_readme import python_blocks
 
 from pixie_web import Pixie, RouteError, RouteType
-from pixie_web.core import Heartbeat
+from pixie_web.server.connection import Heartbeat
 
 PROGRAM = r"""
 import asyncio, os, time

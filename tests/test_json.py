@@ -1,4 +1,4 @@
-"""Section 3's JSON: with orjson and without it the same is written, read and refused.
+"""JSON: with orjson and without it the same is written, read and refused.
 
 Every row goes through both. What is compared is what a text says: `1e-07` and `1e-7`
 are one number. NaN, which equals nothing, is compared by how it is printed.
@@ -18,10 +18,12 @@ import uuid
 from typing import Any, Callable, Dict, List, NamedTuple, Tuple
 
 import pytest
+from shapes import module_of
 from support import serve
 
-from pixie_web import HTTPError, core
-from pixie_web.core import dump_json, load_json
+from pixie_web import HTTPError
+from pixie_web import text as text_chapter
+from pixie_web.text import dump_json, load_json
 
 try:
     from hypothesis import given, settings
@@ -29,7 +31,7 @@ try:
 except ImportError:  # the properties at the end need it, the tables do not
     given = None
 
-fast_json = core._fast_json
+fast_json = text_chapter._fast_json
 NEEDS_ORJSON = pytest.mark.skipif(fast_json() is None, reason="orjson is not installed")
 LIBRARIES = ["json", pytest.param("orjson", marks=NEEDS_ORJSON)]
 WITHOUT_ORJSON = "sys.modules['orjson'] = None"  # as if it were not installed
@@ -39,7 +41,7 @@ WITHOUT_ORJSON = "sys.modules['orjson'] = None"  # as if it were not installed
 def library(request: Any, monkeypatch: pytest.MonkeyPatch) -> str:
     """Say which library the functions of this test go to first."""
     if request.param == "json":
-        monkeypatch.setattr(core, "_fast_json", lambda: None)
+        monkeypatch.setattr(text_chapter, "_fast_json", lambda: None)
     return str(request.param)
 
 
@@ -52,13 +54,13 @@ def outcomes(function: Callable[[Any], Any], argument: Any) -> Dict[str, str]:
     """Return what a function gives, or raises, by the library it goes to first."""
     found = {}
     for name, get in {"orjson": fast_json, "json": lambda: None}.items():
-        core._fast_json = get  # type: ignore[assignment]
+        text_chapter._fast_json = get  # type: ignore[assignment]
         try:
             found[name] = printed(function(argument))
         except (HTTPError, TypeError, ValueError) as error:
             found[name] = f"{type(error).__name__}: {error}"
         finally:
-            core._fast_json = fast_json
+            text_chapter._fast_json = fast_json
     return found
 
 
@@ -302,7 +304,7 @@ def test_a_number_of_5000_digits_is_never_rounded(library: str) -> None:
 
 @NEEDS_ORJSON
 def test_orjson_answers_alone_where_it_can(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(core, "_json", None)
+    monkeypatch.setattr(text_chapter, "_json", None)
     value = {"a": [1, 2.5, "é", None, True, Word.YES]}
     assert dump_json(value) == '{"a":[1,2.5,"é",null,true,"yes"]}'.encode()
     assert load_json(b'{"a":[1,1234567890123456789,null]}') == {
@@ -313,8 +315,9 @@ def test_orjson_answers_alone_where_it_can(monkeypatch: pytest.MonkeyPatch) -> N
 @NEEDS_ORJSON
 def test_orjson_is_imported_when_json_is_first_needed() -> None:
     program = (
-        "import sys, pixie_web.core as core; first = 'orjson' in sys.modules; "
-        "core.dump_json(1); print(first, 'orjson' in sys.modules)"
+        f"import sys, {module_of('text')} as text; "
+        "first = 'orjson' in sys.modules; "
+        "text.dump_json(1); print(first, 'orjson' in sys.modules)"
     )
     output = subprocess.check_output([sys.executable, "-c", program], timeout=60)
     assert output.split() == [b"False", b"True"]

@@ -20,7 +20,8 @@ from typing import Iterator, List, Optional
 import pytest
 from support import LOOPS, children, read_all, wait_for
 
-from pixie_web.core import PixieError, bind_unix, tls_context
+from pixie_web import PixieError
+from pixie_web.server.listeners import bind_unix, tls_context
 
 CERTIFICATE = Path(__file__).parent / "programs" / "localhost.pem"  # for tests alone
 OTHER = CERTIFICATE.with_name("other.pem")  # another one for the same names

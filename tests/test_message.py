@@ -1,4 +1,4 @@
-"""Section 7: Request and Response."""
+"""Request and Response."""
 
 from __future__ import annotations
 
@@ -13,16 +13,15 @@ from typing import Any, BinaryIO, Callable, Dict, List, Optional, cast
 import pytest
 
 from pixie_web import HTTPError, PixieError, Request, Response, abort, redirect
-from pixie_web.core import (
-    BodyFile,
-    BodySource,
-    Disconnect,
+from pixie_web.forms import BodyFile
+from pixie_web.protocol.http11 import parse_head
+from pixie_web.requests import BodySource, Disconnect
+from pixie_web.responses import (
     FileSlice,
     StaticFile,
     error_page,
     is_stream,
     open_stream,
-    parse_head,
     to_chunk,
     to_response,
 )

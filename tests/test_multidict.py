@@ -1,4 +1,4 @@
-"""Section 4: Headers and MultiDict."""
+"""Headers and MultiDict."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any, List
 
 import pytest
 
-from pixie_web.core import Headers, HTTPError, MissingValue, MultiDict
+from pixie_web import Headers, HTTPError, MissingValue, MultiDict
 
 # Headers ------------------------------------------------------------------------------
 

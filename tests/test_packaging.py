@@ -11,6 +11,7 @@ import sys
 from typing import Any, List
 
 import pytest
+from shapes import place_lone_file
 
 WANTED = ["route", "run", "Response", "RouteType", "proc_env"]
 
@@ -21,10 +22,10 @@ def python_json(*arguments: str) -> Any:
     return json.loads(subprocess.check_output(command, timeout=60))
 
 
-def core_version(root: pathlib.Path) -> str:
-    source = (root / "pixie_web" / "core.py").read_text(encoding="utf-8")
+def stated_version(root: pathlib.Path) -> str:
+    source = (root / "pixie_web" / "about.py").read_text(encoding="utf-8")
     found = re.search(r'^__version__ = "(.+)"$', source, re.MULTILINE)
-    assert found, "core.py must state its version as a literal"
+    assert found, "about.py must state its version as a literal"
     return found.group(1)
 
 
@@ -32,17 +33,17 @@ def released_versions(changelog: str) -> List[str]:
     return re.findall(r"^## \[(\d[^]]*)\]", changelog, re.MULTILINE)
 
 
-def test_the_core_copied_alone_works_without_anything_installed(
+def test_the_lone_file_works_without_anything_installed(
     root: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
-    shutil.copy(str(root / "pixie_web" / "core.py"), str(tmp_path / "pixie_web.py"))
+    place_lone_file(tmp_path)
     program = (
         "import json, sys; sys.path.insert(0, sys.argv[1]); import pixie_web; "
         "print(json.dumps([pixie_web.__file__, pixie_web.__version__, dir(pixie_web)]))"
     )
     file, version, names = python_json("-c", program, str(tmp_path))
     assert pathlib.Path(file) == tmp_path / "pixie_web.py"
-    assert version == core_version(root)
+    assert version == stated_version(root)
     assert [name for name in WANTED if name not in names] == []
 
 
@@ -59,12 +60,12 @@ def test_the_package_says_that_it_is_typed(root: pathlib.Path) -> None:
     assert (root / "pixie_web" / "py.typed").read_bytes() == b""
 
 
-def test_the_version_stands_in_the_core_and_nowhere_else(root: pathlib.Path) -> None:
+def test_the_version_stands_in_one_chapter_and_nowhere_else(root: pathlib.Path) -> None:
     project = (root / "pyproject.toml").read_text(encoding="utf-8")
     assert 'dynamic = ["version"]' in project
-    assert '[tool.hatch.version]\npath = "pixie_web/core.py"' in project
+    assert '[tool.hatch.version]\npath = "pixie_web/about.py"' in project
     assert re.findall(r"^version\s*=", project, re.MULTILINE) == []
-    assert re.fullmatch(r"\d+\.\d+\.\d+((a|b|rc|\.dev)\d+)?", core_version(root))
+    assert re.fullmatch(r"\d+\.\d+\.\d+((a|b|rc|\.dev)\d+)?", stated_version(root))
 
 
 def test_the_changelog_knows_no_release_but_those_up_to_this_one(
@@ -72,7 +73,7 @@ def test_the_changelog_knows_no_release_but_those_up_to_this_one(
 ) -> None:
     changelog = (root / "CHANGELOG.md").read_text(encoding="utf-8")
     assert "\n## [Unreleased]\n" in changelog
-    assert released_versions(changelog)[:1] in ([], [core_version(root)])
+    assert released_versions(changelog)[:1] in ([], [stated_version(root)])
 
 
 def test_released_versions_are_read_newest_first() -> None:

@@ -8,19 +8,18 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any, Iterator, List, Type
 
 import pytest
+from shapes import module_of, place_lone_file
 from support import LOOPS, PATIENCE_SECONDS, serve
 from test_wire import ACCEPTED, CHUNKED, GET, REFUSED_CHUNKS, cuts
 
-import pixie_web
 from pixie_web import ProtocolError
-from pixie_web.core import NEED_DATA, Head, RequestReader, encode_chunk
+from pixie_web.protocol.http11 import NEED_DATA, Head, RequestReader, encode_chunk
 
 try:
     from hypothesis import given, settings
@@ -32,7 +31,6 @@ try:
 except ImportError:  # it is an extra
     httptools = None  # type: ignore[assignment]
 
-CORE = Path(pixie_web.__file__).with_name("core.py")
 needs_httptools = pytest.mark.skipif(
     httptools is None, reason="httptools is not installed"
 )
@@ -300,7 +298,7 @@ def test_httptools_that_is_not_there_is_one_line(tmp_path: Path) -> None:
 def test_the_lone_file_says_that_the_parser_comes_with_the_package(
     tmp_path: Path,
 ) -> None:
-    shutil.copy(str(CORE), str(tmp_path / "pixie_web.py"))
+    place_lone_file(tmp_path)
     program = "import sys; sys.path.insert(0, '.')\n" + RUN
     assert refusal(tmp_path, program.format(arguments='parser="httptools"')) == (
         'pixie_web: parser="httptools" comes with the installed package: '
@@ -320,7 +318,8 @@ def test_the_example_of_the_docs_counts_lines(root: Path) -> None:
 
 def test_the_companion_is_imported_only_when_asked_for() -> None:
     program = (
-        "import sys, pixie_web.core as core; core.reader_class('pixie'); "
+        f"import sys, {module_of('server.options')} as options; "
+        "options.reader_class('pixie'); "
         "print('pixie_web.httptools' in sys.modules or 'httptools' in sys.modules)"
     )
     output = subprocess.check_output([sys.executable, "-c", program], timeout=60)

@@ -1,4 +1,4 @@
-"""Section 13: for how long the server waits for a client, to the second."""
+"""For how long the server waits for a client, to the second."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from virtual_server import Client, serving
 from virtual_time import in_virtual_time, quiet, seconds
 
 from pixie_web import Pixie, ProtocolError, Request, Response, RouteType
-from pixie_web.core import tls_context
+from pixie_web.server.listeners import tls_context
 
 CERTIFICATE = str(Path(__file__).with_name("programs") / "localhost.pem")
 SWEEP = 0.6  # the server looks twice a second; a little more

@@ -20,7 +20,8 @@ import pytest
 from support import LOOPS, PATIENCE_SECONDS, Server, read_all, serve, wait_for
 
 from pixie_web import HTTPError, Pixie, RouteError, RouteType
-from pixie_web.core import check_kind, error_page, handler_kind
+from pixie_web.executors.base import check_kind, handler_kind
+from pixie_web.responses import error_page
 
 PROGRAM = Path(__file__).with_name("programs") / "placement.py"
 PAGE = "<!doctype html><p>größe</p>".encode()

@@ -1,4 +1,4 @@
-"""Section 11's pool: workers that die, hang and leak, clients that come and go."""
+"""The pool: workers that die, hang and leak, clients that come and go."""
 
 from __future__ import annotations
 

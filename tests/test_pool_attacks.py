@@ -1,4 +1,4 @@
-"""Section 11's pool, and handlers, clients and operators that mean it ill."""
+"""The pool, and handlers, clients and operators that mean it ill."""
 
 from __future__ import annotations
 

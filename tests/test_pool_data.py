@@ -1,4 +1,4 @@
-"""Section 11: large requests and answers, which travel as files."""
+"""Large requests and answers, which travel as files."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ from pooling import (
 )
 from support import LONG, MATRIX, Server, serve, wait_for
 
-from pixie_web.core import ANSWER_TOKEN_BYTES, Frame, Worker
+from pixie_web.executors.pool.frames import ANSWER_TOKEN_BYTES, Frame
+from pixie_web.executors.pool.links import Worker
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 LARGE = PROGRAM.replace(

@@ -1,4 +1,4 @@
-"""Section 11: which workers there are, when they are replaced, and pools by name."""
+"""Which workers there are, when they are replaced, and pools by name."""
 
 from __future__ import annotations
 
@@ -38,12 +38,11 @@ from support import (
     wait_for,
 )
 
-from pixie_web import Pixie, RouteError
-from pixie_web.core import (
+from pixie_web import Pixie, RouteError, RouteType
+from pixie_web.executors.base import Route
+from pixie_web.executors.pool.pool import (
     CRASH_REST_SECONDS,
     Breaker,
-    Route,
-    RouteType,
     boot_delay_seconds,
 )
 

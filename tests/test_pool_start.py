@@ -1,10 +1,9 @@
-"""Section 11: the three ways to start the pool, and the death of what starts it."""
+"""The three ways to start the pool, and the death of what starts it."""
 
 from __future__ import annotations
 
 import os
 import re
-import shutil
 import signal
 import sys
 import time
@@ -24,6 +23,7 @@ from pooling import (
     wait_for_note,
     zygote,
 )
+from shapes import place_lone_file
 from support import (
     LONG,
     MATRIX,
@@ -35,11 +35,9 @@ from support import (
     wait_for,
 )
 
-import pixie_web
-from pixie_web.core import difference
+from pixie_web.executors.pool.pool import difference
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-CORE = Path(pixie_web.__file__).with_name("core.py")
 ENVIRONMENT = {"PIXIE_HOST": "127.0.0.1", "PIXIE_PORT": "0", "PIXIE_WORKERS": "1"}
 
 
@@ -190,7 +188,7 @@ def test_a_program_is_found_again_however_it_was_started(
     project: Path, arguments: List[str], says: str, lone: bool
 ) -> None:
     if lone:
-        shutil.copy(str(CORE), str(project / "pixie_web.py"))
+        place_lone_file(project)
         if arguments[:2] == ["-m", "pixie_web"]:
             arguments = ["pixie_web.py", *arguments[2:]]
         arguments = ["-S", "-E", *arguments]
@@ -354,8 +352,8 @@ def test_workers_inherit_nothing_but_their_own(start: str) -> None:
         "def pid(env):",
         "def pid(env):\n"
         "    return str(sorted(os.listdir('/proc/self/fd'), key=int))\n\n"
-        "open_file = open('/dev/null')\n"
-        "os.set_inheritable(open_file.fileno(), True)\n\n"
+        "left_open = os.open('/dev/null', os.O_RDONLY)\n"
+        "os.set_inheritable(left_open, True)\n\n"
         "def unused(env):",
     )
     with serve(program, pool_start=start, workers=1) as server:

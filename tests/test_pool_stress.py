@@ -1,4 +1,4 @@
-"""Section 11 under load: overload, orderly stops, and a soak of everything at once."""
+"""The pool under load: overload, orderly stops, and a soak of everything at once."""
 
 from __future__ import annotations
 

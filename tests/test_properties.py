@@ -17,30 +17,32 @@ from urllib.parse import parse_qsl, urlencode
 
 import pytest
 
-from pixie_web import core
-from pixie_web.core import (
-    CLOSED,
-    NEED_DATA,
-    FormLimits,
-    Head,
+from pixie_web import (
     Headers,
     HTTPError,
-    MultipartParser,
-    Part,
+    MultiDict,
     ProtocolError,
     Request,
-    RequestReader,
     Response,
     Template,
+)
+from pixie_web.conditional import MAX_RANGES, parse_ranges
+from pixie_web.cookies import sign, unsign
+from pixie_web.forms import parse_form
+from pixie_web.protocol.http11 import (
+    CLOSED,
+    END,
+    MAX_HEAD_BYTES,
+    NEED_DATA,
+    Head,
+    RequestReader,
+    Signal,
     encode_chunk,
     is_header_block,
-    parse_form,
     parse_head,
-    parse_ranges,
-    parse_urlencoded,
-    sign,
-    unsign,
 )
+from pixie_web.protocol.multipart import FORM_LIMITS, FormLimits, MultipartParser, Part
+from pixie_web.text import parse_urlencoded, percent_decode, percent_encode
 
 hypothesis = pytest.importorskip("hypothesis")
 some = pytest.importorskip("hypothesis.strategies")
@@ -125,7 +127,7 @@ LINES = some.lists(
 )
 EXTENSIONS = some.sampled_from([b"", b";a", b" ; a=b", b';a="\\"\xe4 b"\t;c=d'])
 
-Event = Union[Tuple[object, ...], bytes, core.Signal]
+Event = Union[Tuple[object, ...], bytes, Signal]
 
 
 def events_of(
@@ -133,7 +135,7 @@ def events_of(
 ) -> List[Event]:
     """Return what a reader makes of the pieces, those of one body joined."""
     reader = RequestReader(**limits)
-    most_kept = max(limits.values(), default=core.MAX_HEAD_BYTES)
+    most_kept = max(limits.values(), default=MAX_HEAD_BYTES)
     events: List[Event] = []
     for piece in [*pieces, None] if eof else pieces:
         if piece is None:
@@ -220,7 +222,7 @@ def test_valid_requests_come_out_as_they_were_sent(
     expected: List[object] = []
     for _, _, _, body in requests:
         expected += ["head"]
-        expected += [] if body is None else [body, core.END] if body else [core.END]
+        expected += [] if body is None else [body, END] if body else [END]
     events = events_of(pieces_of(data, places), {})
     heads = [event for event in events if isinstance(event, tuple)]
     got = ["head" if isinstance(event, tuple) else event for event in events]
@@ -228,9 +230,7 @@ def test_valid_requests_come_out_as_they_were_sent(
     for (method, target, lines, _), values in zip(requests, heads):
         head = parse_head(values[0])
         assert (head.method, head.target) == (method, target)
-        assert head.path == core.percent_decode(target.encode()).decode(
-            "utf-8", "replace"
-        )
+        assert head.path == percent_decode(target.encode()).decode("utf-8", "replace")
         stripped = [(name, value.strip(" \t")) for name, value in lines]
         assert list(head.lines())[1 : 1 + len(lines)] == stripped
 
@@ -325,7 +325,7 @@ def parts_of(pieces: List[bytes], limits: FormLimits) -> Union[Parts, str]:
 def test_any_multipart_body_gives_the_same_parts_at_every_cut(
     body: bytes, places: List[int]
 ) -> None:
-    for limits in (core.FORM_LIMITS, SMALL_FORM):
+    for limits in (FORM_LIMITS, SMALL_FORM):
         whole = parts_of([body], limits)
         assert parts_of(pieces_of(body, places), limits) == whole
         assert parts_of(bytes_of(body), limits) == whole
@@ -336,7 +336,7 @@ def test_the_parts_that_were_sent_are_the_parts_that_come_out(
     parts: Parts, places: List[int]
 ) -> None:
     body = multipart_of(parts)
-    assert parts_of(pieces_of(body, places), core.FORM_LIMITS) == parts
+    assert parts_of(pieces_of(body, places), FORM_LIMITS) == parts
     fields, files = parse_form("multipart/form-data; boundary=xYz", body)
     texts = [data.decode("utf-8", "replace") for _, f, _, data in parts if f is None]
     assert sorted(value for _, value in fields.items()) == sorted(texts)
@@ -369,17 +369,17 @@ def test_an_urlencoded_form_is_its_fields_one_after_the_other(
     assert parse_qsl(text, keep_blank_values=True, errors="replace") == pairs
     body = io.BytesIO(first + b"&" + second)
     form, _ = parse_form(URLENCODED, body)
-    assert form == core.MultiDict(pairs)
+    assert form == MultiDict(pairs)
 
 
 @given(some.lists(some.tuples(TEXT, TEXT), max_size=5))
 def test_a_query_that_was_encoded_is_read_as_it_was(
     pairs: List[Tuple[str, str]],
 ) -> None:
-    ours = "&".join("=".join(map(core.percent_encode, pair)) for pair in pairs)
+    ours = "&".join("=".join(map(percent_encode, pair)) for pair in pairs)
     for query in (urlencode(pairs), ours):
         head = parse_head(f"GET /?{query} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
-        assert Request(head).query == core.MultiDict(pairs)
+        assert Request(head).query == MultiDict(pairs)
 
 
 # Headers and cookies ------------------------------------------------------------------
@@ -490,7 +490,7 @@ def test_ranges_are_the_positions_they_ask_for(ranges: List[str], size: int) -> 
     header = ",".join(ranges)
     members = [asked_of(member.strip(), size) for member in header.split(",")]
     found = parse_ranges("bytes=" + header, size)
-    if not size or len(members) > core.MAX_RANGES or None in members:
+    if not size or len(members) > MAX_RANGES or None in members:
         assert found is None
     else:
         assert found is not None

@@ -10,14 +10,10 @@ from typing import Any, List, Optional, Tuple
 import pytest
 from support import read_all, serve
 
-from pixie_web.core import (
-    PixieError,
-    ProtocolError,
-    Request,
-    TrustedProxies,
-    parse_head,
-    read_settings,
-)
+from pixie_web import PixieError, ProtocolError, Request
+from pixie_web.protocol.http11 import parse_head
+from pixie_web.server.proxies import TrustedProxies
+from pixie_web.settings import read_settings
 
 PROXIES = ("10.0.0.0/8", "192.168.7.7", "2001:db8::/32")
 NEAR = "10.0.0.1"  # a trusted proxy

@@ -1,4 +1,4 @@
-"""Section 10 of the core: patterns, precedence, 404 and 405, building URLs."""
+"""Patterns, precedence, 404 and 405, building URLs."""
 
 from __future__ import annotations
 
@@ -8,14 +8,9 @@ from typing import Any, Dict, List, Optional, Tuple
 
 import pytest
 
-from pixie_web.core import (
-    MAX_NUMBER_DIGITS,
-    HTTPError,
-    Pattern,
-    RouteError,
-    Router,
-    percent_decode,
-)
+from pixie_web import HTTPError, RouteError
+from pixie_web.routing import MAX_NUMBER_DIGITS, Pattern, Router
+from pixie_web.text import percent_decode
 
 
 def router(*routes: str) -> Router[str]:

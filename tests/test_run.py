@@ -1,10 +1,9 @@
-"""Section 14: settings, variables, the command line, the banner, and the lone file."""
+"""Settings, variables, the command line, the banner, and the lone file."""
 
 from __future__ import annotations
 
 import os
 import re
-import shutil
 import signal
 import socket
 import subprocess
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any, Dict, List, Tuple
 
 import pytest
+from shapes import place_lone_file
 from support import (
     LOOPS,
     PATIENCE_SECONDS,
@@ -25,9 +25,8 @@ from support import (
 
 import pixie_web
 from pixie_web import Pixie, PixieError
-from pixie_web.core import DEFAULT_SETTINGS, cpu_count, read_settings
+from pixie_web.settings import DEFAULT_SETTINGS, cpu_count, read_settings
 
-CORE = Path(pixie_web.__file__).with_name("core.py")
 SEED = """\
 from pixie_web import route, run, Response, RouteType, proc_env
 
@@ -109,7 +108,7 @@ def test_a_program_without_pool_routes_has_no_workers() -> None:
 @pytest.fixture
 def lone(tmp_path: Path) -> Path:
     """Return a directory that holds the one file, and the example as app.py."""
-    shutil.copy(str(CORE), str(tmp_path / "pixie_web.py"))
+    place_lone_file(tmp_path)
     (tmp_path / "app.py").write_text(SEED, encoding="utf-8")
     (tmp_path / "other.py").write_text(
         SEED.replace("run()", "run(port=1)").replace(

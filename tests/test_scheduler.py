@@ -1,4 +1,4 @@
-"""Section 11: the pool's bookkeeping, with workers that the test plays.
+"""The pool's bookkeeping, with workers that the test plays.
 
 Each test says what workers, the zygote and clients do, one event after the other, and
 in which order main learns of it. The clock jumps, so bounds are tested to the second.
@@ -19,17 +19,12 @@ from played_workers import Stage, application, played
 from virtual_time import in_virtual_time, quiet, seconds
 
 from pixie_web import ClientDisconnected, HTTPError, PixieError, Response
-from pixie_web.core import (
-    _FRAME,
-    _RESULT,
-    EXITED,
-    STREAM_BUFFER_BYTES,
-    WAITING_PER_SLOT,
-    Disconnect,
-    Frame,
-    Pool,
-    PoolOptions,
-)
+from pixie_web.executors.base import WAITING_PER_SLOT
+from pixie_web.executors.pool.frames import _FRAME, _RESULT, Frame, PoolOptions
+from pixie_web.executors.pool.links import STREAM_BUFFER_BYTES
+from pixie_web.executors.pool.pool import Pool
+from pixie_web.executors.pool.zygote import EXITED
+from pixie_web.requests import Disconnect
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="watches pipes")
 

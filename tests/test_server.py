@@ -1,4 +1,4 @@
-"""Section 13, the server, over real sockets and on both event loops."""
+"""The server over real sockets and on both event loops."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, Dict, Iterator, List, Optional, Tuple
 
 import pytest
+from shapes import module_of
 from support import (
     LOOPS,
     Answer,
@@ -998,7 +999,8 @@ def test_an_idle_connection_makes_room_for_a_new_one(loop: str) -> None:
 @pytest.mark.parametrize("loop", LOOPS)
 def test_at_the_limit_the_next_one_waits_for_its_turn(loop: str) -> None:
     # And no longer: it need not wait for the next look at the line, an hour later here.
-    patient = "import pixie_web.core\npixie_web.core.ACCEPT_PAUSE_SECONDS = 3600\n"
+    listeners = module_of("server.listeners")
+    patient = f"import {listeners}\n{listeners}.ACCEPT_PAUSE_SECONDS = 3600\n"
     with serve(patient + PROGRAM, loop=loop, max_connections=1) as server:
         cwd = Path(os.readlink(f"/proc/{server.pid}/cwd"))
         with waiting(server, "/asnc/wait/go") as one, server.connect() as next_one:

@@ -6,7 +6,6 @@ import base64
 import hashlib
 import os
 import re
-import shutil
 import socket
 import subprocess
 import sys
@@ -15,13 +14,13 @@ from typing import Any, Dict, Iterator, List, Tuple
 
 import pytest
 from browser import Browser
+from shapes import place_lone_file
 from support import LOOPS, Server, serve, wait_for
 
 from pixie_web import Pixie, RouteError
-from pixie_web.core import TIME_BUCKETS, Histogram, exit_cause
+from pixie_web.executors.base import TIME_BUCKETS, Histogram
+from pixie_web.executors.pool.pool import exit_cause
 from pixie_web.status import render_metrics
-
-CORE = Path(__file__).resolve().parent.parent / "pixie_web" / "core.py"
 
 PROGRAM = r"""
 import ctypes, os, time
@@ -417,7 +416,7 @@ def test_a_path_that_can_not_be_is_refused(path: str) -> None:
 
 
 def test_the_lone_file_says_where_the_status_page_is(tmp_path: Path) -> None:
-    shutil.copy(str(CORE), str(tmp_path / "pixie_web.py"))
+    place_lone_file(tmp_path)
     program = "from pixie_web import app, MissingExtra\napp.stats()\napp.status()"
     found = subprocess.run(
         [sys.executable, "-c", program],
@@ -575,7 +574,7 @@ def test_prometheus_own_parser_reads_the_metrics(server: Server) -> None:
 
 # The documentation --------------------------------------------------------------------
 
-DOCUMENT = CORE.parent.parent / "docs" / "status.md"
+DOCUMENT = Path(__file__).resolve().parent.parent / "docs" / "status.md"
 
 
 def documented(heading: str) -> List[str]:

@@ -1,4 +1,4 @@
-"""Section 9: the template language, its errors, its files, its caches, its engines."""
+"""The template language, its errors, its files, its caches, its engines."""
 
 from __future__ import annotations
 
@@ -11,7 +11,18 @@ from typing import Any, Callable, Dict, List
 
 import pytest
 
-from pixie_web import Template, TemplateError, core, template
+from pixie_web import Template, TemplateError, template
+from pixie_web.templating.compiler import (
+    MAX_CACHED_TEMPLATES,
+    _compile_template,
+    _template_patterns,
+)
+from pixie_web.templating.templates import (
+    _kept_template,
+    _real_template,
+    _required_template,
+)
+from pixie_web.text import escape
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
@@ -214,7 +225,7 @@ def test_each_value_is_escaped_as_if_alone() -> None:
         for b in PIECES:
             for c in (a + b, Html("<i>"), None, 7):
                 expected = "|".join(
-                    "" if value is None else core.escape(value) for value in (a, b, c)
+                    "" if value is None else escape(value) for value in (a, b, c)
                 )
                 assert row.render(a=a, b=b, c=c) == expected
 
@@ -715,14 +726,14 @@ def test_the_same_text_is_compiled_once() -> None:
 
 def test_every_cache_is_bounded() -> None:
     caches = [
-        core._compile_template,
-        core._kept_template,
-        core._required_template,
-        core._real_template,
-        core._template_patterns,
+        _compile_template,
+        _kept_template,
+        _required_template,
+        _real_template,
+        _template_patterns,
     ]
     for cache in caches:
-        assert 0 < (cache.cache_info().maxsize or 0) <= core.MAX_CACHED_TEMPLATES
+        assert 0 < (cache.cache_info().maxsize or 0) <= MAX_CACHED_TEMPLATES
 
 
 # Other engines ------------------------------------------------------------------------
@@ -828,7 +839,7 @@ def test_any_text_without_code_renders_as_it_is() -> None:
     def check(text: str, values: List[str]) -> None:
         source = re.sub(r"[%{\\]", "", text) + "{{a}}{{b}}|{{c}}"
         got = Template(source).render(a=values[0], b=values[1], c=values[2])
-        a, b, c = map(core.escape, values[:3])
+        a, b, c = map(escape, values[:3])
         assert got == f"{source[:-16]}{a}{b}|{c}"
 
     check()

@@ -14,7 +14,8 @@ import pytest
 from support import LOOPS, Answer, Server, serve, wait_for
 
 from pixie_web import HTTPError, Request, Response, check_preconditions
-from pixie_web.core import COMPRESSION_LEVEL, MIN_COMPRESSED_BYTES, parse_head
+from pixie_web.middleware import COMPRESSION_LEVEL, MIN_COMPRESSED_BYTES
+from pixie_web.protocol.http11 import parse_head
 
 PROGRAM = Path(__file__).with_name("programs") / "everyday.py"
 PLACES = ["sync", "thread", "asnc", "pool"]

@@ -1,7 +1,7 @@
-"""Section 5: bytes to events, and heads and chunks to bytes.
+"""Bytes to events, and heads and chunks to bytes.
 
 Every case is fed whole, byte by byte and cut in two at every place, and must give the
-same events each time, from the core's reader and from the companion's. Row numbers
+same events each time, from the package's reader and from the companion's. Row numbers
 group the cases by fault: to 15 the request line, to 26 headers, to 35 and 45 framing,
 to 42 bodies, 46 pipelines.
 """
@@ -12,21 +12,20 @@ from pathlib import Path
 
 import pytest
 
-from pixie_web import core
-from pixie_web.core import (
+from pixie_web import Headers, ProtocolError
+from pixie_web.protocol.http11 import (
     CLOSED,
     END,
     LAST_CHUNK,
     NEED_DATA,
     Head,
-    Headers,
-    ProtocolError,
     RequestReader,
     encode_chunk,
     is_header_block,
     parse_head,
     response_head,
 )
+from pixie_web.text import check_header
 
 try:
     from hypothesis import given, settings
@@ -1174,7 +1173,7 @@ if given is not None:
             return
         # What was accepted can be sent on as it is, and means the same.
         for name, value in head.lines():
-            core.check_header(name, value)
+            check_header(name, value)
         assert parse_head(head.raw).target == head.target
 
     @settings(max_examples=300, deadline=None)

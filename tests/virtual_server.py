@@ -24,7 +24,8 @@ from typing import Any, AsyncIterator, Awaitable, Callable, List, Optional
 from virtual_time import quiet
 
 from pixie_web import Request, Response
-from pixie_web.core import Server, ServerOptions
+from pixie_web.server.options import ServerOptions
+from pixie_web.server.server import Server
 
 Handle = Callable[[Request], Awaitable[Response]]
 

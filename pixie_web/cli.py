@@ -1,0 +1,65 @@
+"""The command line."""
+
+from __future__ import annotations
+
+import sys
+from typing import Optional, Sequence, cast
+
+from .about import __version__
+from .errors import PixieError
+from .loading import load_application
+from .pixie import Pixie
+from .settings import DEFAULT_SETTINGS, _convert
+
+
+def _flag(text: str) -> bool:
+    return cast(bool, _convert("the value", text, bool))
+
+
+def print_routes(application: Pixie) -> None:
+    """Print a line for each route: verbs, path, placement, handler."""
+    rows = [
+        (
+            ",".join(route.methods),
+            route.path,
+            route.placement.name,
+            getattr(route.handler, "__name__", repr(route.handler)),
+        )
+        for route in application.routes
+    ]
+    widths = [max(map(len, column)) for column in zip(*rows)] if rows else []
+    for row in rows:
+        print("  ".join(map(str.ljust, row, widths)).rstrip())
+
+
+def main(arguments: Optional[Sequence[str]] = None) -> int:
+    """Run the command line and return its exit status.
+
+    `app:app --port 8080` serves; `routes app:app` lists the routes; `check app:app`
+    imports the program and says whether its routes can be served.
+    """
+    import argparse
+
+    parser = argparse.ArgumentParser("pixie_web", description="Serve an application.")
+    parser.add_argument("command", nargs="?", help="routes or check; else serve")
+    parser.add_argument("target", help="module:name, module or file.py")
+    for name, default in DEFAULT_SETTINGS.items():
+        # Others are turned into their kind with the variables of the environment.
+        kind = _flag if isinstance(default, bool) else type(default)
+        kind = str if kind is tuple or name.endswith(("_mode", "workers")) else kind
+        parser.add_argument(f"--{name.replace('_', '-')}", type=kind, metavar="VALUE")
+    parser.add_argument("--version", action="version", version=__version__)
+    parsed = vars(parser.parse_args(arguments))
+    command, target = parsed.pop("command"), parsed.pop("target")
+    if command not in (None, "routes", "check"):
+        parser.error(f"a command is routes or check, not {command!r}")
+    try:
+        application = load_application(target)
+    except PixieError as problem:
+        print(f"pixie_web: {problem}", file=sys.stderr)
+        return 1
+    if command is None:
+        application.run(**parsed)
+    else:
+        print_routes(application)
+    return 0

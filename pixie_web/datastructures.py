@@ -1,0 +1,199 @@
+"""Headers and MultiDict.
+
+Two dictionaries in which a name may have several values. Both keep the order of first
+appearance. They differ in the reading of `d[name]`: a header that is sent in several
+lines means one list, so `Headers` joins them with ", " (RFC 9110 section 5.3), while
+of a form field sent twice the last one counts, as in bottle.
+"""
+
+from __future__ import annotations
+
+from typing import (
+    Any,
+    Callable,
+    Dict,
+    Generic,
+    Iterable,
+    Iterator,
+    List,
+    Mapping,
+    Optional,
+    Tuple,
+    TypeVar,
+    Union,
+)
+
+from .errors import MissingValue
+from .text import check_header
+
+T = TypeVar("T")
+
+
+class Headers:
+    """Header names and values; names compare without regard to case.
+
+    Args:
+        items: pairs, or a mapping, of str to str.
+
+    Raises:
+        ValueError: a name is no token, or a value holds a control character or a
+            character outside latin-1. Nothing of it is ever sent.
+    """
+
+    __slots__ = ("_lines",)
+
+    def __init__(
+        self, items: Union[Mapping[str, str], Iterable[Tuple[str, str]], None] = None
+    ) -> None:
+        self._lines: Dict[str, List[Tuple[str, str]]] = {}
+        if items is not None:
+            pairs = items.items() if isinstance(items, (Mapping, Headers)) else items
+            for name, value in pairs:
+                self.add(name, value)
+
+    @classmethod
+    def from_wire(cls, lines: Iterable[Tuple[str, str]]) -> Headers:
+        """Return Headers of lines that the parser has proved well-formed."""
+        headers = cls()
+        for name, value in lines:
+            headers._lines.setdefault(name.lower(), []).append((name, value))
+        return headers
+
+    def add(self, name: str, value: str) -> None:
+        """Add a line, beside those that have this name already."""
+        value = str(value)
+        check_header(name, value)
+        self._lines.setdefault(name.lower(), []).append((name, value))
+
+    def get(self, name: str, default: Optional[str] = None) -> Optional[str]:
+        """Return the value, several joined with ", ", or `default`."""
+        lines = self._lines.get(name.lower())
+        if lines is None:
+            return default
+        return lines[0][1] if len(lines) == 1 else ", ".join(v for _, v in lines)
+
+    def getall(self, name: str) -> List[str]:
+        """Return the values of all lines with this name, in order."""
+        return [value for _, value in self._lines.get(name.lower(), ())]
+
+    def setdefault(self, name: str, value: str) -> None:
+        """Set a header that is not there yet."""
+        if name.lower() not in self._lines:
+            self[name] = value
+
+    def update(self, items: Mapping[str, str]) -> None:
+        """Set each header of a mapping."""
+        for name, value in items.items():
+            self[name] = value
+
+    def items(self) -> Iterator[Tuple[str, str]]:
+        """Iterate over all lines as (name, value)."""
+        for lines in self._lines.values():
+            yield from lines
+
+    def __getitem__(self, name: str) -> str:
+        value = self.get(name)
+        if value is None:
+            raise KeyError(name)
+        return value
+
+    def __setitem__(self, name: str, value: str) -> None:
+        value = str(value)
+        check_header(name, value)
+        self._lines[name.lower()] = [(name, value)]
+
+    def __delitem__(self, name: str) -> None:
+        del self._lines[name.lower()]
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and name.lower() in self._lines
+
+    def __iter__(self) -> Iterator[str]:
+        return (lines[0][0] for lines in self._lines.values())
+
+    def __len__(self) -> int:
+        return len(self._lines)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Headers):
+            return NotImplemented
+        return self._by_name() == other._by_name()
+
+    def __repr__(self) -> str:
+        return f"Headers({list(self.items())!r})"
+
+    def _by_name(self) -> Dict[str, List[str]]:
+        return {name: self.getall(name) for name in self._lines}
+
+
+class MultiDict(Generic[T]):
+    """Names with one or several values each: a query, a form, the uploaded files.
+
+    `d["a"]` is the last value sent under that name; a missing one is a `MissingValue`,
+    which answers 400 when the handler does not catch it.
+    """
+
+    __slots__ = ("_values",)
+
+    def __init__(self, pairs: Iterable[Tuple[str, T]] = ()) -> None:
+        self._values: Dict[str, List[T]] = {}
+        for name, value in pairs:
+            self._values.setdefault(name, []).append(value)
+
+    def get(
+        self,
+        name: str,
+        default: Any = None,
+        type: Optional[Callable[[Any], Any]] = None,
+    ) -> Any:
+        """Return the last value, converted by `type`, or `default`.
+
+        What `type` refuses with ValueError, TypeError or ArithmeticError (Decimal)
+        gives `default` too.
+        """
+        values = self._values.get(name)
+        if not values:
+            return default
+        if type is None:
+            return values[-1]
+        try:
+            return type(values[-1])
+        except (ValueError, TypeError, ArithmeticError):
+            return default
+
+    def getall(self, name: str) -> List[T]:
+        """Return all values sent under `name`, in order; a list that may be empty."""
+        return list(self._values.get(name, ()))
+
+    def keys(self) -> Iterable[str]:
+        """Return the names, in order of first appearance."""
+        return self._values.keys()
+
+    def items(self) -> Iterator[Tuple[str, T]]:
+        """Iterate over (name, value), each value of a name in turn."""
+        for name, values in self._values.items():
+            for value in values:
+                yield name, value
+
+    def __getitem__(self, name: str) -> T:
+        try:
+            return self._values[name][-1]
+        except KeyError:
+            raise MissingValue(name) from None
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._values
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, MultiDict):
+            return NotImplemented
+        return self._values == other._values
+
+    def __repr__(self) -> str:
+        return f"MultiDict({list(self.items())!r})"

@@ -1,0 +1,181 @@
+"""Errors, and the reasons of HTTP's statuses.
+
+One tree, so that a program can catch all of it:
+
+    PixieError
+    |-- HTTPError            an answer with a status; abort() and redirect() raise it
+    |   |-- ProtocolError    the bytes are not HTTP, or over a limit: answer and close
+    |   |-- AnswerLost       a handler ran too long, or its worker died: 504, 502
+    |   `-- MissingValue     env.form["x"] without an x: 400 (it is a KeyError too)
+    |-- ClientDisconnected   the client left before its request had arrived
+    |-- RouteError           a route, filter or trigger is declared wrongly
+    |-- TemplateError        a template is missing, or wrong; names its line
+    `-- MissingExtra         a feature needs a package that is not installed
+
+Only RequestTimeout, the soft deadline that is raised inside a handler, stands
+outside: it is a BaseException, so that `except Exception` in a handler does not
+swallow it.
+"""
+
+from __future__ import annotations
+
+import types
+from typing import Mapping, Optional
+
+from .about import LONE, ROOT
+
+REASONS = {
+    100: "Continue",
+    101: "Switching Protocols",
+    200: "OK",
+    201: "Created",
+    202: "Accepted",
+    203: "Non-Authoritative Information",
+    204: "No Content",
+    205: "Reset Content",
+    206: "Partial Content",
+    300: "Multiple Choices",
+    301: "Moved Permanently",
+    302: "Found",
+    303: "See Other",
+    304: "Not Modified",
+    307: "Temporary Redirect",
+    308: "Permanent Redirect",
+    400: "Bad Request",
+    401: "Unauthorized",
+    402: "Payment Required",
+    403: "Forbidden",
+    404: "Not Found",
+    405: "Method Not Allowed",
+    406: "Not Acceptable",
+    407: "Proxy Authentication Required",
+    408: "Request Timeout",
+    409: "Conflict",
+    410: "Gone",
+    411: "Length Required",
+    412: "Precondition Failed",
+    413: "Content Too Large",
+    414: "URI Too Long",
+    415: "Unsupported Media Type",
+    416: "Range Not Satisfiable",
+    417: "Expectation Failed",
+    418: "I'm a teapot",  # RFC 2324 section 2.3.2
+    421: "Misdirected Request",
+    422: "Unprocessable Content",
+    423: "Locked",  # RFC 4918
+    424: "Failed Dependency",  # RFC 4918
+    425: "Too Early",  # RFC 8470
+    426: "Upgrade Required",
+    428: "Precondition Required",  # RFC 6585
+    429: "Too Many Requests",  # RFC 6585
+    431: "Request Header Fields Too Large",  # RFC 6585
+    451: "Unavailable For Legal Reasons",  # RFC 7725
+    500: "Internal Server Error",
+    501: "Not Implemented",
+    502: "Bad Gateway",
+    503: "Service Unavailable",
+    504: "Gateway Timeout",
+    505: "HTTP Version Not Supported",
+    507: "Insufficient Storage",  # RFC 4918
+    511: "Network Authentication Required",  # RFC 6585
+}  # RFC 9110 section 15, and the RFCs named beside the others
+
+
+class PixieError(Exception):
+    """The root of every error that pixie_web defines."""
+
+
+class HTTPError(PixieError):
+    """An answer with a status, raised instead of returned.
+
+    Args:
+        status: the status code, 200 to 999 (int).
+        text: what to tell the client (str); the reason phrase when empty.
+        headers: further response headers (mapping of str to str).
+
+    Raised in a handler, it becomes the response, or what the error handler for its
+    status makes of it.
+
+    Raises:
+        ValueError: no such status can be.
+    """
+
+    def __init__(
+        self,
+        status: int = 500,
+        text: str = "",
+        headers: Optional[Mapping[str, str]] = None,
+    ) -> None:
+        if type(status) is not int or not 200 <= status <= 999:
+            raise ValueError(f"a status is a number from 200 to 999, got {status!r}")
+        super().__init__(status, text)
+        self.status = status
+        self.text = text or REASONS.get(status, "Error")
+        self.headers = dict(headers or {})
+
+    def __str__(self) -> str:
+        return f"{self.status} {self.text}"
+
+
+class ProtocolError(HTTPError):
+    """What a client sent is not HTTP, or exceeds a limit: answered, then closed."""
+
+
+class AnswerLost(HTTPError):
+    """A handler will not answer, or not go on: its deadline passed, its worker died.
+
+    Why has been logged where it was seen: whoever meets it has nothing to add.
+    """
+
+
+class MissingValue(HTTPError, KeyError):
+    """A query, form or file value that was asked for is not there: status 400."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(400, f"The request lacks the value {name!r}.")
+
+
+class ClientDisconnected(PixieError):
+    """The client closed the connection before its request had arrived whole."""
+
+
+class RouteError(PixieError):
+    """A route, filter, trigger or mount is declared wrongly; says what to write."""
+
+
+class TemplateError(PixieError):
+    """A template can't be found, compiled or rendered; names its own line."""
+
+
+class MissingExtra(PixieError, ImportError):
+    """A feature needs a package that is not installed; says what to install."""
+
+
+class RequestTimeout(BaseException):
+    """Raised inside a pool handler when its deadline has passed, so `finally` runs.
+
+    The client has had its 504 by then, and the worker is retired in every case; a
+    handler that catches this and goes on is killed after the grace period.
+    """
+
+
+def companion(name: str, feature: str, extra: str = "") -> types.ModuleType:
+    """Return the module `name` that stands beside this file in the package.
+
+    Args:
+        name: of the module, without its package.
+        feature: what the program asked for, to begin the message with.
+        extra: of the distribution, which installs what the module needs; "" for none.
+
+    Raises:
+        MissingExtra: what it needs is not installed, or this file was copied alone.
+    """
+    from importlib import import_module
+
+    remedy = f"pip install 'pixie-web[{extra}]'" if extra else "pip install pixie-web"
+    if LONE:
+        raise MissingExtra(f"{feature} comes with the installed package: {remedy}")
+    try:
+        return import_module(f"{ROOT}.{name}")
+    except ImportError as error:
+        raise MissingExtra(f"{feature} needs: {remedy}") from error

@@ -1,0 +1,355 @@
+"""What all placements share: routes, their bounds, their counts."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import time
+from bisect import bisect_left
+from collections import deque
+from enum import Enum
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Callable,
+    Deque,
+    Dict,
+    Optional,
+    Sequence,
+    Tuple,
+    TypeVar,
+)
+
+from ..about import log
+from ..errors import AnswerLost, ClientDisconnected, HTTPError, RouteError
+from ..requests import Request
+from ..routing import Pattern
+
+if TYPE_CHECKING:
+    from .pool.pool import Pool
+
+WORKER_TIMEOUT_SECONDS = 30.0  # gunicorn and PHP-FPM: 30 s
+QUEUE_TIMEOUT_SECONDS = 30.0
+WAITING_PER_SLOT = 16  # jobs that may wait for each worker, or thread, or place
+HEARTBEAT_SECONDS = 15.0  # WHATWG HTML section 9.2.7; nginx gives up after 60 s
+# Upper bounds of the histograms, in seconds: Prometheus' own, and longer ones, since a
+# pool route may take its time.
+_BOUNDS_TEXT = "0.001 0.0025 0.005 0.01 0.025 0.05 0.1 0.25 0.5 1 2.5 5 10 30 60"
+TIME_BUCKETS = tuple(float(text) for text in _BOUNDS_TEXT.split())
+
+
+class RouteType(Enum):
+    """Where a route's handler runs."""
+
+    sync = "sync"
+    thread = "thread"
+    asnc = "asnc"
+    pool = "pool"
+    stream = "stream"
+
+
+class ProcessType(Enum):
+    """What a process is: the main one, or a worker of the pool."""
+
+    main = "main"
+    pool = "pool"
+
+
+class ProcessEnvironment:
+    """What a handler may ask of the process it runs in.
+
+    Attributes:
+        proc_type: ProcessType.main or ProcessType.pool.
+        worker: the worker's number in the pool, from 1; None in main.
+        pool: the running Pool in main; None before it runs, and in workers.
+    """
+
+    def __init__(self) -> None:
+        self.proc_type = ProcessType.main
+        self.worker: Optional[int] = None
+        self.pool: Optional[Pool] = None
+
+
+proc_env = ProcessEnvironment()
+
+Handler = Callable[..., Any]
+HandlerType = TypeVar("HandlerType", bound=Handler)
+
+
+def handler_kind(handler: Handler) -> str:
+    """Return "def", "generator", "async def" or "async generator".
+
+    Of decorators that use `functools.wraps` the outermost counts that is not a plain
+    def.
+    """
+    function = handler
+    if not inspect.isroutine(function) and not hasattr(function, "func"):
+        function = getattr(function, "__call__", function)  # noqa: B004
+    if inspect.isasyncgenfunction(function):
+        return "async generator"
+    if inspect.iscoroutinefunction(function):
+        return "async def"
+    if inspect.isgeneratorfunction(function):
+        return "generator"
+    inner = getattr(handler, "__wrapped__", None)
+    return "def" if inner is None else handler_kind(inner)
+
+
+class Histogram:
+    """How many times of each length there were, all counted since the start."""
+
+    def __init__(self) -> None:
+        self.counts = [0] * (len(TIME_BUCKETS) + 1)  # the last is for longer ones
+        self.seconds = 0.0
+
+    def add(self, seconds: float) -> None:
+        """Count one."""
+        self.counts[bisect_left(TIME_BUCKETS, seconds)] += 1
+        self.seconds += seconds
+
+    def stats(self) -> Dict[str, Any]:
+        """Return what was counted."""
+        counts = self.counts[:]
+        return {"count": sum(counts), "seconds": self.seconds, "counts": counts}
+
+
+class RouteCounts:
+    """What became of the requests of one route, in main since the start.
+
+    Attributes:
+        active: how many wait or run now; of streams, until their first chunk.
+        failures: answers with a status of 500 or more that the handler is to blame for.
+        timeouts, crashes: how often the deadline passed, or the worker died.
+        rejections: requests that were turned away, or waited too long: 503.
+        disconnects: clients that left before the answer, and were worth no more work.
+        wait, run: seconds before the handler, and in it.
+    """
+
+    def __init__(self) -> None:
+        self.active = self.failures = self.timeouts = self.crashes = 0
+        self.rejections = self.disconnects = 0
+        self.wait = Histogram()
+        self.run = Histogram()
+
+    def stats(self) -> Dict[str, Any]:
+        """Return what was counted, for `Application.stats`."""
+        wait, run = self.wait.stats(), self.run.stats()
+        # Who did not wait was not counted there; a thread may ask in mid-count.
+        ended = run["count"] + self.rejections + self.disconnects
+        missing = max(0, ended - wait["count"])
+        wait["counts"][0] += missing
+        wait["count"] += missing
+        return {**vars(self), "wait": wait, "run": run}
+
+
+class Route:
+    """A handler, where it runs, and the bounds it runs under.
+
+    Attributes:
+        path: the pattern it was declared with.
+        methods: the verbs it answers.
+        placement: a RouteType.
+        kind: "def", "generator", "async def" or "async generator".
+        timeout: seconds it may run, None without a bound; for streams, seconds between
+            two chunks.
+        limit: how many may run at once, or None.
+        queue_timeout: seconds a request may wait for its turn.
+        on_disconnect: "finish", "stop" or "kill": what becomes of it without a client.
+        max_body_bytes: the largest body it takes; None: what the server takes.
+        stream_body: whether it is called before the body has come.
+        pool: the name of the pool it runs in; "" is the one that run() makes.
+        heartbeat: what main sends while its stream is silent; b"": nothing.
+        heartbeat_seconds: for how long that has to be.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        methods: Tuple[str, ...],
+        handler: Handler,
+        placement: RouteType,
+    ) -> None:
+        self.path = path
+        self.methods = methods
+        self.handler = handler
+        self.placement = placement
+        self.kind = handler_kind(handler)
+        self.name: Optional[str] = None
+        self.before: Tuple[Handler, ...] = ()
+        self.after: Tuple[Handler, ...] = ()
+        self.timeout: Optional[float] = None
+        self.limit: Optional[int] = None
+        self.queue_timeout = QUEUE_TIMEOUT_SECONDS
+        self.on_disconnect = "finish"
+        self.max_body_bytes: Optional[int] = None
+        self.stream_body = False
+        self.pool = ""
+        self.heartbeat, self.heartbeat_seconds = b"", HEARTBEAT_SECONDS
+        self.index = -1  # its place in the table of routes, the same in every process
+        self.app: Any = None  # the application it was declared on
+        self.pattern: Pattern  # its compiled path
+        self.triggers: Tuple[Sequence[Handler], ...] = ((), (), (), ())
+        self.gate: Optional[Gate] = None
+        self.counts = RouteCounts()
+
+    def __repr__(self) -> str:
+        return f"<Route {self.path} {self.placement.name}>"
+
+
+# What may stand where -----------------------------------------------------------------
+
+DEFAULT_PLACEMENT = {
+    "def": RouteType.pool,
+    "generator": RouteType.stream,
+    "async def": RouteType.asnc,
+    "async generator": RouteType.asnc,
+}
+ALLOWED_KINDS = {
+    RouteType.sync: ("def", "generator"),
+    RouteType.thread: ("def", "generator"),
+    RouteType.asnc: ("async def", "async generator"),
+    RouteType.pool: ("def",),
+    RouteType.stream: ("generator",),
+}
+# What a client's leaving may do: the first is the default for a handler that returns.
+# Nothing can stop a function of main: there "stop" is `env.disconnected`, and the end
+# of a stream at its next `yield`.
+ALLOWED_ON_DISCONNECT = {
+    RouteType.sync: ("finish", "stop"),
+    RouteType.thread: ("finish", "stop"),
+    RouteType.asnc: ("finish", "stop"),
+    RouteType.pool: ("finish", "stop", "kill"),
+    RouteType.stream: ("stop", "kill"),
+}
+
+
+def check_kind(handler: Handler, placement: RouteType) -> None:
+    """Raise RouteError where a handler can't run in a placement; say what to write."""
+    kind = handler_kind(handler)
+    if kind in ALLOWED_KINDS[placement]:
+        return
+    name = getattr(handler, "__name__", repr(handler))
+    better = DEFAULT_PLACEMENT[kind]
+    raise RouteError(
+        f"{name} is {'an' if kind[0] == 'a' else 'a'} {kind}, which can't run in "
+        f"RouteType.{placement.name}; write RouteType.{better.name}"
+        + (", or make it a plain def" if kind != "def" else "")
+        + (" that yields" if placement is RouteType.stream and kind == "def" else "")
+    )
+
+
+def leave_gate(route: Route) -> None:
+    """Let the next request of a route in, if it has a limit: a handler has ended."""
+    if route.gate is not None:
+        route.gate.leave()
+
+
+def busy_error(retry_seconds: int) -> HTTPError:
+    """Return the 503 of a full queue."""
+    return HTTPError(503, "Too busy; try again.", {"Retry-After": str(retry_seconds)})
+
+
+class Gate:
+    """At most `limit` at once; the others wait in line, up to a bound.
+
+    Args:
+        limit: how many may be inside (int).
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.inside = 0
+        self._line: Deque[asyncio.Future[None]] = deque()
+
+    async def enter(self, route: Route, request: Request) -> None:
+        """Go in, or wait in line, for at most the route's `queue_timeout`.
+
+        Raises:
+            HTTPError: 503 when the line is full, or when it has waited too long.
+            ClientDisconnected: the client left while it waited.
+        """
+        if self.inside < self.limit:
+            self.inside += 1
+            return
+        if len(self._line) >= WAITING_PER_SLOT * self.limit:
+            raise busy_error(1)
+        loop = asyncio.get_running_loop()
+        turn: asyncio.Future[None] = loop.create_future()
+        timer = loop.call_later(route.queue_timeout, self._give_up, turn)
+        self._line.append(turn)
+        arrived = time.monotonic()
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled() and not turn.exception():
+                self.leave()  # the turn came together with the cancellation
+            raise
+        finally:
+            timer.cancel()
+            request.queue_seconds += time.monotonic() - arrived
+        if request.disconnected:
+            self.leave()
+            raise ClientDisconnected("the client left while its request waited")
+
+    def leave(self) -> None:
+        """Go out, and let the next one in."""
+        while self._line:
+            turn = self._line.popleft()
+            if not turn.done():
+                turn.set_result(None)
+                return
+        self.inside -= 1
+
+    def _give_up(self, turn: asyncio.Future[None]) -> None:
+        if not turn.done():
+            self._line.remove(turn)
+            turn.set_exception(busy_error(1))
+
+
+def set_bounds(
+    route: Route,
+    timeout: Optional[float],
+    limit: Optional[int],
+    queue_timeout: Optional[float],
+    on_disconnect: Optional[str],
+) -> None:
+    """Set a route's bounds, or their defaults; raise RouteError for what can't be."""
+    placement = route.placement
+    in_worker = placement in (RouteType.pool, RouteType.stream)
+    if route.pool and not in_worker:
+        raise RouteError(f"{route.path} is {placement.name}: it runs in no pool")
+    if placement is RouteType.sync and (timeout, limit, queue_timeout) != (None,) * 3:
+        raise RouteError(
+            f"{route.path} is sync: nothing can stop it or make it wait, so it takes "
+            "no timeout, limit or queue_timeout; "
+            "write RouteType.thread or RouteType.pool"
+        )
+    for name, value in (("timeout", timeout), ("queue_timeout", queue_timeout)):
+        if value is not None and not (type(value) in (int, float) and value > 0):
+            raise RouteError(f"{name} is in seconds, more than 0, got {value!r}")
+    if limit is not None and (type(limit) is not int or limit < 1):
+        raise RouteError(f"limit is a whole number from 1, got {limit!r}")
+    if timeout is None and in_worker:
+        timeout = WORKER_TIMEOUT_SECONDS
+    route.timeout = None if timeout == float("inf") else timeout
+    route.limit = limit
+    route.queue_timeout = queue_timeout or QUEUE_TIMEOUT_SECONDS
+    allowed = ALLOWED_ON_DISCONNECT[placement]
+    if route.kind == "async generator":
+        allowed = ("stop",)
+    if on_disconnect is not None and on_disconnect not in allowed:
+        words = " or ".join(f'"{word}"' for word in allowed)
+        raise RouteError(
+            f"on_disconnect of {route.path}, a {placement.name} route, is {words}, "
+            f"not {on_disconnect!r}"
+        )
+    route.on_disconnect = on_disconnect or allowed[0]
+    if limit is not None and not in_worker:
+        route.gate = Gate(limit)
+
+
+def deadline_error(route: Route) -> HTTPError:
+    """Return the 504 of a handler that outlived its timeout."""
+    route.counts.timeouts += 1
+    log.warning("%s ran longer than its timeout of %g s", route.path, route.timeout)
+    return AnswerLost(504, "The request took too long.")

@@ -1,0 +1,407 @@
+"""Handlers in main: on the loop, in threads, in tasks."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import threading
+from contextvars import Context, copy_context
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Callable,
+    Coroutine,
+    Dict,
+    Iterator,
+    Optional,
+    cast,
+)
+
+from ..about import log
+from ..datastructures import T
+from ..errors import AnswerLost, ClientDisconnected, PixieError
+from ..requests import Request
+from ..responses import Response, is_stream
+from .base import Gate, Route, deadline_error, leave_gate
+from .streams import Answer, AsyncAnswer, AsyncChunks, Chunks
+
+if TYPE_CHECKING:
+    from queue import SimpleQueue
+
+MAX_THREADS = 40  # as anyio and Starlette
+
+
+# sync: on the event loop --------------------------------------------------------------
+
+
+class LoopStream:
+    """The stream of a `sync` route: each step runs on the loop, in its context."""
+
+    def __init__(self, chunks: Iterator[bytes], context: Context) -> None:
+        self._chunks = chunks
+        self._context = context
+
+    def __aiter__(self) -> LoopStream:
+        return self
+
+    async def __anext__(self) -> bytes:
+        await asyncio.sleep(0)  # the other connections' turn
+        try:
+            return self._context.run(next, self._chunks)
+        except StopIteration:
+            raise StopAsyncIteration from None
+
+    async def aclose(self) -> None:
+        """Close the generator."""
+        self._context.run(self._chunks.close)  # type: ignore[attr-defined]
+
+
+def run_on_loop(answer: Answer, route: Route, request: Request) -> Response:
+    """Run a `sync` route, here and now, in a context of its own."""
+    context = copy_context()
+    response = context.run(answer, route, request)
+    if is_stream(response.body):
+        response.body = LoopStream(cast("Iterator[bytes]", response.body), context)
+    return response
+
+
+# thread: in a thread of main ----------------------------------------------------------
+
+
+def _expire(future: asyncio.Future[Any], route: Route) -> None:
+    if not future.done():
+        future.set_exception(deadline_error(route))
+
+
+async def within_timeout(
+    loop: asyncio.AbstractEventLoop, future: asyncio.Future[T], route: Route
+) -> T:
+    """Return what a thread or a Task makes, or fail with 504 when it is too late."""
+    if route.timeout is None:
+        return await future
+    timer = loop.call_later(route.timeout, _expire, future, route)
+    try:
+        return await future
+    finally:
+        timer.cancel()
+
+
+class ThreadStream:
+    """The stream of a `thread` route: its thread makes a chunk when asked to."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, route: Route) -> None:
+        self._loop = loop
+        self._route = route
+        from queue import SimpleQueue
+
+        self._asked: SimpleQueue[Optional[asyncio.Future[bytes]]] = SimpleQueue()
+
+    def serve(self, chunks: Chunks) -> None:
+        """Make chunks until the end, or until closed; runs in the thread."""
+        try:
+            for future in iter(self._asked.get, None):
+                try:
+                    settle_from_thread(self._loop, future, next(chunks), None)
+                except BaseException as error:  # the loop's side logs it
+                    is_end = isinstance(error, StopIteration)
+                    end = StopAsyncIteration() if is_end else error
+                    settle_from_thread(self._loop, future, None, end)
+                    return
+        finally:
+            chunks.close()
+
+    def __aiter__(self) -> ThreadStream:
+        return self
+
+    async def __anext__(self) -> bytes:
+        future: asyncio.Future[bytes] = self._loop.create_future()
+        self._asked.put(future)
+        return await within_timeout(self._loop, future, self._route)
+
+    async def aclose(self) -> None:
+        """Have the thread close the generator, after the chunk it is at."""
+        self.end()
+
+    def end(self) -> None:
+        """The same for who can't wait."""
+        self._asked.put(None)
+
+
+def call_from_thread(
+    loop: asyncio.AbstractEventLoop, function: Callable[..., object], *args: Any
+) -> None:
+    """Have a loop call a function, unless it has closed: then nobody waits any more."""
+    try:
+        loop.call_soon_threadsafe(function, *args)
+    except RuntimeError:
+        pass
+
+
+def settle_from_thread(
+    loop: asyncio.AbstractEventLoop,
+    future: asyncio.Future[Any],
+    result: object,
+    error: Optional[BaseException],
+) -> None:
+    """Settle a future of `loop` from another thread, unless the loop has closed."""
+
+    def settle() -> None:
+        if future.done():
+            if isinstance(result, Response) and isinstance(result.body, ThreadStream):
+                result.body.end()  # nobody will ask it for a chunk
+            if error is not None and not isinstance(error, StopAsyncIteration):
+                log.error("a thread failed after its request had ended", exc_info=error)
+        elif error is not None:
+            future.set_exception(error)
+        else:
+            future.set_result(result)
+
+    call_from_thread(loop, settle)
+
+
+class Threads:
+    """The threads that run `thread` routes: started on demand, up to `size` at once.
+
+    Streams do not count: a thread that turns out to make a stream gives its place back,
+    so that slow readers never starve the other routes.
+    """
+
+    def __init__(self, size: int) -> None:
+        self.gate = Gate(size)
+        self._work: Optional[SimpleQueue[Optional[Callable[[], None]]]] = None
+        self._alive = 0
+        self._busy = 0
+
+    async def run(self, answer: Answer, route: Route, request: Request) -> Response:
+        """Run a route in a thread.
+
+        A deadline answers 504 and lets the thread run on; its place stays taken until
+        it has ended, and what it then returns is dropped.
+        """
+        try:
+            await self.gate.enter(route, request)
+        except BaseException:
+            leave_gate(route)
+            raise
+        loop = asyncio.get_running_loop()
+        ready: asyncio.Future[Response] = loop.create_future()
+        if request.body_file is not None:
+            request.body_file.hold(self)
+        self._start(self._job(loop, ready, answer, route, request))
+        return await within_timeout(loop, ready, route)
+
+    def _start(self, job: Callable[[], None]) -> None:
+        self._busy += 1
+        self._queue.put(job)
+        if self._busy > self._alive:
+            self._alive += 1
+            threading.Thread(target=self._live, name="pixie_web", daemon=True).start()
+
+    @property
+    def _queue(self) -> SimpleQueue[Optional[Callable[[], None]]]:
+        if self._work is None:
+            from queue import SimpleQueue
+
+            self._work = SimpleQueue()
+        return self._work
+
+    def _live(self) -> None:
+        for job in iter(self._queue.get, None):
+            job()
+
+    def _job(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        ready: asyncio.Future[Response],
+        answer: Answer,
+        route: Route,
+        request: Request,
+    ) -> Callable[[], None]:
+        context = copy_context()
+
+        def job() -> None:
+            stream = None
+            try:
+                response = context.run(answer, route, request)
+                if is_stream(response.body):
+                    chunks = cast(Chunks, response.body)
+                    stream = response.body = ThreadStream(loop, route)
+                settle_from_thread(loop, ready, response, None)
+            except BaseException as error:
+                settle_from_thread(loop, ready, None, error)
+            if stream is not None:
+                call_from_thread(loop, self.gate.leave)
+                context.run(stream.serve, chunks)
+            call_from_thread(loop, self._ended, route, request, stream is None)
+
+        return job
+
+    def _ended(self, route: Route, request: Request, held_place: bool) -> None:
+        self._busy -= 1
+        leave_gate(route)
+        if request.body_file is not None:
+            request.body_file.release(self)
+        if held_place:
+            self.gate.leave()
+        if self._alive > self.gate.limit and self._busy < self._alive:
+            self._alive -= 1
+            self._queue.put(None)
+
+    def stats(self) -> Dict[str, int]:
+        """Return how many threads may be busy, how many are, and how many wait."""
+        line = len(self.gate._line)
+        return {"size": self.gate.limit, "busy": self._busy, "waiting": line}
+
+    def stop(self) -> None:
+        """Let the idle threads end; those at work end with the process."""
+        for _ in range(self._alive):
+            self._queue.put(None)
+
+
+# asnc: in a Task on the loop ----------------------------------------------------------
+
+
+def start_task(
+    loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, T]
+) -> asyncio.Task[T]:
+    """Return a new Task, with a context of its own, for what a program wrote."""
+    if sys.version_info >= (3, 12):
+        # PERF: what never waits is done at once, without a turn of the loop: 1.3 times
+        # the requests of a plain Task.
+        return asyncio.Task(coroutine, loop=loop, eager_start=True)
+    else:  # noqa: RET505 - mypy knows the version, and one branch for each
+        return loop.create_task(coroutine)
+
+
+class TaskRun:
+    """One request of an `asnc` route: the Task in which all of its handler runs.
+
+    The Task has a context of its own, and a stream is pulled from inside it, so
+    `asyncio.timeout`, task groups, anyio and ContextVars work across a `yield` too.
+    When it is cancelled (deadline; client gone, with "stop") it gets CancelledError.
+    """
+
+    def __init__(self, answer: AsyncAnswer, route: Route, request: Request) -> None:
+        self._answer = answer
+        self._route = route
+        self._request = request
+        self._loop = asyncio.get_running_loop()
+        self._response: Optional[Response] = None
+        self._ready: Optional[asyncio.Future[Response]] = None
+        self._asked: Optional[asyncio.Future[bool]] = None  # the task waits for this
+        self._given: Optional[asyncio.Future[bytes]] = None  # the server waits for this
+        self._end: Optional[Exception] = None  # why no more chunks will come
+        self._closed = False
+        self._task: Optional[asyncio.Task[None]] = None
+
+    async def run(self) -> Response:
+        """Return the response, of a stream as soon as its first chunk is there."""
+        self._task = start_task(self._loop, self._main())
+        body_file = self._request.body_file
+        if body_file is not None:
+            body_file.hold(self)
+            self._task.add_done_callback(lambda _: body_file.release(self))
+        if self._route.gate is not None:
+            self._task.add_done_callback(lambda _: leave_gate(self._route))
+        if self._response is not None:
+            if self._response.body is self:
+                self._task.add_done_callback(self._ended)
+            return self._response
+        self._ready = self._loop.create_future()
+        self._task.add_done_callback(self._ended)
+        stops = self._route.on_disconnect == "stop" and self._request.disconnect
+        if stops:
+            stops.add(self._task.cancel)
+        try:
+            return await within_timeout(self._loop, self._ready, self._route)
+        except AnswerLost:
+            self._task.cancel()
+            raise
+        finally:
+            if stops:
+                stops.remove(self._task.cancel)
+
+    async def _main(self) -> None:
+        response = await self._answer(self._route, self._request)
+        chunks = response.body
+        if is_stream(chunks):
+            response.body = self
+        self._response = response
+        if self._ready is not None:
+            if self._ready.done():
+                self._closed = True  # its deadline has passed: nobody takes it any more
+            else:
+                self._ready.set_result(response)
+        if response.body is self:
+            await self._serve(cast(AsyncChunks, chunks))
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and task.exception() is None:
+            return
+        error = None if task.cancelled() else task.exception()
+        if not isinstance(error, Exception):
+            if self._request.disconnected:
+                error = ClientDisconnected("the client left")
+            else:
+                error = PixieError(f"the handler left by {error or 'its cancellation'}")
+        if self._ready is not None and not self._ready.done():
+            self._ready.set_exception(error)
+        self._stop(error)
+
+    # The stream.
+
+    async def _serve(self, chunks: AsyncChunks) -> None:
+        try:
+            while True:
+                try:
+                    if not await self._next_asked():
+                        return
+                except asyncio.CancelledError as error:
+                    # Cancelled at its `yield`, by an asyncio.timeout around it perhaps.
+                    await chunks.throw(error)
+                    continue
+                chunk = await chunks.__anext__()
+                if self._given is not None and not self._given.done():
+                    self._given.set_result(chunk)
+        except Exception as error:  # the end, or what the server logs
+            if self._closed and type(error) is not StopAsyncIteration:
+                log.error("a stream failed while it was closed", exc_info=error)
+            self._stop(error)
+        finally:
+            await chunks.aclose()
+
+    async def _next_asked(self) -> bool:
+        if not self._closed and (self._given is None or self._given.done()):
+            self._asked = self._loop.create_future()
+            await self._asked
+        return not self._closed
+
+    def _stop(self, end: Exception) -> None:
+        """Note why no more chunks will come; the first reason counts."""
+        if self._end is None:
+            self._end = end
+        if self._given is not None and not self._given.done():
+            self._given.set_exception(self._end)
+
+    def __aiter__(self) -> TaskRun:
+        return self
+
+    async def __anext__(self) -> bytes:
+        if self._end is not None:
+            raise self._end
+        self._given = self._loop.create_future()
+        self._wake()
+        return await within_timeout(self._loop, self._given, self._route)
+
+    def _wake(self) -> bool:
+        if self._asked is None or self._asked.done():
+            return False
+        self._asked.set_result(True)
+        return True
+
+    async def aclose(self) -> None:
+        """End the stream: at its `yield` if it stands there, else by cancelling it."""
+        self._closed = True
+        assert self._task is not None
+        if not self._task.done() and not self._wake():
+            self._task.cancel()

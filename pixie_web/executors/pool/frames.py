@@ -1,0 +1,207 @@
+"""The pool's frames, and what a worker knows of the program.
+
+A frame is twelve bytes of header and a payload. The header: payload bytes, type,
+flags, index of the route, number of the request.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from typing import (
+    Any,
+    Callable,
+    Dict,
+    Iterable,
+    Iterator,
+    Mapping,
+    NamedTuple,
+    Sequence,
+    Tuple,
+    cast,
+)
+
+from ...errors import PixieError
+from ...protocol.http11 import parse_head
+from ...requests import Request
+from ...text import dump_json, load_json
+from ..base import Route
+from ..streams import Answer
+
+TIMEOUT_GRACE_SECONDS = 0.5  # from the soft exception to SIGKILL
+WORKER_NICENESS = 5  # below main, which has to answer everybody in the meantime
+WORKER_IDLE_SECONDS = 30.0  # then a worker that is one too many ends; PHP-FPM 10 s
+MAX_CRASHES = 3  # of a route, within the window: it is switched off for a while
+MAX_FRAME_BYTES = 256 * 1024 * 1024  # a worker that announces more has gone mad
+RECEIVE_BYTES = 65_536  # at once, from a worker or from main
+ANSWER_TOKEN_BYTES = 16  # at random, behind an answer that lies in a worker's file
+
+_FRAME = struct.Struct("!IBBHI")
+_RUN = struct.Struct("!IBBHIII")  # the same, then of RUN: record bytes, head bytes
+_RESULT = struct.Struct("!HqI")  # status, body bytes or -1, header block bytes
+
+
+class Frame:
+    """The types of frames, and their flags."""
+
+    RUN, CANCEL, BOOT = 1, 2, 3  # main to worker
+    READY, RESPONSE, HEAD, DATA, END, FILE, LOG = 16, 17, 18, 19, 20, 21, 22  # and back
+
+    DEBUG, HTTPS, SPOOLED = 1, 2, 4  # flags of RUN; the last one also of FILE
+    RETIRE = 1  # flag of RESPONSE, FILE and END: the worker will take no more
+    BROKEN = 2  # flag of END: the stream did not come to its end
+    MORE = 4  # flag of DATA: the chunk goes on in the next frame
+
+
+def encode_run(route: Route, number: int, request: Request) -> Tuple[bytes, bytes]:
+    """Return the frame that sends a request to a worker: the least that can travel.
+
+    It is the head as received, what main alone knows, as lines of text, and the body
+    or the path of its file. The path's arguments are found once more in the worker.
+    """
+    context = dump_json(request.context).decode() if request.context else ""
+    host, port = request.client
+    text = f"{host}\n{port}\n{request.host}\n{request.prefix}\n{context}"
+    record = text.encode("utf-8", "surrogatepass")
+    if record.count(b"\n") != 4:
+        raise PixieError(f"no line break can be in a host, a prefix, a client: {text}")
+    flags = Frame.DEBUG if request.debug else 0
+    if request.scheme == "https":
+        flags |= Frame.HTTPS
+    body = request._body
+    if body is None:
+        assert request.body_file is not None
+        body = os.fsencode(request.body_file.path)
+        flags |= Frame.SPOOLED
+    head = request.head.raw
+    texts = len(record), len(head)
+    size = _RUN.size - _FRAME.size + sum(texts) + len(body)
+    header = _RUN.pack(size, Frame.RUN, flags, route.index, number, *texts)
+    return header + record + head, body
+
+
+def decode_run(frame: bytes, flags: int) -> Request:
+    """Return the request of a RUN frame, as `encode_run` wrote it.
+
+    A body in a file is opened here and now: main keeps its own open until the job has
+    ended, and not a moment longer.
+
+    Raises:
+        OSError: the body's file can't be opened.
+    """
+    record_size, head_size = _RUN.unpack_from(frame)[-2:]
+    head_start = _RUN.size + record_size
+    body_start = head_start + head_size
+    record = frame[_RUN.size : head_start].decode("utf-8", "surrogatepass")
+    host, port, authority, prefix, context = record.split("\n")
+    request = Request(
+        parse_head(frame[head_start:body_start]),
+        (host, int(port)),
+        "https" if flags & Frame.HTTPS else "http",
+        debug=bool(flags & Frame.DEBUG),
+    )
+    request.host = authority
+    request.prefix = prefix
+    if context:
+        request.context = cast(Dict[str, Any], load_json(context.encode()))
+    body = frame[body_start:]
+    if flags & Frame.SPOOLED:
+        request.open_body(os.fsdecode(body))
+    else:
+        request._body = body
+    return request
+
+
+class FrameBuffer:
+    """Turns what arrives from a worker into frames: (header, payload) pairs."""
+
+    def __init__(self) -> None:
+        self._data = bytearray()
+
+    def feed(self, data: bytes) -> Iterable[Tuple[Tuple[int, ...], bytes]]:
+        """Take bytes and iterate over the frames that are complete now.
+
+        Raises:
+            PixieError: a frame announces more than MAX_FRAME_BYTES.
+        """
+        if not self._data and len(data) >= _FRAME.size:
+            header = _FRAME.unpack_from(data)
+            if len(data) == _FRAME.size + header[0]:
+                # PERF: one whole frame, as almost always: a third of the time.
+                return ((header, data[_FRAME.size :]),)
+        return self._split(data)
+
+    def _split(self, data: bytes) -> Iterator[Tuple[Tuple[int, ...], bytes]]:
+        self._data += data
+        at = 0
+        while len(self._data) - at >= _FRAME.size:
+            header = _FRAME.unpack_from(self._data, at)
+            if header[0] > MAX_FRAME_BYTES:
+                raise PixieError(f"a worker announced a frame of {header[0]} bytes")
+            end = at + _FRAME.size + header[0]
+            if len(self._data) < end:
+                break
+            yield header, bytes(memoryview(self._data)[at + _FRAME.size : end])
+            at = end
+        del self._data[:at]
+
+
+class PoolOptions(NamedTuple):
+    """How a pool is run; arguments of run(), and of app.pool() for one more."""
+
+    workers: int = -1  # as many as CPUs; 0: its routes run in threads of main
+    min_workers: int = -1  # kept while there is nothing to do; -1: all of them
+    max_streams: int = -1  # at once; -1: STREAMS_PER_WORKER for each worker
+    worker_idle_seconds: float = WORKER_IDLE_SECONDS
+    nice: int = WORKER_NICENESS
+    timeout_grace_seconds: float = TIMEOUT_GRACE_SECONDS
+    max_crashes: int = MAX_CRASHES  # 0: a route may crash as often as it likes
+    # A worker is replaced when it has done so much, is so old, has so much memory after
+    # a request; 0: never.
+    max_tasks_per_worker: int = 0
+    max_worker_age_seconds: float = 0.0
+    max_worker_bytes: int = 0
+    worker_memory_limit_bytes: int = 0  # who asks for more gets a MemoryError
+
+
+class Program:
+    """What a worker needs to know of the application.
+
+    Forked workers inherit it; the others import it afresh, and tell main what they
+    have found, so that none runs another handler than the one that was asked for.
+    """
+
+    def __init__(
+        self,
+        routes: Sequence[Route],
+        answer: Answer,
+        on_worker_start: Sequence[Callable[[], object]],
+        on_worker_stop: Sequence[Callable[[], object]],
+        pool_starts: Mapping[str, Callable[[], object]],
+    ) -> None:
+        self.routes = routes
+        self.answer = answer
+        self.on_worker_start = on_worker_start
+        self.on_worker_stop = on_worker_stop
+        self.pool_starts = pool_starts  # the same, for the workers of one named pool
+        self.fresh = False  # imported by this process, not inherited from main
+
+    @property
+    def table(self) -> bytes:
+        """The routes as lines of text, the same in each process of a program."""
+        lines = []
+        for route in self.routes:
+            handler = route.handler
+            module = getattr(handler, "__module__", "")
+            # The main program has another name where it is imported, and so has this
+            # file, where it is one.
+            module = {"__mp_main__": "__main__", __name__: "pixie_web"}.get(
+                module, module
+            )
+            name = getattr(handler, "__qualname__", type(handler).__qualname__)
+            verbs = ",".join(route.methods)
+            lines.append(f"{verbs} {route.path} {route.placement.name} {module}.{name}")
+        return "\n".join(lines).encode("utf-8", "surrogatepass")
+
+
+Load = Callable[[Dict[str, Any]], Program]

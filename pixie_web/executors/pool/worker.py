@@ -1,0 +1,352 @@
+"""Inside a worker."""
+
+from __future__ import annotations
+
+import logging
+import os
+import select
+import signal
+import sys
+from contextvars import Context, copy_context
+from typing import Any, BinaryIO, Dict, Optional, cast
+
+from ...about import log
+from ...errors import PixieError, RequestTimeout
+from ...requests import MAX_CHUNK_BYTES, Request, log_failure
+from ...responses import Response, StaticFile, is_stream
+from ...text import dump_json, load_json
+from ..base import ProcessType, Route, proc_env
+from ..streams import Chunks, HandlerLeft
+from .frames import (
+    _FRAME,
+    _RESULT,
+    ANSWER_TOKEN_BYTES,
+    RECEIVE_BYTES,
+    Frame,
+    Load,
+    Program,
+    decode_run,
+)
+
+
+class MainGone:
+    """In a worker: whether main says that the client has gone, or is gone itself."""
+
+    def __init__(self, worker: WorkerProcess, incoming: int) -> None:
+        self._worker = worker
+        self._poll = select.poll()
+        self._poll.register(incoming, select.POLLIN)
+
+    @property
+    def gone(self) -> bool:
+        """Look, without waiting: during a job only a CANCEL or the end can come."""
+        return bool(self._worker.unread or self._poll.poll(0))
+
+
+class FrameHandler(logging.Handler):
+    """Sends a worker's log records of this framework to main, as text."""
+
+    def __init__(self, worker: WorkerProcess) -> None:
+        super().__init__()
+        self._worker = worker
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Send one record; in main it goes where main's records go."""
+        text = self.format(record).encode("utf-8", "replace")
+        try:
+            self._worker.send(Frame.LOG, min(record.levelno, 255), text)
+        except OSError:
+            pass  # main is gone, or this is a process that a handler forked
+
+
+def _do_nothing(*_: object) -> None:
+    pass
+
+
+def flush_output() -> None:
+    """Write out what print() has buffered, or a fork would have it come twice."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (AttributeError, OSError, ValueError):
+            pass  # closed, or replaced by None: nothing to lose
+
+
+def _prctl(option: int, argument: Any) -> None:
+    """Ask something of the Linux kernel for this process; elsewhere, or refused: no."""
+    try:
+        import ctypes
+
+        ctypes.CDLL(None).prctl(option, argument, 0, 0, 0)
+    except (ImportError, OSError, AttributeError):
+        pass
+
+
+def name_process(name: str) -> None:
+    """Set the name that `ps` and `top` show (Linux: 15 bytes)."""
+    _prctl(15, name.encode()[:15])  # PR_SET_NAME
+
+
+def die_with_parent(pid: int) -> None:
+    """Be killed when the zygote is killed (Linux); a belt beside the closed sockets."""
+    _prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+    if os.getppid() != pid:
+        os._exit(1)  # it died in between
+
+
+def make_first_victim() -> None:
+    """Have the kernel's out-of-memory killer take a worker before it takes main."""
+    try:
+        with open("/proc/self/oom_score_adj", "w") as file:
+            file.write("300")
+    except OSError:
+        pass
+
+
+class WorkerProcess:
+    """A worker: takes one request after another from its pipe, and answers it.
+
+    It ends when main closes the pipe, when a handler leaves by `sys.exit()`, or when
+    the zygote kills it.
+
+    Args:
+        incoming, outgoing: the descriptors of its pipes.
+        trace: of the file that takes tracebacks when it is killed.
+        load: returns the program, given what the frame BOOT says.
+    """
+
+    def __init__(self, incoming: int, outgoing: int, trace: int, load: Load) -> None:
+        self._incoming = incoming
+        self._outgoing = outgoing
+        self.unread = b""  # what came behind the last frame
+        self._main_gone = MainGone(self, incoming)
+        self._trace = trace
+        self._load = load
+        self._program: Program
+        self._request_number = 0
+        self._interruptible = False
+        self._answer: Optional[BinaryIO] = None  # a large one, until main has opened it
+        self._answer_name = b""  # its token and its path, for main to open it
+
+    def serve(self) -> None:
+        """Boot, then answer until main closes the pipe."""
+        frame = self._next_frame()
+        if frame is None:
+            return
+        self._boot(cast(Dict[str, Any], load_json(frame[_FRAME.size :])))
+        program = self._program
+        self.send(Frame.READY, 0, program.table if program.fresh else b"")
+        for frame in iter(self._next_frame, None):
+            _, kind, flags, index, number = _FRAME.unpack_from(frame)
+            # A CANCEL read here came too late: its job has ended. Or main says by it
+            # that it has opened the answer's file.
+            if self._answer is not None:
+                self._answer.close()
+                self._answer = None
+            if kind == Frame.RUN:
+                self._request_number = number
+                route = program.routes[index]
+                request = decode_run(frame, flags)
+                request.route = route
+                if not route.pattern.is_static:
+                    texts = route.pattern.match(request.path) or ()
+                    request.params = route.pattern.convert(texts)
+                if not self._run(route, request):
+                    break
+        for function in program.on_worker_stop:
+            function()
+
+    def _next_frame(self) -> Optional[bytes]:
+        """Wait for the next frame, and return it whole; None: main has gone."""
+        data = self.unread
+        while len(data) < _FRAME.size:
+            # PERF: header and payload at once: 3 us.
+            part = os.read(self._incoming, RECEIVE_BYTES)
+            if not part:
+                return None
+            data += part
+        end = _FRAME.size + int(_FRAME.unpack_from(data)[0])
+        if len(data) < end:
+            rest = self._receive(end - len(data))
+            if rest is None:
+                return None
+            data += rest
+        self.unread = data[end:]
+        return data if len(data) == end else data[:end]
+
+    def _boot(self, setup: Dict[str, Any]) -> None:
+        proc_env.proc_type = ProcessType.pool
+        proc_env.worker = setup["number"]
+        proc_env.pool = None
+        name_process(f"pixie:worker {setup['number']}")
+        log.handlers[:] = [FrameHandler(self)]
+        log.propagate = False
+        log.setLevel(setup["log_level"])
+        self._bound(setup)
+        # Only main decides when to stop; a Ctrl-C or a supervisor's SIGTERM to the
+        # whole group must not end a running request. Handlers, not SIG_IGN: programs
+        # that a handler starts would inherit the latter.
+        for ignored in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(ignored, _do_nothing)
+        signal.signal(signal.SIGUSR2, self._on_deadline)
+        # What a handler forks must not answer in its name, nor take the next request.
+        os.register_at_fork(after_in_child=self._close)
+        try:
+            numpy = sys.modules.get("numpy")
+            if numpy is not None:
+                numpy.random.seed()  # or all workers would draw the same numbers
+            self._program = self._load(setup)
+            for function in self._program.on_worker_start:
+                function()
+            self._program.pool_starts.get(setup["pool"], _do_nothing)()
+        except OSError as error:  # not main's end of a pipe: a model without a file
+            raise PixieError("the worker can't boot") from error
+
+    def _close(self) -> None:
+        for descriptor in (self._incoming, self._outgoing):
+            try:
+                os.close(descriptor)
+            except OSError:
+                pass  # a handler has closed it
+        self._incoming = self._outgoing = -1  # their numbers will be those of others
+
+    def _bound(self, setup: Dict[str, Any]) -> None:
+        """Put this process below main, in its turn on a CPU and in a lack of memory."""
+        import faulthandler
+
+        # Written by C code, whatever else this process is at; main reads it.
+        faulthandler.enable(self._trace)
+        faulthandler.register(signal.SIGUSR1, self._trace)
+        make_first_victim()
+        try:
+            os.nice(setup["nice"])
+        except OSError as error:
+            log.warning("a niceness of %d: %s", setup["nice"], error)
+        limit = setup["worker_memory_limit_bytes"]
+        if limit:
+            import resource
+
+            # RLIMIT_DATA and not RLIMIT_AS, which counts what is shared or only
+            # reserved too: libraries reserve gigabytes.
+            hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
+            resource.setrlimit(resource.RLIMIT_DATA, (limit, hard))
+
+    def _on_deadline(self, *_: object) -> None:
+        if self._interruptible:
+            self._interruptible = False
+            import faulthandler
+
+            faulthandler.dump_traceback(self._trace, all_threads=False)
+            raise RequestTimeout
+
+    def _run(self, route: Route, request: Request) -> bool:
+        """Answer one request; return whether this worker may take another."""
+        request.disconnect = self._main_gone
+        context = copy_context()
+        try:
+            self._interruptible = True
+            response = context.run(self._program.answer, route, request)
+            if is_stream(response.body):
+                self._send_stream(response, request, context)
+            else:
+                self._interruptible = False
+                self._send_response(response, request)
+            self._interruptible = True
+            request.close()
+        except RequestTimeout:
+            return False  # main has answered, and waits for the end of this process
+        finally:
+            self._interruptible = False
+        return not request.fatal
+
+    # Sending.
+
+    def _send_response(self, response: Response, request: Request) -> None:
+        flags = Frame.RETIRE if request.fatal else 0
+        block = response.header_block(request.scheme == "https")
+        body = response.body
+        if isinstance(body, StaticFile):
+            data = _RESULT.pack(response.status, -1, len(block)) + block
+            data += dump_json([body.cache, body.delete_after]) + b"\0"
+            self.send(Frame.FILE, flags, data + os.fsencode(body.path))
+            return
+        assert isinstance(body, bytes)
+        result = _RESULT.pack(response.status, len(body), len(block)) + block
+        if len(body) <= MAX_CHUNK_BYTES:
+            self.send(Frame.RESPONSE, flags, result + body)
+        elif not flags and self._spool(body, request.method == "HEAD"):
+            self.send(Frame.FILE, Frame.SPOOLED, result + self._answer_name)
+        else:
+            self.send(Frame.HEAD, 0, result)
+            if request.method != "HEAD":
+                self._send_data(body)
+            self.send(Frame.END, flags)
+
+    def _spool(self, body: bytes, only_size: bool) -> bool:
+        """Put a large answer into a file, so that no slow client holds this worker.
+
+        SECURITY: when main opens the file by its name, this process may have died, and
+        its number and the descriptor's belong to another worker with another answer.
+        So a token stands behind the answer, and in the frame.
+        """
+        if not os.path.isdir("/proc/self/fd"):
+            return False
+        import tempfile
+
+        try:
+            file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115
+            self._answer = cast(BinaryIO, file)
+            token = os.urandom(ANSWER_TOKEN_BYTES)
+            if only_size:
+                file.seek(len(body))
+            for data in (token,) if only_size else (body, token):
+                rest = memoryview(data)
+                while rest:
+                    rest = rest[self._answer.write(rest) :]
+            path = b"/proc/%d/fd/%d" % (os.getpid(), file.fileno())
+            self._answer_name = token + path
+        except OSError as error:
+            log.warning("no room for a file with an answer: %s", error)
+            return False
+        return True
+
+    def _send_stream(
+        self, response: Response, request: Request, context: Context
+    ) -> None:
+        """Send each chunk as it comes; a CANCEL is seen at the next `yield`."""
+        chunks = cast(Chunks, response.body)
+        block = response.header_block(request.scheme == "https")
+        self.send(Frame.HEAD, 0, _RESULT.pack(response.status, -1, len(block)) + block)
+        flags = 0
+        try:
+            while request.method != "HEAD" and not request.disconnected:
+                self._send_data(context.run(next, chunks))
+        except StopIteration:
+            pass
+        except Exception as error:
+            log_failure(request, error, midway=True)
+            flags, request.fatal = Frame.BROKEN, isinstance(error, HandlerLeft)
+        context.run(chunks.close)
+        self.send(Frame.END, flags | (Frame.RETIRE if request.fatal else 0))
+
+    def _send_data(self, data: bytes) -> None:
+        for at in range(0, len(data), MAX_CHUNK_BYTES):
+            more = Frame.MORE if at + MAX_CHUNK_BYTES < len(data) else 0
+            self.send(Frame.DATA, more, data[at : at + MAX_CHUNK_BYTES])
+
+    def send(self, kind: int, flags: int = 0, payload: bytes = b"") -> None:
+        """Send one frame, whole: a deadline's signal must not cut it in two."""
+        interruptible, self._interruptible = self._interruptible, False
+        data = _FRAME.pack(len(payload), kind, flags, 0, self._request_number) + payload
+        while data:
+            data = data[os.write(self._outgoing, data) :]
+        self._interruptible = interruptible
+
+    def _receive(self, size: int) -> Optional[bytes]:
+        data = bytearray()
+        while len(data) < size:
+            part = os.read(self._incoming, size - len(data))
+            if not part:
+                return None
+            data += part
+        return bytes(data)

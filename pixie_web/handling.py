@@ -1,0 +1,300 @@
+"""A request's way through triggers and handler, in any process."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    AsyncIterator,
+    Iterator,
+    List,
+    Optional,
+    Sequence,
+    Tuple,
+    cast,
+)
+
+from .about import log
+from .errors import ClientDisconnected, HTTPError, RequestTimeout
+from .executors.base import Handler, ProcessType, Route, handler_kind, proc_env
+from .executors.streams import AsyncChunks, Chunks
+from .requests import BodySource, Request, off_the_loop
+from .responses import (
+    AnyBody,
+    Response,
+    error_page,
+    is_stream,
+    open_stream,
+    to_response,
+)
+
+if TYPE_CHECKING:
+    from .application import Application
+
+SPOOL_BODY_BYTES = 256 * 1024  # larger bodies go to a file; waitress 512 KiB
+
+
+class Triggers:
+    """The before and after triggers of an application or a route, by where they run."""
+
+    def __init__(self) -> None:
+        self.before: List[Handler] = []
+        self.after: List[Handler] = []
+
+    def sorted(
+        self,
+    ) -> Tuple[List[Handler], List[Handler], List[Handler], List[Handler]]:
+        """Return (before def, before async def, after def, after async def)."""
+
+        def split(triggers: List[Handler]) -> Tuple[List[Handler], List[Handler]]:
+            asynchronous = [t for t in triggers if handler_kind(t) == "async def"]
+            return [t for t in triggers if t not in asynchronous], asynchronous
+
+        return (*split(self.before), *split(self.after))
+
+
+def join_triggers(route: Route) -> Tuple[Sequence[Handler], ...]:
+    """Return a route's triggers with its application's: outside in, then inside out."""
+    joined = Triggers()
+    joined.before = [*route.app._triggers.before, *route.before]
+    joined.after = [*route.after, *route.app._triggers.after]
+    return joined.sorted()
+
+
+async def _spool(request: Request, chunks: List[bytes]) -> None:
+    try:
+        await off_the_loop(request.spool, chunks)
+    except OSError as error:
+        log.error("there is no room for the body of %r: %s", request, error.strerror)
+        raise HTTPError(507, "There is no room for the body at the moment.") from None
+
+
+async def read_body(request: Request) -> None:
+    """Pull a request's body: into memory, a large one into a file.
+
+    Raises:
+        HTTPError: 413 when it is over the limit, 507 when the disk is full.
+    """
+    source = cast(BodySource, request.source)
+    chunks: List[bytes] = []
+    size = 0
+    while True:
+        chunk = await source.pull()
+        chunks.append(chunk)
+        size += len(chunk)
+        if not chunk and request.body_file is None:
+            request.body = b"".join(chunks)
+            return
+        if size > SPOOL_BODY_BYTES or not chunk:
+            await _spool(request, chunks)
+            chunks, size = [], 0
+        if not chunk:
+            return
+
+
+def failure(
+    application: Application, request: Request, error: BaseException
+) -> Response:
+    """Return the answer to what a handler or trigger raised.
+
+    Raises:
+        RequestTimeout: main has sent an answer when it has a worker raise this.
+    """
+    if isinstance(error, RequestTimeout) and proc_env.proc_type is ProcessType.pool:
+        raise error
+    request.fatal = request.fatal or not isinstance(error, Exception)
+    return application.error_response(request, error)
+
+
+def prime(response: Response) -> Response:
+    """Run a stream to its first `yield`, which may be a Response for the head."""
+    if isinstance(response.body, (Chunks, AsyncChunks)):
+        return response  # the same response once more, from a trigger
+    if not hasattr(response.body, "__next__"):
+        raise TypeError("an async iterator needs an async def, and RouteType.asnc")
+    iterator = cast("Iterator[Any]", response.body)
+    response, first = open_stream(response, next(iterator, None))
+    response.body = cast("Iterator[Any]", Chunks(first, iterator))
+    return response
+
+
+def finish(value: object) -> Response:
+    """Return a handler's result as a Response, a stream run to its first `yield`."""
+    response = to_response(value)
+    return prime(response) if is_stream(response.body) else response
+
+
+def ask_first(
+    application: Application, triggers: Sequence[Handler], request: Request
+) -> Optional[Response]:
+    """Return what the first before trigger that answers made, or None."""
+    try:
+        for trigger in triggers:
+            value = trigger(request)
+            if value is not None:
+                return finish(value)
+    except BaseException as error:
+        return failure(application, request, error)
+    return None
+
+
+async def ask_first_async(
+    application: Application, triggers: Sequence[Handler], request: Request
+) -> Optional[Response]:
+    """The same for `async def` triggers."""
+    try:
+        for trigger in triggers:
+            value = await trigger(request)
+            if value is not None:
+                return finish(value)
+    except (asyncio.CancelledError, GeneratorExit):
+        raise
+    except BaseException as error:
+        return failure(application, request, error)
+    return None
+
+
+def follow(response: Response, body: AnyBody, value: object) -> Response:
+    """Return the response after a trigger that was given it and has returned `value`.
+
+    Args:
+        body: the response's own before; what the trigger put in its place is settled.
+    """
+    value = response if value is None else value
+    if isinstance(value, Response) and value.body is body:
+        return value
+    return finish(value)
+
+
+def run_after(
+    application: Application,
+    triggers: Sequence[Handler],
+    request: Request,
+    response: Response,
+) -> Response:
+    """Run after triggers, each on what the one before made of the response."""
+    for trigger in triggers:
+        body = response.body
+        try:
+            response = follow(response, body, trigger(request, response))
+        except BaseException as error:
+            response = failure(application, request, error)
+        if isinstance(body, Chunks) and not is_stream(response.body):
+            # Who yields its Response holds itself: it would wait for the collector.
+            body.close()
+    return response
+
+
+async def run_after_async(
+    application: Application,
+    triggers: Sequence[Handler],
+    request: Request,
+    response: Response,
+) -> Response:
+    """The same for `async def` triggers."""
+    for trigger in triggers:
+        try:
+            body = response.body
+            response = follow(response, body, await trigger(request, response))
+        except (asyncio.CancelledError, GeneratorExit):
+            raise
+        except BaseException as error:
+            response = failure(application, request, error)
+    return response
+
+
+def handle_error(handler: Handler, request: Request, error: BaseException) -> Response:
+    """Return what an error handler makes of an error; it may abort() or redirect()."""
+    try:
+        response = finish(handler(request, error))
+    except HTTPError as other:
+        return error_page(other)
+    if response.status == 200:
+        response.status = error.status if isinstance(error, HTTPError) else 500
+    if isinstance(error, HTTPError):
+        for name, value in error.headers.items():  # Allow, Retry-After, Location ...
+            response.headers.setdefault(name, value)
+    return response
+
+
+def seal(application: Application, request: Request, response: Response) -> Response:
+    """Return the response with its header block rendered, or an error's answer."""
+    secure = request.scheme == "https"
+    try:
+        return response.seal(secure, application.secrets)
+    except Exception as error:
+        failed = application.error_response(request, error)
+        return failed.seal(secure, application.secrets)
+
+
+def answer(route: Route, request: Request) -> Response:
+    """Run triggers, handler and error handlers; in a worker, a thread or on the loop.
+
+    Returns a response whose body is bytes, a StaticFile, or Chunks. Only RequestTimeout
+    leaves it: a handler's `sys.exit()` is a 500, and `request.fatal` tells a worker to
+        end.
+    """
+    before, _, after, _ = route.triggers
+    request.app = route.app
+    response = ask_first(route.app, before, request) if before else None
+    if response is None:
+        try:
+            response = finish(route.handler(request, **request.params))
+        except BaseException as error:
+            response = failure(route.app, request, error)
+    if after:
+        response = run_after(route.app, after, request, response)
+    return seal(route.app, request, response)
+
+
+async def _as_async(iterator: Iterator[Any]) -> AsyncIterator[Any]:
+    try:
+        for chunk in iterator:
+            yield chunk
+            await asyncio.sleep(0)
+    finally:
+        close = getattr(iterator, "close", None)
+        if close is not None:
+            close()
+
+
+async def prime_async(response: Response) -> Response:
+    """The same for an async iterator; a plain one is taken as well."""
+    iterator: Any = response.body
+    if not hasattr(iterator, "__anext__"):
+        iterator = _as_async(iterator)
+    try:
+        value = await iterator.__anext__()
+    except StopAsyncIteration:
+        value = None
+    response, first = open_stream(response, value)
+    response.body = cast("AsyncIterator[Any]", AsyncChunks(first, iterator))
+    return response
+
+
+async def answer_async(route: Route, request: Request) -> Response:
+    """The same for `asnc` routes, in the request's Task, with AsyncChunks."""
+    before, _, after, _ = route.triggers
+    response = ask_first(route.app, before, request) if before else None
+    if response is None:
+        try:
+            value = route.handler(request, **request.params)
+            if route.kind == "async def":
+                value = await value
+            response = to_response(value)
+            if is_stream(response.body):
+                response = await prime_async(response)
+        except (asyncio.CancelledError, GeneratorExit, ClientDisconnected):
+            raise
+        except BaseException as error:
+            response = failure(route.app, request, error)
+    body = response.body
+    if after:
+        response = run_after(route.app, after, request, response)
+    if isinstance(body, AsyncChunks) and not is_stream(response.body):
+        await body.aclose()
+    response = seal(route.app, request, response)
+    if isinstance(response.body, Chunks):
+        response.body = AsyncChunks(b"", _as_async(response.body))
+    return response

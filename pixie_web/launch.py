@@ -1,0 +1,123 @@
+"""What a new interpreter needs to find the application again."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from typing import Any, Dict, Mapping, Optional, Sequence, Tuple
+
+from .about import LONE, ROOT, log
+from .application import Application
+from .cookies import secret_keys
+from .errors import PixieError
+from .executors.pool.zygote import Launch, temporary_directory
+from .protocol.multipart import FORM_LIMITS, FormLimits
+
+
+def configure_logging() -> None:
+    """Send this framework's log to stderr, unless the program has set up logging."""
+    if log.handlers or logging.getLogger().handlers:
+        return
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+
+
+def set_form_limits(application: Application, limits: Sequence[int]) -> None:
+    """Set the limits of forms for an application and all that are mounted below it."""
+    for one in application._family():
+        one.form_limits = FormLimits(*limits)
+
+
+def hand_down(application: Application) -> Dict[str, Any]:
+    """Return what a worker that imports the program is to know of main's settings.
+
+    Forked workers have it already. JSON can say it; it holds the secrets, so it goes
+    through a socket, never into arguments or variables.
+    """
+    family = [one.secrets for one in application._family()]
+    return {
+        "form_limits": getattr(application, "form_limits", FORM_LIMITS),
+        "secrets": [
+            [] if secrets == () else [key.hex() for key in secret_keys(secrets)]
+            for secrets in family
+        ],
+    }
+
+
+def take_over(application: Application, settings: Mapping[str, Any]) -> None:
+    """Set in a worker what `hand_down` returned in main."""
+    set_form_limits(application, settings["form_limits"])
+    for one, keys in zip(application._family(), settings["secrets"]):
+        one.secrets = tuple(bytes.fromhex(key) for key in keys)
+
+
+# How a new interpreter finds the application: it gets sys.path, sys.argv and the names
+# of modules, imports these, and takes the application from one. As under
+# multiprocessing's "spawn", the main program is run again as `__mp_main__`; a run() in
+# it does nothing. What is made inside a function (an application, a route) is not found
+# that way, and the table of routes tells.
+
+
+def find_application(application: Application) -> Tuple[str, str]:
+    """Return the module and the name that an application is found under.
+
+    Raises:
+        PixieError: it is no module's global.
+    """
+    modules = {"__main__": sys.modules["__main__"], **sys.modules}
+    for module_name, module in modules.items():
+        for name, value in list(getattr(module, "__dict__", {}).items()):
+            if value is application:
+                return module_name, name
+    raise PixieError(
+        "a new process would not find the application: make it a global of a module, "
+        'or run with pool_start="zygote"'
+    )
+
+
+def describe_main() -> Optional[Tuple[str, str]]:
+    """Return the main program's package, or "", and its file; None: it is no file."""
+    main_module = sys.modules["__main__"]
+    path = getattr(main_module, "__file__", None)
+    package = getattr(main_module, "__package__", None) or ""
+    return None if path is None else (package, os.path.abspath(path))
+
+
+def describe_launch(application: Application) -> Launch:
+    """Return what a new interpreter needs to find an application.
+
+    Raises:
+        PixieError: it could not.
+    """
+    import subprocess
+
+    module, name = find_application(application)
+    modules = [application.imported_from, module]
+    modules += [route.handler.__module__ for route in application.routes]
+    own = sys.modules[ROOT]
+    modules = [m for m in dict.fromkeys(modules) if sys.modules.get(m, own) is not own]
+    main_program = describe_main() if "__main__" in modules else None
+    if "__main__" in modules and main_program is None:
+        raise PixieError("a new process can't import a program that is no file")
+    path = os.path.abspath(__file__)
+    core = ROOT
+    if core == "__main__":
+        core = os.path.splitext(os.path.basename(path))[0]
+    for _ in __name__.split("."):
+        path = os.path.dirname(path)
+    entry = core if LONE else f"{core}.loading"  # where `boot` is
+    code = f"import sys; sys.path.insert(0, {path!r}); import {entry} as c; c.boot()"
+    flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
+    origin = {
+        "argv": sys.argv,
+        "path": sys.path,
+        "main": main_program,
+        "modules": [m for m in modules if m != "__main__"],
+        "application": [None if sys.modules[module] is own else module, name],
+        "settings": hand_down(application),
+        "temporary": temporary_directory(),
+    }
+    return Launch([sys.executable, *flags, "-c", code], origin)

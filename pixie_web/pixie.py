@@ -1,0 +1,120 @@
+"""The default application, and `run`.
+
+What a program touches first: an application that is there already, its methods as
+functions of the package, and `run()`. A setting is taken from the argument (or flag),
+else from the variable PIXIE_<NAME>, else from the default. The order of `run`
+matters: the zygote is forked before there is a socket, a loop or a thread for it to
+inherit.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any, Dict, Iterable, Literal, Optional, Union
+
+from .application import Application
+from .cookies import Secrets
+from .errors import PixieError
+from .runner import _Runner
+from .settings import read_settings
+
+
+class Pixie(Application):
+    """A web application: routes, triggers and error handlers, and `run`.
+
+    Args:
+        import_name: a name for people to read; `Pixie(__name__)` as elsewhere.
+        secrets: sign cookies that name no secret of their own (str or bytes, or
+            several, of which the first signs and each verifies). An application that is
+            mounted and has none takes those of the one above it.
+
+    Raises:
+        PixieError: a secret is empty.
+    """
+
+    def __init__(
+        self, import_name: Optional[str] = None, *, secrets: Secrets = ()
+    ) -> None:
+        super().__init__(import_name, secrets=secrets)
+        self._kept: Dict[str, Any] = {}  # the arguments of a run() that did nothing
+
+    def run(
+        self,
+        host: Optional[str] = None,
+        port: Optional[int] = None,
+        *,
+        workers: Union[int, Literal["auto"], None] = None,
+        threads: Optional[int] = None,
+        pool_start: Optional[str] = None,
+        debug: Optional[bool] = None,
+        server_timing: Optional[bool] = None,
+        loop: Optional[str] = None,
+        parser: Optional[str] = None,
+        uds: Optional[str] = None,
+        uds_mode: Optional[int] = None,
+        fd: Optional[int] = None,
+        certfile: Optional[str] = None,
+        keyfile: Optional[str] = None,
+        ssl_context: Any = None,
+        trusted_proxies: Optional[Iterable[str]] = None,
+        access_log: Optional[bool] = None,
+        access_log_format: Optional[str] = None,
+        **limits: float,
+    ) -> None:
+        """Serve until SIGINT or SIGTERM; both let running requests end.
+
+        Args:
+            host: the address to bind; "localhost" (the default) binds both IP families.
+            port: the port, 8000 by default; 0 takes a free one.
+            workers: how many pool routes run at once, each in a process of its own;
+                "auto", the default: as many as CPUs (affinity, cgroup quota). 0 runs
+                them in threads of main, for debugging.
+            threads: how many `thread` routes run at once; 40 by default.
+            debug: show tracebacks in error pages.
+            pool_start: how workers start: "zygote" (forked; the default on Linux),
+                "exec" (forked from a process that imports the program again; when
+                threads run already), or "spawn" (each imports it again; elsewhere).
+            loop: "uvloop" or "asyncio"; uvloop by default, where it is installed.
+            parser: "pixie", the default, or "httptools": the same requests, refused and
+                accepted, and quicker where a body comes in many small chunks.
+            server_timing: tell each client, in the Server-Timing header, how long its
+                request waited and ran.
+            uds, uds_mode: the path of a Unix socket to listen on, instead of host and
+                port, and its permissions; 0o660 by default, "660" as text.
+            fd: a bound socket to listen on that this process was started with.
+            certfile, keyfile: the certificate chain and its key, PEM: serve HTTPS. They
+                are read again on SIGHUP.
+            ssl_context: an ssl.SSLContext of your own instead.
+            trusted_proxies: addresses and networks, or "unix", whose X-Forwarded-For,
+                -Proto, -Host and Forwarded are believed.
+            access_log: log each request.
+            access_log_format: with %(name)s for the items of `AccessRecord`.
+            limits: the other fields of `ServerOptions`, and those of `PoolOptions` and
+                `FormLimits`.
+
+        Raises:
+            SystemExit: 1, after one line that says why, when it can't start.
+        """
+        given = {name: value for name, value in locals().items() if name != "self"}
+        given.update(given.pop("limits"))
+        given = {key: value for key, value in given.items() if value is not None}
+        if _Runner.loading:
+            self._kept = given
+            return
+        given = {**self._kept, **given}
+        try:
+            tls = given.pop("ssl_context", None)
+            _Runner(self, read_settings(given, os.environ), tls).run()
+        except (PixieError, OSError) as error:
+            print(f"pixie_web: {error}", file=sys.stderr)
+            raise SystemExit(1) from None
+
+
+app = Pixie()  # the default application; its methods are functions of this module
+
+route, run = app.route, app.run
+get, post, put, delete = app.get, app.post, app.put, app.delete
+patch, head, options = app.patch, app.head, app.options
+error, before, after = app.error, app.before, app.after
+static, mount = app.static, app.mount

@@ -1,0 +1,1 @@
+"""What bytes mean: pure functions and parsers, fed by others, without I/O."""

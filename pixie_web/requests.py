@@ -1,0 +1,459 @@
+"""A request, its body, and the client's leaving.
+
+One form of a request travels everywhere, in and out of processes: the raw bytes of
+its head, its body (bytes, or the path of a spooled file) and a small record that
+can't be read from them. All else (headers, query, cookies, form) is parsed from that
+on first use, where the handler runs: what no handler asks for costs nothing, and
+little travels.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from typing import (
+    Any,
+    AsyncIterator,
+    BinaryIO,
+    Callable,
+    Dict,
+    Iterable,
+    List,
+    Literal,
+    Optional,
+    Tuple,
+    Union,
+    cast,
+)
+
+from .about import log
+from .cookies import Secrets, parse_cookies, unsign
+from .datastructures import Headers, MultiDict, T
+from .errors import HTTPError, PixieError
+from .forms import BodyFile, FileUpload, parse_form
+from .protocol.http11 import Head
+from .protocol.multipart import FORM_LIMITS, FormLimits
+from .text import load_json, parse_urlencoded, percent_encode
+
+MAX_BODY_BYTES = 16 * 1024 * 1024  # a route may ask for more or less; nginx 1 MiB
+MAX_CHUNK_BYTES = 256 * 1024  # a larger piece of a response is sent in several
+NEVER = float("inf")  # a deadline that is not set
+
+JSON = "application/json"
+
+
+class Disconnect:
+    """Tells whether the client has gone, and calls back once when it goes."""
+
+    __slots__ = ("_callbacks", "gone")
+
+    def __init__(self) -> None:
+        self.gone = False
+        self._callbacks: List[Callable[[], object]] = []
+
+    def add(self, callback: Callable[[], object]) -> None:
+        """Have `callback` called when the client goes; at once if it has gone."""
+        if self.gone:
+            callback()
+        else:
+            self._callbacks.append(callback)
+
+    def remove(self, callback: Callable[[], object]) -> None:
+        """Take a callback back; one that is not there does not matter."""
+        if callback in self._callbacks:
+            self._callbacks.remove(callback)
+
+    def set(self) -> None:
+        """Note that the client has gone, and call back."""
+        self.gone = True
+        callbacks, self._callbacks = self._callbacks, []
+        for callback in callbacks:
+            callback()
+
+
+async def off_the_loop(function: Callable[..., T], *args: Any) -> T:
+    """Call a function in a thread of the loop's own.
+
+    A cancel waits for its end: what it works on may be closed right after.
+    """
+    loop = asyncio.get_running_loop()
+    future = loop.run_in_executor(None, function, *args)
+    try:
+        return await asyncio.shield(future)
+    except asyncio.CancelledError:
+        await asyncio.wait([future])
+        raise
+
+
+class BodySource:
+    """Where a request's body comes from: what a server implements for `handle`.
+
+    The first `read` is what sends `100 Continue` to a client that waits for it.
+    """
+
+    content_length: Optional[int]  # bytes; None when only the end will tell
+    max_body_bytes = MAX_BODY_BYTES  # a route may set another
+    received_bytes = 0
+
+    async def read(self) -> bytes:
+        """Return the next bytes of the body, or b"" at its end.
+
+        Raises:
+            ClientDisconnected: the connection ended before the body did.
+            ProtocolError: what came is no body (400) or came too slowly (408).
+        """
+        raise NotImplementedError
+
+    def check(self, size: int) -> None:
+        """Raise HTTPError 413 if `size` bytes are more than may come."""
+        most = self.max_body_bytes
+        if size > most:
+            raise HTTPError(413, f"The body is larger than {most} bytes.")
+
+    async def pull(self) -> bytes:
+        """The same as `read`, within `max_body_bytes`."""
+        chunk = await self.read()
+        self.received_bytes += len(chunk)
+        self.check(self.received_bytes)
+        return chunk
+
+
+class Request:
+    """What a client asked for; handlers get it as `env`.
+
+    Attributes:
+        head: the parsed head; `raw_head` are its bytes as received.
+        client: the address of the client after proxy rules: (host, port).
+        scheme: "http" or "https", after proxy rules.
+        host: the host the client addressed, with the port if it sent one.
+        app: the application that answers, or None outside of one.
+        prefix: the path under which the application is mounted, "" at the root.
+        route: the matched route, or None where nothing matched.
+        params: the path's arguments by name, converted by their filters.
+        context: a dict for triggers and handlers; travels to the pool as JSON.
+        debug: whether error pages show tracebacks.
+    """
+
+    __slots__ = (
+        "_after",
+        "_body",
+        "_cookies",
+        "_form",
+        "_headers",
+        "_query",
+        "app",
+        "body_file",
+        "client",
+        "context",
+        "debug",
+        "disconnect",
+        "fatal",
+        "head",
+        "host",
+        "params",
+        "prefix",
+        "queue_seconds",
+        "route",
+        "run_seconds",
+        "scheme",
+        "source",
+    )
+
+    def __init__(
+        self,
+        head: Head,
+        client: Tuple[str, int] = ("", 0),
+        scheme: str = "http",
+        source: Optional[BodySource] = None,
+        disconnect: Optional[Disconnect] = None,
+        debug: bool = False,
+    ) -> None:
+        # Of the wire.
+        self.head = head
+        self.client = client
+        self.scheme = scheme
+        self.host = head.host
+        self.source = source
+        self.disconnect: Any = disconnect
+        # Of the application.
+        self.app: Any = None
+        self.prefix = ""
+        self.route: Any = None
+        self.params: Dict[str, Any] = {}
+        self.context: Dict[str, Any] = {}
+        self.debug = debug
+        self.queue_seconds = 0.0
+        self.run_seconds: Optional[float] = None  # None: it has not come to a handler
+        self.fatal = False  # the handler tried to end its process
+        # Filled in when first asked for.
+        self.body_file: Optional[BodyFile] = None  # of a large one
+        self._body: Optional[bytes] = b"" if source is None else None
+        self._headers: Optional[Headers] = None
+        self._query: Optional[MultiDict[str]] = None
+        self._cookies: Optional[Dict[str, str]] = None
+        self._form: Optional[Tuple[MultiDict[str], MultiDict[FileUpload]]] = None
+        self._after: List[Callable[[], object]] = []
+
+    # The head.
+
+    @property
+    def raw_head(self) -> bytes:
+        """The request line and header lines as received, through the blank line."""
+        return self.head.raw
+
+    @property
+    def method(self) -> str:
+        """The verb, as sent: "GET"."""
+        return self.head.method
+
+    @property
+    def path(self) -> str:
+        """The decoded path below `prefix`, starting with "/"."""
+        return self.head.path[len(self.prefix) :] or "/"
+
+    @property
+    def query_string(self) -> str:
+        """What follows "?" in the target, still encoded; "" if there is none."""
+        return self.head.query_string
+
+    @property
+    def protocol(self) -> str:
+        """The version the client spoke: "HTTP/1.1"."""
+        return f"HTTP/{self.head.version}"
+
+    @property
+    def url(self) -> str:
+        """The whole address that was asked for."""
+        target = percent_encode(self.head.path, b"/:@!$&'()*+,;=")
+        query = f"?{self.query_string}" if self.query_string else ""
+        return f"{self.scheme}://{self.host}{target}{query}"
+
+    @property
+    def headers(self) -> Headers:
+        """The header lines; names compare without regard to case."""
+        if self._headers is None:
+            self._headers = Headers.from_wire(self.head.lines())
+        return self._headers
+
+    def header(self, name: str, default: Optional[str] = None) -> Optional[str]:
+        """Return a header's value, or `default`."""
+        return self.headers.get(name, default)
+
+    @property
+    def query(self) -> MultiDict[str]:
+        """The fields of the query string.
+
+        Raises:
+            HTTPError: 413, for more fields than a form may have.
+        """
+        if self._query is None:
+            raw = self.query_string.encode("latin-1")
+            pairs = parse_urlencoded(raw, self._form_limits.max_fields)
+            self._query = MultiDict(pairs)
+        return self._query
+
+    @property
+    def cookies(self) -> Dict[str, str]:
+        """The cookies by name."""
+        if self._cookies is None:
+            header = "; ".join(self.headers.getall("cookie"))
+            self._cookies = parse_cookies(header)
+        return self._cookies
+
+    def cookie(
+        self,
+        name: str,
+        default: Any = None,
+        *,
+        secret: Union[Secrets, Literal[False], None] = None,
+        max_age: Optional[float] = None,
+    ) -> Any:
+        """Return a cookie's value, or `default`.
+
+        Args:
+            secret: what signed the cookie (str or bytes), or several; False for one
+                that is not signed. Left out, the application's secrets, if it has any.
+            max_age: how old the signature may be, in seconds.
+
+        A signed cookie that is forged, too old or moved here from another name counts
+        as not there.
+        """
+        value = self.cookies.get(name)
+        if secret is None:
+            secret = cast(Secrets, getattr(self.app, "secrets", ()))
+        if value is None or secret is False or secret == ():
+            return default if value is None else value
+        try:
+            return unsign(name, value, secret, max_age, time.time())
+        except ValueError:
+            return default
+
+    # The body.
+
+    @property
+    def body(self) -> bytes:
+        """The body as it was sent; read from its file where it was spooled to one."""
+        if self._body is None:
+            if self.body_file is None:
+                raise PixieError(
+                    "the body has not arrived yet: a trigger that is an `async def` "
+                    "runs ahead of it, so read it in the handler; a route with "
+                    "stream_body=True reads it by env.stream()"
+                )
+            self._body = self.body_file.read_at(0)
+        return self._body
+
+    @body.setter
+    def body(self, body: bytes) -> None:
+        self._body = body
+
+    async def stream(self) -> AsyncIterator[bytes]:
+        """Iterate over the body in pieces; for `asnc` handlers.
+
+        With `stream_body=True` on the route they are what the client sends, as it comes
+        and no faster than they are read; else the body has come, and is cut up.
+
+        Raises:
+            HTTPError: 413 over the limit, 408 when it comes too slowly, 400 when it is
+                cut short or no proper body. All end the connection.
+            ClientDisconnected: the client left; nobody waits for an answer.
+        """
+        if self._body is not None:
+            if self._body:
+                yield self._body
+        elif self.body_file is not None:
+            for piece in self.body_file.pieces():
+                yield piece
+        else:
+            source = cast(BodySource, self.source)
+            while True:
+                chunk = await source.pull()
+                if not chunk:
+                    return
+                yield chunk
+
+    def spool(self, chunks: Iterable[bytes]) -> None:
+        """Append to the file that holds the body; it blocks, so not on the loop.
+
+        The file has no name: it is gone when its last descriptor is closed, however
+        this process ends. Linux lets a worker open it again all the same; elsewhere it
+        has a name until it is closed.
+
+        Raises:
+            OSError: the disk is full, or there is no directory for such files.
+        """
+        if self.body_file is None:
+            import tempfile
+
+            has_proc = os.path.isdir("/proc/self/fd")
+            make = tempfile.TemporaryFile if has_proc else tempfile.NamedTemporaryFile
+            file = cast(BinaryIO, make(buffering=0))
+            path = f"/proc/{os.getpid()}/fd/{file.fileno()}"
+            self.body_file = BodyFile(file, path if has_proc else file.name)
+            self.body_file.hold(self)
+        self.body_file.write(chunks)
+
+    def open_body(self, path: str) -> None:
+        """Take the file that holds the body, in a worker.
+
+        Raises:
+            OSError: it can't be opened.
+        """
+        file = cast(BinaryIO, open(path, "rb", buffering=0))  # noqa: SIM115
+        self.body_file = BodyFile(file, path)
+        self.body_file.hold(self)
+        self._body = None
+
+    @property
+    def text(self) -> str:
+        """The body as text, in UTF-8.
+
+        Raises:
+            HTTPError: 400, when it is not UTF-8.
+        """
+        try:
+            return self.body.decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise HTTPError(400, f"The body is not UTF-8: {error.reason}.") from None
+
+    @property
+    def json(self) -> Any:
+        """What the JSON body says.
+
+        Raises:
+            HTTPError: 415 when the Content-Type is not JSON, 400 with the reason when
+                the body is not.
+        """
+        content_type = self.headers.get("content-type") or ""
+        media_type = content_type.partition(";")[0].strip().lower()
+        if media_type != JSON and not media_type.endswith("+json"):
+            text = "Send JSON, with Content-Type: application/json."
+            raise HTTPError(415, text, {"Accept": JSON})
+        return load_json(self.body)
+
+    @property
+    def form(self) -> MultiDict[str]:
+        """The text fields of the form in the body; empty for any other body.
+
+        Raises:
+            HTTPError: 400 when it is malformed, 413 over a limit.
+        """
+        return self._parse_form()[0]
+
+    @property
+    def files(self) -> MultiDict[FileUpload]:
+        """The uploaded files of the form in the body, by field name; else as `form`."""
+        return self._parse_form()[1]
+
+    @property
+    def _form_limits(self) -> FormLimits:
+        return cast(FormLimits, getattr(self.app, "form_limits", FORM_LIMITS))
+
+    def _parse_form(self) -> Tuple[MultiDict[str], MultiDict[FileUpload]]:
+        if self._form is None:
+            content_type = self.headers.get("content-type") or ""
+            body = self.body_file if self._body is None else None
+            self._form = parse_form(content_type, body or self.body, self._form_limits)
+        return self._form
+
+    # The exchange.
+
+    @property
+    def disconnected(self) -> bool:
+        """Whether the client has gone: a long handler may look, and stop."""
+        return self.disconnect is not None and self.disconnect.gone
+
+    def after_response(self, function: Callable[[], object]) -> None:
+        """Have `function` called, where the handler runs, after the answer."""
+        self._after.append(function)
+
+    def close(self) -> None:
+        """Run what `after_response` collected, and let the body's file go; once."""
+        after, self._after = self._after, []
+        try:
+            for function in after:
+                try:
+                    function()
+                except (Exception, SystemExit):
+                    log.exception("%r failed after its response", self)
+        finally:
+            if self.body_file is not None:
+                self.body_file.release(self)
+
+    def __repr__(self) -> str:
+        return f"<Request {self.method} {self.head.target}>"
+
+
+def log_failure(request: Request, error: BaseException, midway: bool = False) -> None:
+    """Log that a handler failed: its request, route, placement, and the traceback.
+
+    Args:
+        midway: a part of its answer has been sent.
+    """
+    route = request.route
+    where = f" in {route.path} ({route.placement.name})" if route is not None else ""
+    where += ", in the middle of its answer" if midway else ""
+    log.error(
+        "%s %s failed%s", request.method, request.head.target, where, exc_info=error
+    )

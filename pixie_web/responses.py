@@ -1,0 +1,515 @@
+"""A response, and the values that become one.
+
+A response is finished in the same place. Its header block is rendered once, to bytes,
+by whichever process ran the handler; the server adds only what belongs to the
+connection: Date, Connection, and the framing of the body.
+"""
+
+from __future__ import annotations
+
+import time
+from functools import lru_cache
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    AsyncIterator,
+    Dict,
+    Iterable,
+    Iterator,
+    List,
+    Literal,
+    Mapping,
+    NamedTuple,
+    NoReturn,
+    Optional,
+    Tuple,
+    Union,
+    cast,
+)
+
+from .cookies import Secrets, format_cookie, sign
+from .datastructures import Headers
+from .errors import REASONS, HTTPError
+from .requests import JSON
+from .text import (
+    _UNSAFE_IN_HEADER,
+    check_header,
+    dump_json,
+    escape,
+    expression,
+    format_date,
+    percent_encode,
+)
+
+if TYPE_CHECKING:
+    from datetime import datetime, timedelta
+
+_HOP_BY_HOP = frozenset(  # RFC 9110 section 7.6.1: these belong to the server
+    ("connection", "keep-alive", "proxy-connection", "te", "trailer")
+    + ("transfer-encoding", "upgrade")
+)
+_OWNED_BY_SERVER = frozenset(("content-length", "date"))  # dropped: the server knows
+HTML = "text/html; charset=utf-8"
+OCTETS = "application/octet-stream"
+_RETURNS = (
+    "a handler returns str, bytes, dict, list, None, (body, status[, headers]), "
+    "a Response, a file or an iterator"
+)
+_ETAG = expression(r'(?:W/)?"[!#-~\x80-\xff]*"')  # RFC 9110 section 8.8.3
+
+
+def quote_etag(value: str, weak: bool = False) -> str:
+    """Return an entity tag as a header has it: "v7" -> '"v7"', or 'W/"v7"' if weak.
+
+    Raises:
+        ValueError: it holds a quote, a blank or a control character.
+    """
+    tag = f'W/"{value}"' if weak else f'"{value}"'
+    if not _ETAG.fullmatch(tag):
+        raise ValueError(f"an entity tag has no quotes or blanks inside: {value!r}")
+    return tag
+
+
+class FileSlice(NamedTuple):
+    """A finished body that lies in a file: `length` bytes from `offset` on."""
+
+    path: str
+    offset: int
+    length: int
+    delete_after: bool = False
+    descriptor: Optional[int] = None  # of a file that has no path
+
+
+class StaticFile(NamedTuple):
+    """A file that a handler wants sent; conditions and ranges still apply."""
+
+    path: str
+    cache: Optional[bool] = None
+    delete_after: bool = False
+
+
+Body = Union[
+    str, bytes, bytearray, memoryview, Dict[Any, Any], List[Any], FileSlice, StaticFile
+]
+AnyBody = Union[Body, Iterator[Any], AsyncIterator[Any], None]
+
+
+@lru_cache(maxsize=256)
+def _content_type_line(content_type: str) -> bytes:
+    check_header("Content-Type", content_type)
+    return f"Content-Type: {content_type}\r\n".encode("latin-1")
+
+
+def _header_lines(headers: Headers) -> bytes:
+    lines = []
+    for name, value in headers.items():
+        lower = name.lower()
+        if lower in _HOP_BY_HOP:
+            raise ValueError(
+                f"{name} belongs to the server; take it out of the response"
+            )
+        if lower not in _OWNED_BY_SERVER:
+            lines.append(f"{name}: {value}\r\n")
+    return "".join(lines).encode("latin-1")
+
+
+def _needs_secure(name: str, samesite: Optional[str]) -> bool:
+    prefixed = name.lower().startswith(("__secure-", "__host-"))
+    return prefixed or (samesite is not None and samesite.lower() == "none")
+
+
+def _check_cookie_prefix(
+    name: str, secure: Optional[bool], path: Optional[str], domain: Optional[str]
+) -> None:
+    """Raise ValueError where a browser would refuse (RFC 6265bis section 4.1.3)."""
+    lower = name.lower()
+    if lower.startswith(("__secure-", "__host-")) and secure is False:
+        raise ValueError(f"a cookie named {name} must be secure; leave secure out")
+    if lower.startswith("__host-") and (path != "/" or domain is not None):
+        raise ValueError(f'a cookie named {name} needs path="/" and no domain')
+
+
+def _cookie_date(moment: Union[float, datetime, str, None]) -> Optional[str]:
+    if moment is None or isinstance(moment, str):
+        return moment
+    if not isinstance(moment, (int, float)):
+        import calendar
+
+        moment = calendar.timegm(moment.utctimetuple())
+    return format_date(moment)
+
+
+def is_stream(body: object) -> bool:
+    """Return whether a body comes in pieces: an iterator or an async iterator."""
+    return hasattr(body, "__next__") or hasattr(body, "__anext__")
+
+
+class Response:
+    """An answer: a status, headers and a body.
+
+    Args:
+        body: str (sent in UTF-8), bytes, a dict or list (JSON), None (empty), or an
+            iterator or async iterator of str or bytes, which is sent as it comes.
+        status: 200 to 999 (int).
+        content_type: the Content-Type; by default HTML for str, octets for bytes.
+        headers: further headers (mapping or pairs of str).
+        cookies: cookies to set with the default attributes (mapping of str to str).
+
+    Raises:
+        ValueError: the status is none, or a header holds what a header can't.
+    """
+
+    __slots__ = (
+        "_block",
+        "_content_type",
+        "_cookies",
+        "_headers",
+        "body",
+        "status",
+        "stream_bytes",
+    )
+
+    def __init__(
+        self,
+        body: AnyBody = "",
+        status: int = 200,
+        content_type: Optional[str] = None,
+        headers: Union[Mapping[str, str], Iterable[Tuple[str, str]], None] = None,
+        cookies: Optional[Mapping[str, str]] = None,
+    ) -> None:
+        if type(status) is not int or not 200 <= status <= 999:
+            raise ValueError(f"a status is a number from 200 to 999, got {status!r}")
+        self.body: AnyBody = body
+        self.status = status
+        self._content_type = content_type
+        self._headers = Headers(headers) if headers else None
+        self._cookies: List[Tuple[str, Any, Dict[str, Any], bool]] = []
+        self._block: Optional[bytes] = None
+        self.stream_bytes: Optional[int] = None  # of a stream, when known beforehand
+        if cookies:
+            for name, value in cookies.items():
+                self.set_cookie(name, value)
+
+    @classmethod
+    def from_block(cls, status: int, block: bytes, body: AnyBody) -> Response:
+        """Return a response whose header block is rendered, e.g. by a worker."""
+        response = cls.__new__(cls)
+        response.status = status
+        response.body = body
+        response._content_type = None
+        response._headers = None
+        response._cookies = []
+        response._block = block
+        response.stream_bytes = None
+        return response
+
+    @property
+    def headers(self) -> Headers:
+        """The headers; what is set here wins over `content_type`."""
+        if self._headers is None:
+            self._headers = Headers()
+            if self._block is not None:
+                lines = self._block.decode("latin-1").split("\r\n")[:-1]
+                pairs = (line.partition(": ")[::2] for line in lines)
+                self._headers = Headers.from_wire(pairs)
+                self._block = None
+        return self._headers
+
+    @property
+    def content_type(self) -> Optional[str]:
+        """The Content-Type; a header of that name wins, until this is set anew."""
+        if self._headers is None and self._block is None:
+            return self._content_type
+        return self.headers.get("content-type", self._content_type)
+
+    @content_type.setter
+    def content_type(self, content_type: Optional[str]) -> None:
+        self._content_type = content_type
+        if (
+            self._block is not None or self._headers
+        ) and "content-type" in self.headers:
+            del self.headers["content-type"]
+
+    def set_cookie(
+        self,
+        name: str,
+        value: Any,
+        *,
+        secret: Union[Secrets, Literal[False], None] = None,
+        max_age: Union[float, timedelta, None] = None,
+        expires: Union[float, datetime, str, None] = None,
+        path: Optional[str] = "/",
+        domain: Optional[str] = None,
+        secure: Optional[bool] = None,
+        httponly: bool = True,
+        samesite: Optional[str] = "Lax",
+    ) -> None:
+        """Set a cookie (RFC 6265bis section 4.1).
+
+        Args:
+            name: a token; `__Host-` and `__Secure-` names demand what browsers demand.
+            value: any text; what a cookie can't carry is percent-encoded. With a
+                secret, whatever JSON can say.
+            secret: sign the cookie with this (str or bytes; of several, the first): the
+                client can read it but not change it. `env.cookie` takes the same. Left
+                out, the application's first secret signs it, if there is one; False
+                leaves it unsigned.
+            max_age: seconds to live, or a timedelta; the session when neither this nor
+                `expires`.
+            expires: seconds since 1970, a datetime (UTC if it does not say), or a date
+                as HTTP writes it.
+            secure: send over https only; None means: if the request came over https.
+            samesite: "Lax", "Strict", "None", or None to leave it out.
+
+        Raises:
+            ValueError: a part holds what a cookie can't, or breaks a prefix's rule.
+        """
+        signs = secret is None  # if the application that sends it has secrets
+        if secret is not None and secret is not False:
+            value = sign(name, value, secret, time.time())
+        if max_age is not None:
+            whole: Any = getattr(max_age, "total_seconds", lambda: max_age)()
+            max_age = int(whole)
+        _check_cookie_prefix(name, secure, path, domain)
+        if samesite is not None and samesite.lower() not in ("lax", "strict", "none"):
+            raise ValueError(f"samesite is Lax, Strict or None, got {samesite!r}")
+        attributes: Dict[str, Any] = {
+            "Max-Age": max_age,
+            "Expires": _cookie_date(expires),
+            "Path": path,
+            "Domain": domain,
+            "Secure": True if _needs_secure(name, samesite) else secure,
+            "HttpOnly": httponly,
+            "SameSite": samesite,
+        }
+        if signs and not isinstance(value, str):
+            dump_json(value)
+        else:
+            format_cookie(name, value, attributes)  # refuses here what can't be sent
+        self._cookies.append((name, value, attributes, signs))
+
+    def delete_cookie(
+        self, name: str, *, path: Optional[str] = "/", domain: Optional[str] = None
+    ) -> None:
+        """Have the client drop a cookie; `path` and `domain` as when it was set."""
+        options: Any = {"secret": False, "path": path, "domain": domain}
+        self.set_cookie(name, "", max_age=0, expires=0, **options)
+
+    def etag(self, value: Optional[str] = None, weak: bool = False) -> None:
+        """Set the entity tag: what tells this state of the resource from any other.
+
+        Args:
+            value: any text without quotes and blanks, such as a version (str); by
+                default it is made of the body, which is text, bytes or JSON then.
+            weak: it stands for all that mean the same, not for the very bytes.
+
+        Raises:
+            TypeError: the body is a stream or a file, and there is no value.
+            ValueError: the value can't be one.
+        """
+        if value is None:
+            body = self.body if isinstance(self.body, bytes) else self.settle().body
+            if not isinstance(body, bytes):
+                raise TypeError(f"the tag of a {type(body).__name__} has to be given")
+            import hashlib
+
+            value = hashlib.blake2b(body, digest_size=16).hexdigest()
+        self.headers["ETag"] = quote_etag(value, weak)
+
+    def header_block(self, secure: bool = False, secrets: Secrets = ()) -> bytes:
+        """Return the header lines as bytes, each ended by CRLF.
+
+        Args:
+            secure: whether the request came over https, for cookies that ask.
+            secrets: of the application, for cookies with no secret of their own.
+
+        Raises:
+            ValueError: a header was set that belongs to the server (Connection ...), or
+                a cookie is too large when it is signed.
+            TypeError: the value of an unsigned cookie is no text.
+        """
+        if self._block is not None and not self._cookies:
+            return self._block
+        block = b""
+        if self._content_type is not None and not self._has("content-type"):
+            block = _content_type_line(self._content_type)
+        if self.headers if self._block is not None else self._headers:
+            block += _header_lines(self.headers)
+        for name, value, attributes, signs in self._cookies:
+            if signs and secrets != ():
+                value = sign(name, value, secrets, time.time())
+            if attributes["Secure"] is None:
+                attributes = {**attributes, "Secure": secure}
+            line = format_cookie(name, value, attributes)
+            block += f"Set-Cookie: {line}\r\n".encode("latin-1")
+        return block
+
+    def _has(self, name: str) -> bool:
+        return self._headers is not None and name in self._headers
+
+    @property
+    def is_sealed(self) -> bool:
+        """Whether its header block is rendered: nothing is left to be done but send."""
+        return self._block is not None and not self._cookies
+
+    def seal(self, secure: bool = False, secrets: Secrets = ()) -> Response:
+        """Return the response with its header block rendered; see `header_block`."""
+        if self.is_sealed:
+            return self
+        block = self.header_block(secure, secrets)
+        sealed = Response.from_block(self.status, block, self.body)
+        sealed.stream_bytes = self.stream_bytes
+        return sealed
+
+    def settle(self) -> Response:
+        """Turn str, dict, list and None bodies to bytes, with their content type.
+
+        Raises:
+            TypeError: the body is nothing that can be sent, or JSON can't say it.
+            ValueError: JSON or UTF-8 can't say it.
+        """
+        body = self.body
+        if isinstance(body, str):
+            self.body = body.encode("utf-8")
+            default: Optional[str] = HTML
+        elif isinstance(body, (bytes, bytearray, memoryview)):
+            self.body = bytes(body)
+            default = OCTETS
+        elif isinstance(body, (dict, list)):
+            self.body = dump_json(body)
+            default = JSON
+        elif body is None:
+            self.body, default = b"", None
+        elif isinstance(body, (StaticFile, FileSlice)) or is_stream(body):
+            default = None
+        else:
+            raise TypeError(f"{_RETURNS}, not {type(body).__name__}")
+        if default is not None and self.content_type is None:
+            self.content_type = default if self.status not in (204, 304) else None
+        return self
+
+    def __repr__(self) -> str:
+        return f"<Response {self.status} {type(self.body).__name__}>"
+
+
+# What a handler may return ------------------------------------------------------------
+
+
+def _from_tuple(value: Tuple[Any, ...]) -> Response:
+    if len(value) not in (2, 3) or type(value[1]) is not int:
+        shape = ", ".join(type(part).__name__ for part in value)
+        raise TypeError(f"a tuple is (body, status[, headers]), not ({shape})")
+    response = value[0] if isinstance(value[0], Response) else Response(value[0])
+    response.status = Response(status=value[1]).status
+    if len(value) == 3:
+        for name, text in Headers(value[2]).items():
+            response.headers[name] = text
+    return response
+
+
+def to_response(value: object) -> Response:
+    """Return what a handler returned as a Response, its body settled.
+
+    Raises:
+        TypeError: nothing that can be sent; names the type.
+        ValueError: JSON or a header can't say it.
+    """
+    if isinstance(value, Response):
+        return value.settle()
+    if value is None:
+        return Response(None, 204).settle()
+    if isinstance(value, (str, bytes, bytearray, memoryview, dict, list)):
+        return Response(value).settle()
+    if isinstance(value, tuple) and not isinstance(value, (StaticFile, FileSlice)):
+        return _from_tuple(value).settle()
+    if is_stream(value) and not isinstance(value, type):
+        return Response(cast("Iterator[Any]", value))
+    raise TypeError(f"{_RETURNS}, not {type(value).__name__}")
+
+
+def to_chunk(value: object) -> bytes:
+    """Return what a generator yielded as bytes.
+
+    Raises:
+        TypeError: neither str nor bytes.
+    """
+    if isinstance(value, str):
+        return value.encode("utf-8")
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        return bytes(value)
+    raise TypeError(f"a stream yields str or bytes, not {type(value).__name__}")
+
+
+def open_stream(response: Response, first: object) -> Tuple[Response, bytes]:
+    """Return the response of a stream, and its first bytes, from what came first.
+
+    A first yielded Response gives status and headers; its body, if any, is sent first.
+
+    Raises:
+        TypeError: neither str, bytes nor Response.
+    """
+    if isinstance(first, Response):
+        body = response.body
+        response, chunk = first.settle(), first.body
+        if not isinstance(chunk, bytes):
+            raise TypeError("a first yielded Response has a body of str or bytes")
+        response.body = body
+        return response, chunk
+    if response.content_type is None and first is not None:
+        response.content_type = HTML if isinstance(first, str) else OCTETS
+    return response, b"" if first is None else to_chunk(first)
+
+
+def abort(status: int = 500, text: str = "") -> NoReturn:
+    """Leave the handler with an error answer.
+
+    Args:
+        status: the status code (int).
+        text: what to tell the client; the reason phrase when empty.
+
+    Raises:
+        HTTPError: always; the error handler for the status makes the page.
+    """
+    raise HTTPError(status, text)
+
+
+def redirect(url: str, status: int = 303) -> NoReturn:
+    """Leave the handler and send the client elsewhere.
+
+    Args:
+        url: where to; a path, or a whole address. Text outside ASCII is
+            percent-encoded.
+        status: 303 (default: fetch with GET), 301, 302, 307 or 308.
+
+    Raises:
+        HTTPError: always, with that status and a Location.
+        ValueError: the url holds a control character, or the status is another.
+    """
+    if status not in (301, 302, 303, 307, 308):
+        raise ValueError(
+            f"a redirect's status is 301 to 303, 307 or 308, got {status!r}"
+        )
+    if _UNSAFE_IN_HEADER.search(url.encode("ascii", "ignore").decode()):
+        raise ValueError(f"a redirect's url holds a control character: {url!r}")
+    # SECURITY: browsers read "//host" and "/\\host" as another host (CWE-601); a path
+    # that a client chose must stay on this one.
+    if url[:1] == "/" and url[1:2] in ("/", "\\"):
+        url = "/" + url.lstrip("/\\")
+    location = percent_encode(url, b"!#$%&'()*+,/:;=?@[]")
+    raise HTTPError(status, headers={"Location": location})
+
+
+def error_page(error: HTTPError, traceback_text: str = "") -> Response:
+    """Return the page for an error: its status and text, and a traceback if given."""
+    reason = REASONS.get(error.status, "Error")
+    title = f"{error.status} {reason}"
+    text = f"<p>{escape(error.text)}</p>\n" if error.text != reason else ""
+    trace = f"<pre>{escape(traceback_text)}</pre>\n" if traceback_text else ""
+    page = (
+        f'<!doctype html>\n<html lang="en">\n<meta charset="utf-8">\n'
+        f"<title>{escape(title)}</title>\n<h1>{escape(title)}</h1>\n"
+        f"{text}{trace}</html>\n"
+    )
+    if error.status in (204, 304):
+        return Response("", error.status, headers=error.headers).settle()
+    return Response(page, error.status, HTML, error.headers).settle()

@@ -1,0 +1,262 @@
+"""One run of an application, from its settings to its end."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+from functools import partial
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Dict,
+    List,
+    Mapping,
+    Optional,
+    Sequence,
+    Tuple,
+    cast,
+)
+
+from .about import __version__, log
+from .errors import MissingExtra, PixieError
+from .executors.base import RouteType
+from .executors.local import Threads
+from .executors.pool.frames import PoolOptions, Program
+from .executors.pool.pool import STOP_SECONDS, Pool
+from .executors.pool.zygote import THREADS_FORKED, count_lasting_threads
+from .launch import configure_logging, describe_launch, set_form_limits
+from .protocol.multipart import FormLimits
+from .server.listeners import bind, bind_unix, inherit, load_certificate, tls_context
+from .server.options import ServerOptions
+from .server.server import Server
+from .settings import cpu_count, read_settings
+
+if TYPE_CHECKING:
+    from .pixie import Pixie
+
+
+async def _cancel_tasks() -> None:
+    """Cancel what is still running, and give it a moment for its `finally`."""
+    tasks = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in tasks:
+        task.cancel()
+    if tasks:
+        await asyncio.wait(tasks, timeout=STOP_SECONDS)
+
+
+class _Runner:
+    """One run of an application, from its settings to its end."""
+
+    loading = False  # another runner imports the program: its own run() does nothing
+
+    def __init__(
+        self, application: Pixie, settings: Dict[str, Any], tls: Any = None
+    ) -> None:
+        self._application = application
+        self._settings = settings
+        names = ServerOptions._fields
+        options = ServerOptions(**{name: settings[name] for name in names})
+        self._server = Server(application.handle, options)
+        self._stop: asyncio.Event
+        self._signals = 0
+        self._tls = tls
+
+    def run(self) -> None:
+        """Start, serve, stop."""
+        configure_logging()
+        application = self._application
+        application.debug = self._server.options.debug
+        names = FormLimits._fields
+        limits = FormLimits(**{name: self._settings[name] for name in names})
+        set_form_limits(application, limits)
+        program = application.freeze()
+        application.placements.threads = Threads(self._settings["threads"])
+        pools = self._make_pools(program)
+        loop: Optional[asyncio.AbstractEventLoop] = None
+        try:
+            if self._settings["certfile"]:
+                self._tls = tls_context(*self._certificate())
+            loop = self._new_loop()
+            sockets = self._bind()
+        except BaseException:
+            if loop is not None:
+                loop.close()
+            self._end_zygotes(pools)
+            raise
+        asyncio.set_event_loop(loop)
+        try:
+            loop.run_until_complete(self._serve(pools, sockets))
+        finally:
+            loop.run_until_complete(_cancel_tasks())
+            loop.run_until_complete(loop.shutdown_asyncgens())
+            asyncio.set_event_loop(None)
+            loop.close()
+            for one in sockets:
+                one.close()  # again, or where it has not come to listen on them
+
+    def _certificate(self) -> Tuple[str, Optional[str]]:
+        return self._settings["certfile"], self._settings["keyfile"] or None
+
+    def _bind(self) -> List[socket.socket]:
+        settings = self._settings
+        host, port, path, fd = (settings[key] for key in ("host", "port", "uds", "fd"))
+        try:
+            if fd >= 0:
+                return [inherit(fd)]
+            if path:
+                return [bind_unix(path, settings["uds_mode"])]
+            return bind(host, port)
+        except OSError as error:
+            where = f"descriptor {fd}" if fd >= 0 else path or f"{host}:{port}"
+            raise PixieError(f"can't listen on {where}: {error.strerror}") from None
+
+    def _make_pools(self, program: Program) -> Dict[str, Pool]:
+        """Return the pools that some route needs, by name, their zygotes started."""
+        pools: Dict[str, Pool] = {}
+        in_pool = (RouteType.pool, RouteType.stream)
+        wanted = {r.pool for r in program.routes if r.placement in in_pool}
+        start_by = self._choose_start() if wanted else ""
+        launch = partial(describe_launch, self._application)
+        for name in sorted(wanted):
+            options = self._pool_options(name)
+            if options.workers == 0 or not hasattr(os, "fork"):
+                why = "this system has no fork" if options.workers else "workers=0"
+                what = f"routes of the pool {name}" if name else "pool routes"
+                log.warning("%s run in threads of the main process: %s", what, why)
+                continue
+            pools[name] = Pool(program, options, start_by, launch, name)
+        try:
+            inherited = self._settings["fd"]
+            for pool in pools.values():
+                pool.prepare([inherited] if inherited >= 0 else [])
+        except BaseException:
+            self._end_zygotes(pools)
+            raise
+        return pools
+
+    def _pool_options(self, name: str) -> PoolOptions:
+        given = self._application.named_pools().get(name, {})
+        settings = read_settings({**self._settings, **given}, {})
+        options = PoolOptions(**{key: settings[key] for key in PoolOptions._fields})
+        if options.workers < 0:
+            options = options._replace(workers=cpu_count())
+        return options
+
+    def _end_zygotes(self, pools: Mapping[str, Pool]) -> None:
+        for pool in pools.values():
+            pool.end_zygotes()
+
+    def _choose_start(self) -> str:
+        chosen = cast(str, self._settings["pool_start"])
+        if chosen == "auto" and sys.platform != "linux":
+            return "spawn"  # a fork without exec aborts in Apple's libraries
+        if chosen not in ("auto", "zygote"):
+            return chosen
+        threads = count_lasting_threads()
+        if threads == 1:
+            return "zygote"
+        if chosen == "zygote":
+            log.warning(THREADS_FORKED, threads)
+            return chosen
+        log.warning(
+            "%d threads run already, so the pool can't be forked: it imports the "
+            "program again; start threads in on_start and on_worker_start",
+            threads,
+        )
+        return "auto"
+
+    def _new_loop(self) -> asyncio.AbstractEventLoop:
+        wanted = self._settings["loop"]
+        if wanted != "asyncio":
+            try:
+                import uvloop
+
+                return cast(asyncio.AbstractEventLoop, uvloop.new_event_loop())
+            except ImportError:
+                if wanted == "uvloop":
+                    raise MissingExtra(
+                        "loop=\"uvloop\" needs: pip install 'pixie-web[fast]'"
+                    ) from None
+        return asyncio.new_event_loop()
+
+    async def _serve(
+        self, pools: Dict[str, Pool], sockets: Sequence[socket.socket]
+    ) -> None:
+        loop = asyncio.get_running_loop()
+        self._stop = asyncio.Event()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self._on_signal)
+        loop.add_signal_handler(signal.SIGHUP, self._on_hangup)
+        application = self._application
+        application.placements.pools = pools
+        try:
+            for pool in pools.values():
+                await pool.start()
+            await application.start()
+            await self._server.listen(sockets, self._tls)
+            self._print_banner(sockets, loop)
+            await self._stop.wait()
+            await self._server.close()
+            await application.stop()
+        finally:
+            seconds = STOP_SECONDS if self._signals < 2 else 0.0
+            await asyncio.gather(*(pool.stop(seconds) for pool in pools.values()))
+            application.placements.threads.stop()
+            if self._settings["uds"]:
+                os.unlink(self._settings["uds"])
+
+    def _on_hangup(self) -> None:
+        """Read certificate and program again; keep the old ones if the new are no good.
+
+        The program's routes stay as they are: what is renewed is what workers run.
+        """
+        for pool in self._application.placements.pools.values():
+            pool.roll()
+        if self._settings["certfile"]:
+            try:
+                load_certificate(self._tls, *self._certificate())
+            except PixieError as error:
+                log.error("%s; the one in use stays", error)
+
+    def _on_signal(self) -> None:
+        self._signals += 1
+        if self._signals == 1:
+            self._stop.set()
+            running = self._server.running
+            if running:
+                log.info(
+                    "waiting for %d requests; a second signal cuts them off", running
+                )
+            return
+        self._server.cut_off()
+        for pool in self._application.placements.pools.values():
+            pool.hurry()
+
+    def _print_banner(
+        self,
+        sockets: Sequence[socket.socket],
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
+        host = self._settings["host"] or "localhost"
+        name = sockets[0].getsockname()
+        if self._settings["fd"] >= 0 and not isinstance(name, str):
+            host = name[0]
+        host = f"[{host}]" if ":" in host else host
+        scheme = "http" if self._tls is None else "https"
+        if isinstance(name, str):
+            address = f"{scheme} over {name}"
+        else:
+            address = f"{scheme}://{host}:{name[1]}"
+        kind = type(loop).__module__.partition(".")[0]
+        pools = self._application.placements.pools.values()
+        workers = f"{sum(pool.size for pool in pools) or 'no'} workers"
+        python = ".".join(map(str, sys.version_info[:3]))
+        print(
+            f"pixie_web {__version__} on {address} (Ctrl-C stops it)\n"
+            f"main process {os.getpid()}, {workers}, {kind}, Python {python}",
+            file=sys.stderr,
+            flush=True,
+        )

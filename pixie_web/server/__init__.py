@@ -1,0 +1,1 @@
+"""The server: sockets and clients. Of the application it knows `handle`."""

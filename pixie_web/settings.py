@@ -1,0 +1,118 @@
+"""Settings: arguments, variables, defaults."""
+
+from __future__ import annotations
+
+import os
+from typing import Any, Dict, Mapping
+
+from .errors import PixieError
+from .executors.local import MAX_THREADS
+from .executors.pool.frames import PoolOptions
+from .protocol.multipart import FORM_LIMITS
+from .requests import Request
+from .server.access import NO_HEAD, AccessRecord
+from .server.options import UNIX_SOCKET_MODE, ServerOptions
+
+DEFAULT_SETTINGS: Dict[str, Any] = {
+    "host": "localhost",
+    "port": 8000,
+    "pool_start": "auto",
+    "threads": MAX_THREADS,
+    "loop": "auto",
+    "uds": "",
+    "uds_mode": UNIX_SOCKET_MODE,
+    "fd": -1,  # none
+    "certfile": "",
+    "keyfile": "",
+    **PoolOptions()._asdict(),
+    **ServerOptions()._asdict(),
+    **FORM_LIMITS._asdict(),
+}
+_BOUNDS = {
+    "port": (0, 65535),
+    "threads": (1, 10_000),
+    "workers": (-1, 10_000),
+    "min_workers": (-1, 10_000),
+    "max_streams": (-1, 100_000),
+    "nice": (-20, 19),
+    "uds_mode": (0, 0o777),
+    "fd": (-1, float("inf")),
+    "max_pipelined_requests": (1, float("inf")),
+}
+_WORDS = {
+    "loop": ("auto", "uvloop", "asyncio"),
+    "pool_start": ("auto", "zygote", "exec", "spawn"),
+}
+_BOOLEANS = {
+    **dict.fromkeys(("1", "true", "yes", "on"), True),
+    **dict.fromkeys(("0", "false", "no", "off", ""), False),
+}
+
+
+def _convert(name: str, value: Any, kind: type) -> Any:
+    if kind is str:
+        return str(value)
+    if kind is tuple:
+        texts = value.replace(",", " ").split() if isinstance(value, str) else value
+        return tuple(map(str, texts))
+    if value == "auto" and name.lower().endswith("workers"):
+        return -1
+    try:
+        if name.lower().endswith("_mode") and isinstance(value, str):
+            return int(value, 8)  # as chmod takes it
+        converted = _BOOLEANS[str(value).lower()] if kind is bool else kind(value)
+        if isinstance(value, str) or converted == value:
+            return converted
+    except (ValueError, TypeError, KeyError, OverflowError):
+        pass
+    what = {bool: "yes or no", int: "a whole number"}.get(kind, "a number")
+    raise PixieError(f"{name} is {what}, got {value!r}")
+
+
+def read_settings(
+    given: Mapping[str, Any], environment: Mapping[str, str]
+) -> Dict[str, Any]:
+    """Return all settings: given ones first, then PIXIE_* variables, then defaults.
+
+    Raises:
+        PixieError: a name that is no setting, or a value that is none.
+    """
+    settings = dict(DEFAULT_SETTINGS)
+    for name, default in DEFAULT_SETTINGS.items():
+        text = environment.get(f"PIXIE_{name.upper()}")
+        if text is not None:
+            settings[name] = _convert(f"PIXIE_{name.upper()}", text, type(default))
+    for name, value in given.items():
+        if name not in settings:
+            known = ", ".join(DEFAULT_SETTINGS)
+            raise PixieError(f"run() has no argument {name!r}; it takes {known}")
+        settings[name] = _convert(name, value, type(DEFAULT_SETTINGS[name]))
+    for name, value in settings.items():
+        least, most = _BOUNDS.get(name, (0, float("inf")))
+        if isinstance(value, (int, float)) and not least <= value <= most:
+            raise PixieError(f"{name} is from {least:g} to {most:g}, got {value!r}")
+    for name, words in _WORDS.items():
+        if settings[name] not in words:
+            listed = " or ".join(f'"{word}"' for word in words[1:])
+            raise PixieError(f"{name} is {listed}, got {settings[name]!r}")
+    try:
+        settings["access_log_format"] % AccessRecord(Request(NO_HEAD), 0, 0, 0.0, "")
+    except (KeyError, TypeError, ValueError) as error:
+        known = ", ".join(AccessRecord.ITEMS)
+        raise PixieError(f"access_log_format has {error!r}; it knows {known}") from None
+    return settings
+
+
+def cpu_count() -> int:
+    """Return how many CPUs this process may use: affinity and cgroup quota."""
+    try:
+        count = len(os.sched_getaffinity(0))
+    except AttributeError:
+        count = os.cpu_count() or 1
+    try:
+        with open("/sys/fs/cgroup/cpu.max") as file:
+            quota, period = file.read().split()
+        count = min(count, max(1, int(int(quota) / int(period) + 0.5)))
+    except (OSError, ValueError):
+        pass  # no cgroup, or "max": no quota
+    return count

@@ -1,0 +1,299 @@
+"""Templates found, kept and rendered."""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from functools import lru_cache
+from typing import (
+    Callable,
+    ClassVar,
+    Dict,
+    List,
+    Mapping,
+    NamedTuple,
+    Optional,
+    Sequence,
+    Tuple,
+    Type,
+    Union,
+)
+
+from ..errors import TemplateError
+from .compiler import (
+    _BUILTINS,
+    MAX_CACHED_TEMPLATES,
+    Renderable,
+    _compile_template,
+    _TemplateSource,
+)
+
+TEMPLATE_SYNTAX = "<% %> % {{ }}"  # as bottle writes it: block, line, expression
+TEMPLATE_EXTENSIONS = (".tpl", ".html")
+
+_Directory = Union[str, "os.PathLike[str]"]
+_Directories = Tuple[_Directory, ...]
+
+
+def _own(names: Dict[str, object]) -> Dict[str, object]:
+    """Return the names without those of the machinery and of Python itself."""
+    return {
+        name: value
+        for name, value in names.items()
+        if name[:3] != "_px" and _BUILTINS.get(name, names) is not value
+    }
+
+
+def _unbound_name(error: NameError) -> Optional[str]:
+    """Return the name that a template used, but that it was not given."""
+    traceback = error.__traceback__
+    while traceback and traceback.tb_next:
+        traceback = traceback.tb_next
+    loader = traceback and traceback.tb_frame.f_globals.get("__loader__")
+    found = re.search(r"(?:local|free) variable '(\w+)'", str(error))
+    return found.group(1) if found and isinstance(loader, _TemplateSource) else None
+
+
+def _directories(path: Union[_Directory, Sequence[_Directory]]) -> _Directories:
+    return (path,) if isinstance(path, (str, os.PathLike)) else tuple(path)
+
+
+class _TemplateFile(NamedTuple):
+    real: str
+    name: str
+    directory: str
+    state: Tuple[int, ...]
+
+
+@lru_cache(maxsize=MAX_CACHED_TEMPLATES)
+def _real_template(directory: str, name: str, state: Tuple[int, ...]) -> str:
+    """Return the file's real path; `state` is but a key, so that a new file is seen."""
+    root = os.path.realpath(directory)
+    real = os.path.realpath(os.path.join(directory, name))
+    # SECURITY: links are resolved first, and whole segments are compared (CWE-22).
+    if os.path.commonpath((root, real)) != root or not stat.S_ISREG(state[0]):
+        raise FileNotFoundError
+    return real
+
+
+def _locate_template(
+    cls: Type[Template], name: str, path: _Directories
+) -> _TemplateFile:
+    """Return the first regular file that `name` means and that `path` contains.
+
+    SECURITY: the error is the same for what is outside and for what does not exist.
+    """
+    added = (*TEMPLATE_EXTENSIONS, *cls.engines)
+    directories = [os.fspath(directory) for directory in path]
+    for directory in directories:
+        for extension in ("", *added) if "." in name else (*added, ""):
+            file = name + extension
+            try:
+                found = os.stat(f"{directory}{os.sep}{file}")
+                state = found.st_mode, found.st_ino, found.st_mtime_ns, found.st_size
+                real = _real_template(directory, file, state)
+                return _TemplateFile(real, file, directory, state)
+            except (OSError, ValueError):
+                continue
+    places = ", ".join(map(os.path.abspath, directories)) or "an empty path"
+    hint = "; a text is rendered by Template(text).render(...)"
+    hint = "" if {"\n", "{", "%"}.isdisjoint(name) else hint
+    raise TemplateError(f"template {name[:200]!r} not found in {places}{hint}")
+
+
+def _open_template(
+    cls: Type[Template],
+    file: _TemplateFile,
+    path: _Directories,
+    cache: Optional[bool],
+) -> Renderable:
+    engine = cls.engines.get(os.path.splitext(file.name)[1])
+    if engine is not None:
+        return engine(file.name, file.directory)
+    with open(file.real, "rb") as opened:
+        template = cls(opened.read(), filename=file.real, path=path)
+    template.cache = cache
+    return template
+
+
+# Keyed on the file's time and size, among others.
+_kept_template = lru_cache(maxsize=MAX_CACHED_TEMPLATES)(_open_template)
+
+
+@lru_cache(maxsize=MAX_CACHED_TEMPLATES)
+def _required_template(
+    cls: Type[Template], name: str, path: _Directories
+) -> Renderable:
+    return _open_template(cls, _locate_template(cls, name, path), path, True)
+
+
+def _find_template(
+    cls: Type[Template], name: str, path: _Directories, cache: Optional[bool]
+) -> Renderable:
+    if cache:
+        return _required_template(cls, name, path)  # type: ignore[arg-type]
+    file = _locate_template(cls, name, path)
+    if cache is False:
+        return _open_template(cls, file, path, cache)
+    # mypy does not see that a class is hashable.
+    return _kept_template(cls, file, path, cache)  # type: ignore[arg-type]
+
+
+class _Execution:
+    """One template on its way into the output, with what its helpers need."""
+
+    __slots__ = ("given", "layout", "output", "template")
+
+    def __init__(
+        self, template: Template, given: Dict[str, object], output: List[str]
+    ) -> None:
+        self.template = template
+        self.given = given
+        self.output = output
+        self.layout: Optional[Tuple[str, Dict[str, object]]] = None
+
+    def run(self) -> Dict[str, object]:
+        """Render, then the layout around it; return the names and values at the end."""
+        start = len(self.output)
+        names = self.template._code(self, self.given, self.output.append)
+        if self.layout is None:
+            return names
+        layout, variables = self.layout
+        variables["base"] = "".join(self.output[start:])
+        del self.output[start:]
+        return self.include(names, layout, **variables)
+
+    def include(
+        self, names: Dict[str, object], name: str, /, **variables: object
+    ) -> Dict[str, object]:
+        """Render the template `name` here; it sees all variables of this one."""
+        given = {**self.given, **_own(names), **variables}
+        cls, path = type(self.template), _directories(self.template.path)
+        template = _find_template(cls, name, path, self.template.cache)
+        if isinstance(template, cls):
+            return _own(_Execution(template, given, self.output).run())
+        self.output.append(template.render(**given))
+        return given
+
+    def rebase(self, names: object, name: str, /, **variables: object) -> None:
+        """Have the template `name` rendered around this one, which is its `base`."""
+        self.layout = name, variables
+
+    def get(
+        self, names: Dict[str, object], name: str, default: object = None, /
+    ) -> object:
+        """Return a variable, given or assigned, or the default."""
+        return _own(names).get(name, self.given.get(name, default))
+
+    def defined(self, names: Dict[str, object], name: str, /) -> bool:
+        """Return whether there is a variable of this name."""
+        return name in self.given or name in _own(names)
+
+
+class Template:
+    """A template in the language of bottle's SimpleTemplate, compiled.
+
+    Args:
+        source: the text, or bytes in `encoding`. A program: never a client's text.
+        filename: without `source`, the template to look up in `path`; else the name
+            that errors show.
+        path: directories (one or several, str or path) in which this template and those
+            it includes are looked up; `Template.path` when None.
+        syntax: the five marks, separated by spaces; `"<% %> % {{ }}"` when None.
+
+    Raises:
+        TemplateError: not found, not decoded, or wrong; names the template's line.
+    """
+
+    #: Where templates are looked up; relative ones start at the working directory.
+    path: Union[_Directory, Sequence[_Directory]] = ("views", "templates")
+    #: None: kept in memory, and checked against the file's state at each use.
+    #: True: kept, and the file never looked at again. False: read at each use.
+    cache: Optional[bool] = None
+    #: What files and bytes are decoded from; a byte order mark is dropped.
+    encoding: str = "utf-8-sig"
+    #: Variables that every template has.
+    defaults: ClassVar[Dict[str, object]] = {}
+    #: Other engines: extension to a function of (name, directory) -> Renderable.
+    engines: ClassVar[Dict[str, Callable[[str, str], Renderable]]] = {}
+
+    def __init__(
+        self,
+        source: Union[str, bytes, None] = None,
+        *,
+        filename: Optional[str] = None,
+        path: Union[_Directory, Sequence[_Directory], None] = None,
+        syntax: Optional[str] = None,
+    ) -> None:
+        self.path = _directories(self.path if path is None else path)
+        if source is None:
+            if filename is None:
+                raise TypeError("Template() takes the source, or filename=")
+            filename = _locate_template(type(self), filename, self.path).real
+            with open(filename, "rb") as file:
+                source = file.read()
+        if isinstance(source, bytes):
+            try:
+                source = source.decode(self.encoding)
+            except UnicodeDecodeError as error:
+                name = self.encoding.upper().replace("-SIG", "")
+                raise TemplateError(f"{filename}: not {name}: {error}") from None
+        self.filename = filename or f"template {hash(source) & 0xFFFFFFFF:08x}"
+        self._code = _compile_template(source, self.filename, syntax or TEMPLATE_SYNTAX)
+
+    @classmethod
+    def load(
+        cls,
+        name: str,
+        *,
+        path: Union[_Directory, Sequence[_Directory], None] = None,
+        cache: Optional[bool] = None,
+    ) -> Renderable:
+        """Return the template `name`, with or without .tpl or .html at its end.
+
+        `path` and `cache` stand for `Template.path` and `Template.cache` when None.
+
+        Raises:
+            TemplateError: no regular file of that name there, or a wrong template.
+        """
+        directories = _directories(cls.path if path is None else path)
+        cache = cls.cache if cache is None else cache
+        return _find_template(cls, name, directories, cache)
+
+    def render(self, /, *mappings: Mapping[str, object], **variables: object) -> str:
+        """Return the text, rendered with the variables; keywords win over mappings.
+
+        What the template's code raises passes through, with the template's file and
+        line in its traceback.
+        """
+        given = dict(self.defaults)
+        for mapping in (*mappings, variables):
+            given.update(mapping)
+        output: List[str] = []
+        try:
+            _Execution(self, given, output).run()
+        except NameError as error:
+            name = _unbound_name(error)
+            if name is None:
+                raise
+            missing = NameError(f"name {name!r} is not defined")
+            raise missing.with_traceback(error.__traceback__) from None
+        return "".join(output)
+
+
+def template(
+    name: Union[str, Template], /, *mappings: Mapping[str, object], **variables: object
+) -> str:
+    """Return the template `name` of `Template.path`, rendered with the variables.
+
+    SECURITY: this takes a name and never a text, unlike bottle's: a text that came from
+    a client would be run as a program. `Template(text).render(...)` is for texts.
+
+    Raises:
+        TemplateError: as `Template.load`.
+    """
+    found = Template.load(name) if isinstance(name, str) else name
+    for mapping in mappings:
+        variables = {**mapping, **variables}
+    return found.render(**variables)
