@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator, List, Optional
 
 import pytest
+import shapes
 
 if TYPE_CHECKING:
     from selenium.webdriver import Chrome
 
-ROOT = Path(__file__).resolve().parent.parent
 START_SECONDS = STOP_SECONDS = 30
 PATIENCE_SECONDS = 60  # for a busy machine; nothing waits that long on a free one
 BANNER = re.compile(r"http://[\w.\[\]:-]+:(\d+)")
@@ -45,7 +45,7 @@ class Server:
             "PIXIE_DRAIN_SECONDS": "3",
         }
         self.process = subprocess.Popen(
-            [sys.executable, str(ROOT / program)],
+            [sys.executable, str(shapes.home() / program)],
             cwd=str(directory),
             env=environment,
             stdout=subprocess.DEVNULL,

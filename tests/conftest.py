@@ -8,6 +8,7 @@ import sys
 from typing import Iterator
 
 import pytest
+import shapes
 from browser import Browser, why_no_browser
 
 try:
@@ -36,20 +37,33 @@ else:
     long = bool(os.environ.get("PIXIE_LONG"))
     hypothesis.settings.load_profile("long" if long else "suite")
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
-
-# Child processes find the package too, also when it is not installed, and compiled:
+# Child processes find pixie_web too, also when it is not installed, and compiled:
 # without that, each of hundreds of servers would compile it for itself.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
-os.environ["PYTHONPATH"] = os.pathsep.join(
-    filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])
-)
+shapes.take_shape()
+collect_ignore = shapes.OF_THE_PACKAGE if shapes.IS_SINGLE else []
+
+
+def pytest_report_header() -> str:
+    """Say which shape is tested, and where it lies."""
+    return f"pixie_web: {shapes.SHAPE} in {shapes.home()}"
+
+
+def pytest_unconfigure() -> None:
+    """Remove the single file that was tested."""
+    shapes.clean_up()
 
 
 @pytest.fixture(scope="session")
 def root() -> pathlib.Path:
     """Return the directory of the repository."""
-    return ROOT
+    return shapes.ROOT
+
+
+@pytest.fixture(scope="session")
+def home() -> pathlib.Path:
+    """Return the directory from which pixie_web is imported."""
+    return shapes.home()
 
 
 @pytest.fixture(scope="module")

@@ -49,12 +49,12 @@ class Program:
     """The program above, run with some settings, and its banner."""
 
     def __init__(
-        self, directory: Path, root: Path, text: str = PROGRAM, **settings: str
+        self, directory: Path, home: Path, text: str = PROGRAM, **settings: str
     ) -> None:
         path = directory / "program.py"
         path.write_text(text, encoding="utf-8")
         environment = {f"PIXIE_{name.upper()}": v for name, v in settings.items()}
-        environment["PYTHONPATH"] = str(root)
+        environment["PYTHONPATH"] = str(home)
         self.process = subprocess.Popen(
             [sys.executable, str(path)],
             env=environment,
@@ -89,8 +89,8 @@ class Program:
 
 
 @pytest.fixture(params=LOOPS)
-def https(request: pytest.FixtureRequest, tmp_path: Path, root: Path) -> Iterator[int]:
-    program = Program(tmp_path, root, certfile=str(CERTIFICATE), loop=request.param)
+def https(request: pytest.FixtureRequest, tmp_path: Path, home: Path) -> Iterator[int]:
+    program = Program(tmp_path, home, certfile=str(CERTIFICATE), loop=request.param)
     try:
         assert " on https://127.0.0.1:" in program.banner
         yield program.port
@@ -132,11 +132,11 @@ def served_certificate(port: int) -> str:
 
 @pytest.mark.parametrize("loop", LOOPS)
 def test_a_hangup_reads_the_certificate_again(
-    loop: str, tmp_path: Path, root: Path
+    loop: str, tmp_path: Path, home: Path
 ) -> None:
     path = tmp_path / "cert.pem"
     shutil.copy(CERTIFICATE, path)
-    program = Program(tmp_path, root, certfile=str(path), loop=loop)
+    program = Program(tmp_path, home, certfile=str(path), loop=loop)
     try:
         first = served_certificate(program.port)
         assert first in CERTIFICATE.read_text().replace("\n", "")
@@ -161,11 +161,11 @@ def test_a_hangup_reads_the_certificate_again(
 
 @pytest.mark.parametrize("loop", LOOPS)
 def test_half_a_handshake_is_given_up_and_holds_nobody_up(
-    loop: str, tmp_path: Path, root: Path
+    loop: str, tmp_path: Path, home: Path
 ) -> None:
     program = Program(
         tmp_path,
-        root,
+        home,
         certfile=str(CERTIFICATE),
         loop=loop,
         tls_handshake_seconds="0.5",
@@ -190,11 +190,11 @@ def test_half_a_handshake_is_given_up_and_holds_nobody_up(
 
 @pytest.mark.parametrize("loop", LOOPS)
 def test_nobody_waits_for_the_close_notify_of_an_idle_client(
-    loop: str, tmp_path: Path, root: Path
+    loop: str, tmp_path: Path, home: Path
 ) -> None:
     program = Program(
         tmp_path,
-        root,
+        home,
         certfile=str(CERTIFICATE),
         loop=loop,
         linger_seconds="0.1",
@@ -213,13 +213,13 @@ def test_nobody_waits_for_the_close_notify_of_an_idle_client(
         kept.close()
 
 
-def test_a_context_of_ones_own_is_used(tmp_path: Path, root: Path) -> None:
+def test_a_context_of_ones_own_is_used(tmp_path: Path, home: Path) -> None:
     own = (
         "import ssl\ncontext = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)\n"
         f"context.load_cert_chain({str(OTHER)!r})\n"
         "context.minimum_version = ssl.TLSVersion.TLSv1_3\nrun(ssl_context=context, "
     )
-    program = Program(tmp_path, root, PROGRAM.replace("run(", own))
+    program = Program(tmp_path, home, PROGRAM.replace("run(", own))
     try:
         assert " on https://127.0.0.1:" in program.banner
         assert served_certificate(program.port) in OTHER.read_text().replace("\n", "")
@@ -235,10 +235,10 @@ def test_a_context_of_ones_own_is_used(tmp_path: Path, root: Path) -> None:
 
 @pytest.mark.parametrize("loop", LOOPS)
 def test_a_unix_socket_answers_and_is_removed(
-    loop: str, tmp_path: Path, root: Path
+    loop: str, tmp_path: Path, home: Path
 ) -> None:
     path = tmp_path / "socket"
-    program = Program(tmp_path, root, uds=str(path), loop=loop)
+    program = Program(tmp_path, home, uds=str(path), loop=loop)
     try:
         with socket.socket(socket.AF_UNIX) as one:
             one.connect(str(path))
@@ -251,11 +251,11 @@ def test_a_unix_socket_answers_and_is_removed(
 
 @pytest.mark.parametrize("mode", ["600", "0666", None])
 def test_a_unix_socket_has_the_mode_it_is_given(
-    mode: Optional[str], tmp_path: Path, root: Path
+    mode: Optional[str], tmp_path: Path, home: Path
 ) -> None:
     path = tmp_path / "socket"
     settings = {"uds": str(path), **({} if mode is None else {"uds_mode": mode})}
-    program = Program(tmp_path, root, **settings)
+    program = Program(tmp_path, home, **settings)
     try:
         assert stat.S_IMODE(path.stat().st_mode) == int(mode or "660", 8)
     finally:
@@ -265,7 +265,7 @@ def test_a_unix_socket_has_the_mode_it_is_given(
 @pytest.mark.parametrize("loop", LOOPS)
 @pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6, socket.AF_UNIX])
 def test_an_inherited_socket_is_listened_on(
-    family: int, loop: str, tmp_path: Path, root: Path
+    family: int, loop: str, tmp_path: Path, home: Path
 ) -> None:
     with socket.socket(family) as listening:
         at = {socket.AF_INET: ("127.0.0.1", 0), socket.AF_INET6: ("::1", 0)}
@@ -275,7 +275,7 @@ def test_an_inherited_socket_is_listened_on(
             one.connect(listening.getsockname())
             one.sendall(b"GET /stream HTTP/1.0\r\n\r\n")
             fd = str(listening.fileno())
-            program = Program(tmp_path, root, fd=fd, loop=loop)
+            program = Program(tmp_path, home, fd=fd, loop=loop)
             try:
                 assert read_all(one).endswith(b"\r\n\r\none two")
                 inode = os.readlink(f"/proc/self/fd/{fd}")
@@ -296,13 +296,13 @@ def open_files(pid: int) -> List[str]:
 
 @pytest.mark.parametrize("fd", ["0", "999"])
 def test_a_descriptor_that_is_no_socket_is_one_line(
-    fd: str, tmp_path: Path, root: Path
+    fd: str, tmp_path: Path, home: Path
 ) -> None:
     path = tmp_path / "program.py"
     path.write_text(PROGRAM, encoding="utf-8")
     done = subprocess.run(
         [sys.executable, str(path)],
-        env={"PIXIE_FD": fd, "PYTHONPATH": str(root)},
+        env={"PIXIE_FD": fd, "PYTHONPATH": str(home)},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         check=False,
@@ -341,11 +341,11 @@ def test_a_bad_certificate_is_an_error_that_names_it(
 
 
 def test_a_bad_certificate_path_is_one_line_and_status_1(
-    tmp_path: Path, root: Path
+    tmp_path: Path, home: Path
 ) -> None:
     path = tmp_path / "program.py"
     path.write_text(PROGRAM, encoding="utf-8")
-    environment = {"PIXIE_CERTFILE": "/nowhere/cert.pem", "PYTHONPATH": str(root)}
+    environment = {"PIXIE_CERTFILE": "/nowhere/cert.pem", "PYTHONPATH": str(home)}
     done = subprocess.run(
         [sys.executable, str(path)], env=environment, capture_output=True, check=False
     )

@@ -16,6 +16,7 @@ from urllib.parse import urlencode
 
 import pytest
 from browser import Server, served
+from shapes import home
 
 TIMEOUT_SECONDS = 60
 FORM = {"Content-Type": "application/x-www-form-urlencoded"}
@@ -290,9 +291,8 @@ def test_every_kind_of_dbm_will_do(tmp_path: Path, kind: str) -> None:
 
 def start_and_fail(directory: Path) -> str:
     """Run the board where it can't start, and return what it says."""
-    root = Path(__file__).resolve().parent.parent
     result = subprocess.run(
-        [sys.executable, str(root / "msgboard.py")],
+        [sys.executable, str(home() / "msgboard.py")],
         cwd=str(directory),
         env={**os.environ, "PIXIE_PORT": "0"},
         stderr=subprocess.PIPE,
