@@ -3,10 +3,13 @@
 # make lint     style: ruff's rules and its formatter
 # make types    mypy --strict, as for the oldest Python it knows and as for the newest
 # make format   let ruff repair what it can
+# make single   build the single file, pixie_web.py, from the chapters of the package
+# make dist     build what a release consists of into dist/: sdist, wheel, single file
 # make clean    remove everything that the other targets made
 #
 # PYTHON=python3.8 selects the interpreter, VENV=dir where its environment is kept,
-# EXTRAS=test,fast what is installed into it.
+# EXTRAS=test,fast what is installed into it. PIXIE_SHAPE=single has the tests run on the
+# single file in place of the package.
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -19,7 +22,7 @@ release := $(shell $(PYTHON) -c 'import sys; print("%d.%d.%d" % sys.version_info
 comma := ,
 stamp = $(VENV)/.installed-$(release)-$(subst $(comma),-,$(EXTRAS))
 
-.PHONY: test suite lint types format clean
+.PHONY: test suite lint types format single dist clean
 .NOTPARALLEL:
 
 test: lint types suite
@@ -41,6 +44,15 @@ format: $(stamp)
 	$(bin)/ruff check --fix .
 	$(bin)/ruff format .
 
+single:
+	$(PYTHON) pixie_web/single.py pixie_web.py
+
+dist: $(stamp)
+	rm -rf dist
+	$(bin)/python -m pip install --quiet build
+	$(bin)/python -m build --quiet --outdir dist
+	$(bin)/python pixie_web/single.py dist/pixie_web.py
+
 $(stamp): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit("pixie_web needs Python 3.8 or later, \
 	and $(PYTHON) is $(release)" if sys.version_info < (3, 8) else 0)'
@@ -50,6 +62,6 @@ $(stamp): pyproject.toml
 	@touch $@
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info
+	rm -rf $(VENV) build dist pixie_web.py *.egg-info
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

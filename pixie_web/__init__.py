@@ -58,7 +58,7 @@ from .errors import (
     TemplateError,
 )
 from .executors.base import ProcessType, RouteType, proc_env
-from .forms import FileUpload
+from .forms import FileUpload, parse_form
 from .middleware import compress, etag, same_origin
 from .pixie import (
     Pixie,
@@ -116,6 +116,7 @@ __all__ = [
     "head",
     "mount",
     "options",
+    "parse_form",
     "patch",
     "post",
     "proc_env",

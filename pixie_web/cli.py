@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Optional, Sequence, cast
 
-from .about import __version__
-from .errors import PixieError
+from .about import LONE, __version__
+from .errors import PixieError, companion
 from .loading import load_application
 from .pixie import Pixie
 from .settings import DEFAULT_SETTINGS, _convert
@@ -32,16 +33,33 @@ def print_routes(application: Pixie) -> None:
         print("  ".join(map(str.ljust, row, widths)).rstrip())
 
 
+def build_single(arguments: Sequence[str]) -> int:
+    """Have the package build the single file, and return the exit status."""
+    if not LONE:
+        return cast(int, companion("single", "single").main(arguments))
+    # `python -m pixie_web` means this file where it lies in the working directory.
+    print(
+        f"pixie_web: {os.path.abspath(__file__)} is such a file itself, of version "
+        f"{__version__}: `pixie-web single`, of the installed package, builds it anew",
+        file=sys.stderr,
+    )
+    return 1
+
+
 def main(arguments: Optional[Sequence[str]] = None) -> int:
     """Run the command line and return its exit status.
 
     `app:app --port 8080` serves; `routes app:app` lists the routes; `check app:app`
-    imports the program and says whether its routes can be served.
+    imports the program and says whether its routes can be served; `single` builds the
+    single file.
     """
     import argparse
 
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    if arguments[:1] == ["single"]:
+        return build_single(arguments[1:])
     parser = argparse.ArgumentParser("pixie_web", description="Serve an application.")
-    parser.add_argument("command", nargs="?", help="routes or check; else serve")
+    parser.add_argument("command", nargs="?", help="routes, check, single")
     parser.add_argument("target", help="module:name, module or file.py")
     for name, default in DEFAULT_SETTINGS.items():
         # Others are turned into their kind with the variables of the environment.
@@ -52,7 +70,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     parsed = vars(parser.parse_args(arguments))
     command, target = parsed.pop("command"), parsed.pop("target")
     if command not in (None, "routes", "check"):
-        parser.error(f"a command is routes or check, not {command!r}")
+        parser.error(f"a command is routes, check or single, not {command!r}")
     try:
         application = load_application(target)
     except PixieError as problem:

@@ -160,7 +160,7 @@ class RequestTimeout(BaseException):
 
 
 def companion(name: str, feature: str, extra: str = "") -> types.ModuleType:
-    """Return the module `name` that stands beside this file in the package.
+    """Return the module `name` that stands beside the chapters in the package.
 
     Args:
         name: of the module, without its package.
@@ -168,7 +168,7 @@ def companion(name: str, feature: str, extra: str = "") -> types.ModuleType:
         extra: of the distribution, which installs what the module needs; "" for none.
 
     Raises:
-        MissingExtra: what it needs is not installed, or this file was copied alone.
+        MissingExtra: what it needs is not installed, or this is the single file.
     """
     from importlib import import_module
 

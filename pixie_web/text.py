@@ -21,7 +21,7 @@ from .errors import HTTPError
 class LazyExpression:
     """A regular expression that is compiled when one of its methods is first used.
 
-    PERF: compiling all of them at once is 5 of the 11 ms that this file needs to start.
+    PERF: compiling all of them at once is 5 of the 11 ms that importing takes.
     """
 
     def __init__(self, pattern: Any, flags: int = 0) -> None:

@@ -193,8 +193,8 @@ class Program:
         for route in self.routes:
             handler = route.handler
             module = getattr(handler, "__module__", "")
-            # The main program has another name where it is imported, and so has this
-            # file, where it is one.
+            # The main program has another name where it is imported, and so has the
+            # single file.
             module = {"__mp_main__": "__main__", __name__: "pixie_web"}.get(
                 module, module
             )
