@@ -8,8 +8,8 @@ way it goes without httptools: heads, bodies with a length, trailers, chunks wit
 extensions, what is incomplete, and whatever is wrong, which is thereby found and named
 by the code that always does.
 
-Heads stay with the core on purpose. Of 302 heads that tests/test_wire.py has refused,
-llhttp takes 80; so what it has passed would have to be proved once more.
+Heads stay with the core on purpose. Of 302 heads that tests/protocol/test_wire.py has
+refused, llhttp takes 80; so what it has passed would have to be proved once more.
 """
 
 from __future__ import annotations

@@ -1077,7 +1077,7 @@ def test_nothing_is_encoded_as_nothing_or_it_would_end_the_body():
 
 # Requests that another server's tests hold --------------------------------------------
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 CORPUS = ROOT.parent / "shared" / "data" / "gunicorn-requests.json"
 
 # Where this parser is stricter than the corpus.

@@ -574,7 +574,7 @@ def test_prometheus_own_parser_reads_the_metrics(server: Server) -> None:
 
 # The documentation --------------------------------------------------------------------
 
-DOCUMENT = Path(__file__).resolve().parent.parent / "docs" / "status.md"
+DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "status.md"
 
 
 def documented(heading: str) -> List[str]:

@@ -23,7 +23,9 @@ from support import LOOPS, children, read_all, wait_for
 from pixie_web import PixieError
 from pixie_web.server.listeners import bind_unix, tls_context
 
-CERTIFICATE = Path(__file__).parent / "programs" / "localhost.pem"  # for tests alone
+CERTIFICATE = (
+    Path(__file__).parents[1] / "programs" / "localhost.pem"
+)  # for tests alone
 OTHER = CERTIFICATE.with_name("other.pem")  # another one for the same names
 PROGRAM = """
 from pixie_web import RouteType, route, run

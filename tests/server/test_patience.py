@@ -13,7 +13,7 @@ from virtual_time import in_virtual_time, quiet, seconds
 from pixie_web import Pixie, ProtocolError, Request, Response, RouteType
 from pixie_web.server.listeners import tls_context
 
-CERTIFICATE = str(Path(__file__).with_name("programs") / "localhost.pem")
+CERTIFICATE = str(Path(__file__).parents[1] / "programs" / "localhost.pem")
 SWEEP = 0.6  # the server looks twice a second; a little more
 LARGE = 8_000_000  # more than the kernel holds for a client that does not read
 PIECE = 300_000  # what is read at once: the kernel counts whole buffers of 100,000

@@ -9,7 +9,7 @@ from typing import Iterator
 import pytest
 from support import LOOPS, Server, serve
 
-PROGRAM = Path(__file__).with_name("programs") / "everyday.py"
+PROGRAM = Path(__file__).parents[1] / "programs" / "everyday.py"
 PLACES = ["sync", "thread", "asnc", "pool"]
 JSON = "application/json"
 

@@ -16,7 +16,7 @@ from pixie_web.protocol.http11 import parse_head
 from pixie_web.protocol.multipart import FormLimits
 from pixie_web.text import dump_json, load_json
 
-PROGRAM = Path(__file__).with_name("programs") / "everyday.py"
+PROGRAM = Path(__file__).parents[1] / "programs" / "everyday.py"
 PLACES = ["sync", "thread", "asnc", "pool"]
 
 

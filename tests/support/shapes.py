@@ -20,7 +20,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Optional
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 SHAPE = os.environ.get("PIXIE_SHAPE", "package")
 if SHAPE not in ("package", "single"):
     raise ValueError(f"PIXIE_SHAPE is package or single, not {SHAPE!r}")
@@ -28,11 +28,11 @@ IS_SINGLE = SHAPE == "single"
 
 # What has no single shape: companions, the sources, and what is run on them.
 OF_THE_PACKAGE = [
-    "test_fuzz.py",
-    "test_parsers.py",
-    "test_single.py",
-    "test_source.py",
-    "test_status.py",
+    "house/test_fuzz.py",
+    "protocol/test_parsers.py",
+    "house/test_single.py",
+    "house/test_source.py",
+    "application/test_status.py",
 ]
 
 _made: Optional[TemporaryDirectory[str]] = None

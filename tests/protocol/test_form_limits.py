@@ -12,7 +12,7 @@ from pixie_web import PixieError
 from pixie_web.protocol.multipart import FormLimits
 from pixie_web.settings import DEFAULT_SETTINGS, read_settings
 
-PROGRAM = Path(__file__).with_name("programs") / "everyday.py"
+PROGRAM = Path(__file__).parents[1] / "programs" / "everyday.py"
 PLACES = ["sync", "thread", "asnc", "pool"]
 LIMITS = {
     "max_fields": 3,

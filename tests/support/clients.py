@@ -33,7 +33,9 @@ from typing import (
 import pytest
 from support import PATIENCE_SECONDS
 
-CERTIFICATE = Path(__file__).parent / "programs" / "localhost.pem"  # for tests alone
+CERTIFICATE = (
+    Path(__file__).parents[1] / "programs" / "localhost.pem"
+)  # for tests alone
 Body = Union[None, bytes, Iterable[bytes]]
 Headers = Mapping[str, str]
 Read = Callable[[], bytes]

@@ -8,7 +8,7 @@ from typing import Dict, List
 import pytest
 from support import serve
 
-README = Path(__file__).parent.parent / "README.md"
+README = Path(__file__).parents[2] / "README.md"
 TYPES = {"/": "main", "/async": "main", "/cpu": "pool"}
 
 

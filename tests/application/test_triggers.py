@@ -17,7 +17,7 @@ from pixie_web import HTTPError, Request, Response, check_preconditions
 from pixie_web.middleware import COMPRESSION_LEVEL, MIN_COMPRESSED_BYTES
 from pixie_web.protocol.http11 import parse_head
 
-PROGRAM = Path(__file__).with_name("programs") / "everyday.py"
+PROGRAM = Path(__file__).parents[1] / "programs" / "everyday.py"
 PLACES = ["sync", "thread", "asnc", "pool"]
 GZIP = {"Accept-Encoding": "gzip"}
 TEXT = ("größer " * 500).encode()

@@ -9,7 +9,7 @@ from typing import Tuple
 
 import pytest
 
-FUZZ = Path(__file__).resolve().parent.parent / "fuzz"
+FUZZ = Path(__file__).resolve().parents[2] / "fuzz"
 SHARED = {"framing.py", "harness.py"}
 HARNESSES = sorted(path.name for path in FUZZ.glob("*.py") if path.name not in SHARED)
 

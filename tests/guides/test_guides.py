@@ -13,7 +13,7 @@ import pytest
 import pixie_web
 from pixie_web import Pixie, Template
 
-DOCS = Path(__file__).resolve().parent.parent / "docs"
+DOCS = Path(__file__).resolve().parents[2] / "docs"
 PAGES = ["compression.md", "cookies.md", "from-bottle.md", "json.md"]
 
 

@@ -30,7 +30,7 @@ from clients import (
 )
 from support import LOOPS, Server, serve
 
-PROGRAM = Path(__file__).parent / "programs" / "clients.py"
+PROGRAM = Path(__file__).parents[1] / "programs" / "clients.py"
 LARGE = os.urandom(1000) * 8000
 PIECES = [bytes([n]) * 50_000 for n in range(60)]  # 3 MB
 UPLOAD = b"".join(PIECES)

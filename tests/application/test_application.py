@@ -14,7 +14,7 @@ from pixie_web import Pixie, Request, Response, RouteError, RouteType
 from pixie_web.protocol.http11 import parse_head
 from pixie_web.requests import BodySource
 
-PROGRAM = Path(__file__).with_name("programs") / "application.py"
+PROGRAM = Path(__file__).parents[1] / "programs" / "application.py"
 PLACEMENTS = ["sync", "thread", "asnc", "pool"]
 
 

@@ -21,7 +21,7 @@ from pixie_web.protocol.multipart import (
     parse_parameters,
 )
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 DATA = ROOT.parent / "shared" / "data"
 
 B = "xYz"

@@ -23,7 +23,7 @@ from pixie_web import HTTPError, Pixie, RouteError, RouteType
 from pixie_web.executors.base import check_kind, handler_kind
 from pixie_web.responses import error_page
 
-PROGRAM = Path(__file__).with_name("programs") / "placement.py"
+PROGRAM = Path(__file__).parents[1] / "programs" / "placement.py"
 PAGE = "<!doctype html><p>größe</p>".encode()
 HTML = "Content-Type: text/html; charset=utf-8"
 TEXT = "Content-Type: text/plain"

@@ -497,7 +497,7 @@ run()
 
 
 def gunicorn_cases() -> List[Dict[str, Any]]:
-    path = Path(__file__).parent.parent.parent / "shared/data/gunicorn-requests.json"
+    path = Path(__file__).parents[3] / "shared/data/gunicorn-requests.json"
     if not path.exists():
         return []
     cases: List[Dict[str, Any]] = json.loads(path.read_text())["cases"]

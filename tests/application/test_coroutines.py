@@ -18,7 +18,7 @@ from typing import Iterator
 import pytest
 from support import LOOPS, Server, read_all, read_until, serve
 
-PROGRAM = Path(__file__).with_name("programs") / "coroutines.py"
+PROGRAM = Path(__file__).parents[1] / "programs" / "coroutines.py"
 REQUEST = "GET {} HTTP/1.1\r\nHost: a\r\n\r\n"
 CLOSE = "GET {} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
 

@@ -24,7 +24,7 @@ from pixie_web.templating.templates import (
 )
 from pixie_web.text import escape
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(autouse=True)

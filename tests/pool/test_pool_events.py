@@ -36,7 +36,7 @@ from support import Server, process_is_alive, read_until, serve, wait_for
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
-PAGE = Path(__file__).resolve().parent.parent / "docs" / "pool.md"
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "pool.md"
 STARTED, MAIN = PROGRAM.split('if __name__ == "__main__":')
 EVENTS = r"""
 import contextlib

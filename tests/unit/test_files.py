@@ -1251,7 +1251,7 @@ def test_a_file_to_be_removed_is_sent_whole(packed, method, headers):
 # The guide
 # ======================================================================================
 
-GUIDE = Path(__file__).resolve().parent.parent / "docs" / "files.md"
+GUIDE = Path(__file__).resolve().parents[2] / "docs" / "files.md"
 BLOCKS = re.findall(r"^```python\n(.*?)^```", GUIDE.read_text("utf-8"), re.M | re.S)
 
 

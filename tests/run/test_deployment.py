@@ -19,7 +19,7 @@ from test_readme import python_blocks
 from pixie_web.server.access import AccessRecord
 from pixie_web.server.options import ServerOptions
 
-PAGE = Path(__file__).parent.parent / "docs" / "deployment.md"
+PAGE = Path(__file__).parents[2] / "docs" / "deployment.md"
 TEXT = PAGE.read_text("utf-8")
 SWITCHES = {"parser", "access_log", "access_log_format", "trusted_proxies", "debug"}
 SWITCHES |= {"server_timing"}

@@ -110,7 +110,7 @@ def test_a_privileged_port_is_one_clear_line(tmp_path: Path) -> None:
 
 def test_a_client_can_not_renegotiate() -> None:
     ssl = pytest.importorskip("ssl")
-    certificate = Path(__file__).parent / "programs" / "localhost.pem"
+    certificate = Path(__file__).parents[1] / "programs" / "localhost.pem"
     context = tls_context(str(certificate))
     assert context.options & ssl.OP_NO_RENEGOTIATION
     assert context.minimum_version >= ssl.TLSVersion.TLSv1_2
