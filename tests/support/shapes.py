@@ -79,8 +79,6 @@ def take_shape() -> None:
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
     if not IS_SINGLE:
         return
-    # `python -c` looks into the working directory first.
-    os.chdir(str(home()))
     sys.path.insert(0, str(home()))
     lone = importlib.import_module("pixie_web")
     assert Path(str(lone.__file__)).parent == home()
@@ -95,6 +93,12 @@ def take_shape() -> None:
         sys.modules["pixie_web." + chapter.replace("/", ".")] = lone
         if folders:
             setattr(above, chapter.split("/")[-1], lone)
+
+
+def leave_the_package() -> None:
+    """Go where no package lies: `python -c` looks into the working directory first."""
+    if IS_SINGLE:
+        os.chdir(str(home()))
 
 
 def builder() -> Any:
