@@ -19,9 +19,11 @@ except ImportError:
 ROOT = Path(__file__).resolve().parent.parent
 # Recorded requests beside the repository: more seeds where they are there.
 DATA = [parent / "shared" / "data" for parent in ROOT.parents]
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "support")]
 
 with atheris.instrument_imports(["pixie_web"]) if atheris else nullcontext():
+    from events import events_from, joined, next_event
+
     from pixie_web.protocol.http11 import RequestReader
 
     READERS = [RequestReader]
@@ -32,7 +34,16 @@ with atheris.instrument_imports(["pixie_web"]) if atheris else nullcontext():
     except ImportError:
         pass
 
-__all__ = ["READERS", "choose", "cuts", "recorded", "run"]
+__all__ = [
+    "READERS",
+    "choose",
+    "cuts",
+    "events_from",
+    "joined",
+    "next_event",
+    "recorded",
+    "run",
+]
 
 OPTIONS = ["-max_total_time=600", "-timeout=10", "-rss_limit_mb=1024"]
 

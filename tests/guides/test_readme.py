@@ -1,19 +1,15 @@
 """What the README shows is run as it stands there."""
 
-import re
 import threading
 from pathlib import Path
 from typing import Dict, List
 
 import pytest
+from pages import python_blocks
 from support import serve
 
 README = Path(__file__).parents[2] / "README.md"
 TYPES = {"/": "main", "/async": "main", "/cpu": "pool"}
-
-
-def python_blocks(page: Path) -> List[str]:
-    return re.findall(r"^```python\n(.*?)^```", page.read_text("utf-8"), re.M | re.S)
 
 
 def test_the_first_example_answers_at_once_while_the_pool_is_busy(

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Iterator, List, Type
 
 import pytest
+from events import events_from, joined
 from shapes import module_of, place_lone_file
 from support import LOOPS, PATIENCE_SECONDS, serve
 from test_wire import ACCEPTED, CHUNKED, GET, REFUSED_CHUNKS, cuts
@@ -41,33 +42,17 @@ def events_of(
     reader: RequestReader, pieces: Any, max_body_bytes: Any = None
 ) -> Iterator[Any]:
     """Yield heads, body bytes, refusals, and how much is left over at the end."""
-    for piece in pieces:
-        reader.feed(piece)
-        while True:
-            try:
-                event = reader.next_event()
-            except ProtocolError as error:
-                yield str(error)
-                return
-            if event is NEED_DATA:
-                break
-            if isinstance(event, Head):
-                reader.max_body_bytes = max_body_bytes
-                event = event.raw.decode("latin-1")
+    event: Any = None
+    for event in events_from(reader, pieces):
+        if isinstance(event, Head):
+            reader.max_body_bytes = max_body_bytes
+            event = event.raw.decode("latin-1")
+        elif isinstance(event, ProtocolError):
+            event = str(event)
+        if event is not NEED_DATA:
             yield event
-            if not isinstance(event, (str, bytes)) and event.value == "closed":
-                return
-    yield reader.buffered
-
-
-def joined(events: Iterator[Any]) -> List[Any]:
-    """Return the events with the pieces of each body as one."""
-    result: List[Any] = []
-    for event in events:
-        if isinstance(event, bytes) and result and isinstance(result[-1], bytes):
-            event = result.pop() + event
-        result.append(event)
-    return result
+    if event is NEED_DATA:
+        yield reader.buffered
 
 
 def assert_same(data: bytes, pieces: Any, **options: Any) -> List[Any]:

@@ -12,10 +12,11 @@ import io
 import json
 import re
 import string
-from typing import Any, Dict, List, Optional, Tuple, Union
+from typing import Any, Dict, Iterator, List, Optional, Tuple, Union
 from urllib.parse import parse_qsl, urlencode
 
 import pytest
+from events import events_from, joined
 
 from pixie_web import (
     Headers,
@@ -136,32 +137,17 @@ def events_of(
     """Return what a reader makes of the pieces, those of one body joined."""
     reader = RequestReader(**limits)
     most_kept = max(limits.values(), default=MAX_HEAD_BYTES)
-    events: List[Event] = []
-    for piece in [*pieces, None] if eof else pieces:
-        if piece is None:
-            reader.feed_eof()
-        else:
-            reader.feed(piece)
-        while True:
-            event = next_event(reader)
-            if event is NEED_DATA:
-                assert reader.buffered <= most_kept
-                break
+
+    def events() -> Iterator[Event]:
+        for event in events_from(reader, [*pieces, None] if eof else pieces):
+            assert event is not NEED_DATA or reader.buffered <= most_kept
             if isinstance(event, Head):
                 event = tuple(getattr(event, slot) for slot in Head.__slots__)
-            if isinstance(event, bytes) and events and isinstance(events[-1], bytes):
-                event = events.pop() + event
-            events.append(event)
-            if event is CLOSED or (isinstance(event, tuple) and len(event) == 2):
-                return events
-    return events
+            if isinstance(event, ProtocolError):
+                event = event.status, event.text
+            yield event
 
-
-def next_event(reader: RequestReader) -> Any:
-    try:
-        return reader.next_event()
-    except ProtocolError as error:
-        return error.status, error.text
+    return joined(events())
 
 
 @some.composite

@@ -11,6 +11,7 @@ import json
 from pathlib import Path
 
 import pytest
+from events import events_from, joined, next_event
 
 from pixie_web import Headers, ProtocolError
 from pixie_web.protocol.http11 import (
@@ -63,41 +64,18 @@ def parser(request):
 
 def events_of(pieces, *, eof=False, **limits):
     """Return what a reader makes of `pieces`: "GET /", b"body", "end", 400."""
-    reader = Reader(**limits)
-    events = []
-    for piece in pieces:
-        reader.feed(piece)
-        drain(reader, events)
-    if eof:
-        reader.feed_eof()
-        drain(reader, events)
-    return events
+    events = events_from(Reader(**limits), [*pieces, None] if eof else pieces)
+    return [in_short(event) for event in joined(events)]
 
 
-def drain(reader, events):
-    while not (events and (events[-1] == "closed" or isinstance(events[-1], int))):
-        event = next_event(reader)
-        if event is NEED_DATA:
-            return
-        if isinstance(event, Head):
-            events.append(f"{event.method} {event.path}")
-        elif isinstance(event, bytes):
-            if events and isinstance(events[-1], bytes):
-                event = events.pop() + event
-            events.append(event)
-        elif isinstance(event, ProtocolError):
-            assert event.text.isascii()
-            assert event.text.endswith(".")
-            events.append(event.status)
-        else:
-            events.append(event.value)
-
-
-def next_event(reader):
-    try:
-        return reader.next_event()
-    except ProtocolError as error:
-        return error
+def in_short(event):
+    if isinstance(event, Head):
+        return f"{event.method} {event.path}"
+    if isinstance(event, ProtocolError):
+        assert event.text.isascii()
+        assert event.text.endswith(".")
+        return event.status
+    return event if isinstance(event, bytes) else event.value
 
 
 def cuts(data):
@@ -774,10 +752,7 @@ def test_a_chunked_body_has_the_limit_that_is_set_after_its_head(limit, last):
         reader.feed(CHUNKED)
         assert reader.next_event().method == "POST"
         reader.max_body_bytes = limit
-        events = []
-        for piece in pieces:
-            reader.feed(piece)
-            drain(reader, events)
+        events = [in_short(event) for event in joined(events_from(reader, pieces))]
         assert events == [b"hello" if last == 413 else b"hello world", last]
 
 

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Iterator, List
 
 import pytest
+from pages import python_blocks
 from support import PATIENCE_SECONDS, Server, read_all, wait_for
-from test_readme import python_blocks
 
 from pixie_web.server.access import AccessRecord
 from pixie_web.server.options import ServerOptions

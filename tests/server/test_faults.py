@@ -11,9 +11,10 @@ from pathlib import Path
 from socket import SO_LINGER, SOL_SOCKET
 
 import pytest
+from events import next_event
 from support import LOOPS, read_all, serve
 from test_conformance import PROGRAM, replies, request
-from test_wire import CHUNKED, GET, POST, next_event
+from test_wire import CHUNKED, GET, POST
 
 from pixie_web.protocol.http11 import RequestReader
 from pixie_web.server.listeners import tls_context

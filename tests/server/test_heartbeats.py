@@ -13,9 +13,9 @@ from types import SimpleNamespace
 from typing import Any, Callable, Iterator, List, Tuple
 
 import pytest
+from pages import python_blocks
 from pooling import head_of, make, wait_for_note
 from support import LOOPS, Server, read_until, serve
-from test_readme import python_blocks
 
 from pixie_web import Pixie, RouteError, RouteType
 from pixie_web.server.connection import Heartbeat
