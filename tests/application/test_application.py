@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List
 
 import pytest
-from support import LOOPS, Server, read_all, read_until, serve
+from support import LOOPS, Server, read_all, read_until, serve, server_fixture
 
 from pixie_web import Pixie, Request, Response, RouteError, RouteType
 from pixie_web.protocol.http11 import parse_head
@@ -26,12 +26,7 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Dict[str, str]:
     return {"APPLICATION_FILES": str(directory)}
 
 
-@pytest.fixture(scope="module", params=LOOPS)
-def server(
-    environment: Dict[str, str], request: pytest.FixtureRequest
-) -> Iterator[Server]:
-    with serve(PROGRAM, loop=request.param, environment=environment) as running:
-        yield running
+server = server_fixture(PROGRAM, LOOPS, environment="environment")
 
 
 # Routing ------------------------------------------------------------------------------

@@ -13,10 +13,9 @@ import re
 import socket
 import sys
 from pathlib import Path
-from typing import Iterator
 
 import pytest
-from support import LOOPS, Server, read_all, read_until, serve
+from support import LOOPS, Server, read_all, read_until, server_fixture
 
 PROGRAM = Path(__file__).parents[1] / "programs" / "coroutines.py"
 REQUEST = "GET {} HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -32,10 +31,7 @@ def needs(module: str) -> pytest.MarkDecorator:
     return pytest.mark.skipif(missing, reason=f"{module} is not installed")
 
 
-@pytest.fixture(scope="module", params=LOOPS)
-def server(request: pytest.FixtureRequest) -> Iterator[Server]:
-    with serve(PROGRAM, loop=request.param, workers=1) as running:
-        yield running
+server = server_fixture(PROGRAM, LOOPS, workers=1)
 
 
 # What a handler may use ---------------------------------------------------------------

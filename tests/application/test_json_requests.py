@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Iterator
 
 import pytest
-from support import LOOPS, Server, serve
+from support import LOOPS, Server, server_fixture
 
 PROGRAM = Path(__file__).parents[1] / "programs" / "everyday.py"
 PLACES = ["sync", "thread", "asnc", "pool"]
 JSON = "application/json"
 
 
-@pytest.fixture(scope="module", params=LOOPS)
-def server(request: pytest.FixtureRequest) -> Iterator[Server]:
-    with serve(PROGRAM, loop=request.param) as running:
-        yield running
+server = server_fixture(PROGRAM, LOOPS)
 
 
 REFUSED = [

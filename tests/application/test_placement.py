@@ -17,7 +17,15 @@ from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple
 
 import pytest
-from support import LOOPS, PATIENCE_SECONDS, Server, read_all, serve, wait_for
+from support import (
+    LOOPS,
+    PATIENCE_SECONDS,
+    Server,
+    read_all,
+    serve,
+    server_fixture,
+    wait_for,
+)
 
 from pixie_web import HTTPError, Pixie, RouteError, RouteType
 from pixie_web.executors.base import check_kind, handler_kind
@@ -486,11 +494,12 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
-@pytest.fixture(scope="module", params=LOOPS)
-def server(files: Path, request: pytest.FixtureRequest) -> Iterator[Server]:
-    environment = {"PLACEMENT_FILES": str(files)}
-    with serve(PROGRAM, loop=request.param, environment=environment) as running:
-        yield running
+@pytest.fixture(scope="module")
+def environment(files: Path) -> Dict[str, str]:
+    return {"PLACEMENT_FILES": str(files)}
+
+
+server = server_fixture(PROGRAM, LOOPS, environment="environment")
 
 
 @pytest.fixture(scope="module")

@@ -10,12 +10,12 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Tuple
+from typing import Any, Dict, List, Tuple
 
 import pytest
 from browser import Browser
 from shapes import place_lone_file
-from support import LOOPS, Server, serve, wait_for
+from support import LOOPS, Server, serve, server_fixture, wait_for
 
 from pixie_web import Pixie, RouteError
 from pixie_web.executors.base import TIME_BUCKETS, Histogram
@@ -120,10 +120,7 @@ if __name__ == "__main__":
 """
 
 
-@pytest.fixture(scope="module", params=LOOPS)
-def server(request: pytest.FixtureRequest) -> Iterator[Server]:
-    with serve(PROGRAM, loop=request.param, workers=1, server_timing=1) as one:
-        yield one
+server = server_fixture(PROGRAM, LOOPS, workers=1, server_timing=1)
 
 
 def stats(server: Server) -> Dict[str, Any]:

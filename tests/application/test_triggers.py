@@ -8,10 +8,10 @@ import json
 import socket
 import zlib
 from pathlib import Path
-from typing import Dict, Iterator, List, Optional, Tuple
+from typing import Dict, List, Optional, Tuple
 
 import pytest
-from support import LOOPS, Answer, Server, serve, wait_for
+from support import LOOPS, Answer, Server, serve, server_fixture, wait_for
 
 from pixie_web import HTTPError, Request, Response, check_preconditions
 from pixie_web.middleware import COMPRESSION_LEVEL, MIN_COMPRESSED_BYTES
@@ -23,10 +23,7 @@ GZIP = {"Accept-Encoding": "gzip"}
 TEXT = ("größer " * 500).encode()
 
 
-@pytest.fixture(scope="module", params=LOOPS)
-def server(request: pytest.FixtureRequest) -> Iterator[Server]:
-    with serve(PROGRAM, loop=request.param) as running:
-        yield running
+server = server_fixture(PROGRAM, LOOPS)
 
 
 def request_of(method: str, headers: Dict[str, str], scheme: str = "http") -> Request:

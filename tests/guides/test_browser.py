@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any, Iterator
 
 import pytest
-from browser import Browser, Server, served
+from browser import Browser, served
+from shapes import home
+from support import Server, server_fixture
 
 pytestmark = pytest.mark.browser
 
@@ -42,10 +44,7 @@ return new Promise((resolve) => {
 """
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with served("demo.py", tmp_path_factory.mktemp("demo")) as running:
-        yield running
+server = server_fixture(home() / "demo.py", drain_seconds=3)
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,8 @@ from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Tuple
 from urllib.parse import urlencode
 
 import pytest
-from browser import Server, served
+from shapes import home
+from support import Server, server_fixture
 
 TIMEOUT_SECONDS = 60
 WIDTH, HEIGHT, TILE, TICK_SECONDS = 800, 500, 100, 0.1
@@ -68,10 +69,7 @@ class Client:
         return self.ask(path, method="POST", headers=kind, body=urlencode(fields))
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with served("demo.py", tmp_path_factory.mktemp("elsewhere")) as running:
-        yield running
+server = server_fixture(home() / "demo.py", drain_seconds=3)
 
 
 @pytest.fixture

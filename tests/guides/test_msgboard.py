@@ -15,8 +15,9 @@ from typing import Dict, Iterator, List, NamedTuple, Optional
 from urllib.parse import urlencode
 
 import pytest
-from browser import Server, served
+from browser import served
 from shapes import home
+from support import Server
 
 TIMEOUT_SECONDS = 60
 FORM = {"Content-Type": "application/x-www-form-urlencoded"}

@@ -9,7 +9,7 @@ import socket
 import sys
 import threading
 import time
-from typing import Callable, Iterator, List
+from typing import Callable, List
 
 import pytest
 from pooling import (
@@ -44,19 +44,17 @@ from support import (
     read_all,
     read_until,
     serve,
+    server_fixture,
     wait_for,
 )
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
 
-@pytest.fixture(scope="module", params=MATRIX, ids="-".join)
-def server(request: pytest.FixtureRequest) -> Iterator[Server]:
-    """Run the program with one worker: always the same, or its successor."""
-    loop, start = request.param
-    settings = {"workers": 1, "max_crashes": 0, "worker_idle_seconds": 0.5}
-    with serve(PROGRAM, loop=loop, pool_start=start, **settings) as one:
-        yield one
+# One worker: always the same, or its successor.
+server = server_fixture(
+    PROGRAM, MATRIX, workers=1, max_crashes=0, worker_idle_seconds=0.5
+)
 
 
 # Handlers that die --------------------------------------------------------------------

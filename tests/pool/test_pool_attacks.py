@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from typing import Iterator, List
+from typing import List
 
 import pytest
 from pooling import (
@@ -36,6 +36,7 @@ from support import (
     process_is_alive,
     read_until,
     serve,
+    server_fixture,
     wait_for,
 )
 
@@ -229,13 +230,14 @@ def drip(env):
 """)
 
 
-@pytest.fixture(scope="module", params=ONE, ids="-".join)
-def server(request: pytest.FixtureRequest) -> Iterator[Server]:
-    loop, start = request.param
-    settings = {"workers": 1, "max_crashes": 0, "timeout_grace_seconds": 0.1}
-    expects = "sent no proper frame"
-    with serve(ATTACKS, loop=loop, pool_start=start, expects=expects, **settings) as it:
-        yield it
+server = server_fixture(
+    ATTACKS,
+    ONE,
+    workers=1,
+    max_crashes=0,
+    timeout_grace_seconds=0.1,
+    expects="sent no proper frame",
+)
 
 
 def works(server: Server, at_once: bool = True) -> bool:

@@ -8,7 +8,7 @@ import os
 import struct
 import sys
 from types import SimpleNamespace
-from typing import Any, Iterator, List, cast
+from typing import Any, List, cast
 
 import pytest
 from pooling import (
@@ -25,7 +25,7 @@ from pooling import (
     wait_for_note,
     workers,
 )
-from support import LONG, MATRIX, Server, serve, wait_for
+from support import LONG, MATRIX, Server, serve, server_fixture, wait_for
 
 from pixie_web.executors.pool.frames import ANSWER_TOKEN_BYTES, Frame
 from pixie_web.executors.pool.links import Worker
@@ -63,11 +63,7 @@ def unused(env):""",
 LIMIT = 256 * 1024
 
 
-@pytest.fixture(scope="module", params=MATRIX, ids="-".join)
-def server(request: pytest.FixtureRequest) -> Iterator[Server]:
-    loop, start = request.param
-    with serve(LARGE, loop=loop, pool_start=start, workers=1) as one:
-        yield one
+server = server_fixture(LARGE, MATRIX, workers=1)
 
 
 @pytest.mark.parametrize("size", [LIMIT - 1, LIMIT, LIMIT + 1, 10_000_000])

@@ -12,11 +12,11 @@ import json
 import signal
 import socket
 from contextlib import ExitStack
-from typing import Any, Iterator, NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 from pooling import directory, make, reset, wait_for_note
-from support import MATRIX, Server, read_until, serve, wait_for
+from support import MATRIX, Server, read_until, serve, server_fixture, wait_for
 
 pytestmark = pytest.mark.skipif("not __import__('os').path.isdir('/proc/self/fd')")
 
@@ -294,11 +294,7 @@ def check(seen: Any, case: Case) -> None:
     assert set(seen.values()) <= allowed, seen
 
 
-@pytest.fixture(scope="module", params=MATRIX, ids="-".join)
-def server(request: Any) -> Iterator[Server]:
-    loop, start = request.param
-    with serve(PROGRAM, loop=loop, pool_start=start, workers=2) as running:
-        yield running
+server = server_fixture(PROGRAM, MATRIX, workers=2)
 
 
 NAMES = [f"{case}-{when}" for case in CASES for when in ("early", "late")]

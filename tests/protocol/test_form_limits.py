@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Dict, Iterator, Tuple
+from typing import Dict, Tuple
 
 import pytest
-from support import Server, serve
+from support import Server, server_fixture
 
 from pixie_web import PixieError
 from pixie_web.protocol.multipart import FormLimits
@@ -27,10 +27,7 @@ URLENCODED = {"Content-Type": "application/x-www-form-urlencoded"}
 MULTIPART = {"Content-Type": "multipart/form-data; boundary=xYz"}
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
-    with serve(PROGRAM, **LIMITS) as running:
-        yield running
+server = server_fixture(PROGRAM, **LIMITS)
 
 
 def part(data: str, disposition: str = "name=a", *lines: str) -> str:

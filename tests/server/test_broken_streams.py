@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import signal
 import socket
-from typing import Callable, Iterator, List
+from typing import Callable, List
 
 import pytest
 from pooling import (
@@ -18,7 +18,7 @@ from pooling import (
     reset,
     wait_for_note,
 )
-from support import LOOPS, Server, read_all, read_until, serve
+from support import LOOPS, Server, read_all, read_until, serve, server_fixture
 
 PROGRAM = r"""
 import asyncio, os, sys, time
@@ -123,10 +123,7 @@ run(workers=1, max_crashes=0)
 PLACES = ["sync", "thread", "asnc", "stream"]
 
 
-@pytest.fixture(scope="module", params=LOOPS)
-def server(request: pytest.FixtureRequest) -> Iterator[Server]:
-    with serve(PROGRAM, loop=request.param) as one:
-        yield one
+server = server_fixture(PROGRAM, LOOPS)
 
 
 def records(server: Server, mark: int) -> List[str]:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Set, Tuple, Union
 
 import pytest
-from support import LOOPS, Server, read_all, serve
+from support import LOOPS, Server, read_all, server_fixture
 from test_wire import (
     ACCEPTED,
     AT_THE_LIMIT,
@@ -240,17 +240,10 @@ def outcomes(
         yield replies(exchange(server, data, by_byte, half_close), asked)
 
 
-@pytest.fixture(scope="module", params=LOOPS)
-def server(request: pytest.FixtureRequest) -> Iterator[Server]:
-    """Run the program once for each event loop."""
-    # Nothing here is about time, and the machine may be slow.
-    patience = dict.fromkeys(
-        ["head_seconds", "body_idle_seconds", "linger_seconds"], 99
-    )
-    with serve(
-        PROGRAM, loop=request.param, workers=0, access_log=False, **patience
-    ) as one:
-        yield one
+# Nothing here is about time, and the machine may be slow.
+PATIENCE = dict.fromkeys(["head_seconds", "body_idle_seconds", "linger_seconds"], 99)
+
+server = server_fixture(PROGRAM, LOOPS, workers=0, access_log=False, **PATIENCE)
 
 
 def request(first: str, *lines: str, body: bytes = b"") -> bytes:

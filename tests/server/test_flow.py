@@ -13,7 +13,16 @@ from pathlib import Path
 from typing import Any, List
 
 import pytest
-from support import LOOPS, Server, drip, read_all, read_until, serve, wait_for
+from support import (
+    LOOPS,
+    Server,
+    drip,
+    read_all,
+    read_until,
+    serve,
+    server_fixture,
+    wait_for,
+)
 
 from pixie_web import ClientDisconnected, Request, Response
 from pixie_web.handling import SPOOL_BODY_BYTES
@@ -119,10 +128,7 @@ def chunked(data: bytes, size: int) -> bytes:
     return b"".join(b"%x\r\n%b\r\n" % (len(p), p) for p in pieces) + b"0\r\n\r\n"
 
 
-@pytest.fixture(scope="module", params=LOOPS)
-def server(request: pytest.FixtureRequest) -> object:
-    with serve(PROGRAM, loop=request.param) as running:
-        yield running
+server = server_fixture(PROGRAM, LOOPS)
 
 
 # Bodies that lie in files -------------------------------------------------------------

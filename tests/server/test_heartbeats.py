@@ -15,7 +15,7 @@ from typing import Any, Callable, Iterator, List, Tuple
 import pytest
 from pages import python_blocks
 from pooling import head_of, make, wait_for_note
-from support import LOOPS, Server, read_until, serve
+from support import LOOPS, Server, read_until, serve, server_fixture
 
 from pixie_web import Pixie, RouteError, RouteType
 from pixie_web.server.connection import Heartbeat
@@ -138,10 +138,7 @@ PLACES = ["asnc", "thread", "stream", "pool"]
 BEAT = b":\n\n"
 
 
-@pytest.fixture(scope="module", params=LOOPS)
-def server(request: pytest.FixtureRequest) -> Iterator[Server]:
-    with serve(PROGRAM, loop=request.param) as one:
-        yield one
+server = server_fixture(PROGRAM, LOOPS)
 
 
 @contextmanager

@@ -35,6 +35,7 @@ from support import (
     read_all,
     read_until,
     serve,
+    server_fixture,
     wait_for,
 )
 
@@ -228,11 +229,7 @@ def cpu_seconds(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-@pytest.fixture(scope="module", params=LOOPS)
-def server(request: pytest.FixtureRequest) -> Iterator[Server]:
-    """Run the program once for each event loop."""
-    with serve(PROGRAM, loop=request.param, environment=LARGE) as one:
-        yield one
+server = server_fixture(PROGRAM, LOOPS, environment=LARGE)
 
 
 # Connections that go on, and those that end -------------------------------------------

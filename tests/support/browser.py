@@ -3,26 +3,17 @@
 from __future__ import annotations
 
 import base64
-import os
-import queue
-import re
 import shutil
-import subprocess
-import sys
-import threading
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator, List, Optional
+from typing import TYPE_CHECKING, Any, Callable, ContextManager, Dict, List, Optional
 
-import pytest
 import shapes
+from support import Server, serve
 
 if TYPE_CHECKING:
     from selenium.webdriver import Chrome
 
-START_SECONDS = STOP_SECONDS = 30
 PATIENCE_SECONDS = 60  # for a busy machine; nothing waits that long on a free one
-BANNER = re.compile(r"http://[\w.\[\]:-]+:(\d+)")
 CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 CHROMIUM_FLAGS = (
     "--headless=new --no-sandbox --disable-gpu --disable-quic --no-first-run "
@@ -31,79 +22,9 @@ CHROMIUM_FLAGS = (
 ).split()
 
 
-class Server:
-    """A program of the repository, running on a free port of 127.0.0.1.
-
-    The port is read from the banner that the program prints when it listens.
-    """
-
-    def __init__(self, program: str, directory: Path) -> None:
-        environment = {
-            **os.environ,
-            "PIXIE_HOST": "127.0.0.1",
-            "PIXIE_PORT": "0",
-            "PIXIE_DRAIN_SECONDS": "3",
-        }
-        self.process = subprocess.Popen(
-            [sys.executable, str(shapes.home() / program)],
-            cwd=str(directory),
-            env=environment,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        self.lines: List[str] = []
-        self._ports: queue.Queue[Optional[int]] = queue.Queue()
-        self._reader = threading.Thread(target=self._read)
-        self._reader.start()
-        self.port = self._ports.get(timeout=START_SECONDS)
-        if self.port is None:
-            self.stop()
-            pytest.fail(f"{program} did not start:\n{self.output}")
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
-
-    @property
-    def output(self) -> str:
-        """Return what the program has written to standard error so far."""
-        return "".join(self.lines)
-
-    def stop(self) -> int:
-        """End the program as a service manager does, and return its exit code."""
-        self.process.terminate()
-        try:
-            return self.process.wait(STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            pytest.fail(f"the program did not end on SIGTERM:\n{self.output}")
-        finally:
-            self.process.wait()
-            self._reader.join()
-            assert self.process.stderr is not None
-            self.process.stderr.close()
-
-    def _read(self) -> None:
-        """Read on to the end, or a chatty program would block on a full pipe."""
-        found = False
-        for line in self.process.stderr or ():
-            self.lines.append(line)
-            banner = None if found else BANNER.search(line)
-            if banner:
-                found = True
-                self._ports.put(int(banner.group(1)))
-        self._ports.put(None)
-
-
-@contextmanager
-def served(program: str, directory: Path) -> Iterator[Server]:
+def served(program: str, directory: Path) -> ContextManager[Server]:
     """Run a program of the repository for as long as the block lasts."""
-    server = Server(program, directory)
-    try:
-        yield server
-    finally:
-        server.stop()
+    return serve(shapes.home() / program, directory=directory, drain_seconds=3)
 
 
 class Browser:

@@ -24,7 +24,19 @@ import time
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Union
+from typing import (
+    Any,
+    Callable,
+    Dict,
+    Iterator,
+    List,
+    Mapping,
+    Optional,
+    Sequence,
+    Union,
+)
+
+import pytest
 
 PATIENCE_SECONDS = 30.0  # for a busy machine; nothing waits that long on a free one
 BANNER = re.compile(r"pixie_web .* on https?://[\w.\[\]:-]+:(\d+)")
@@ -244,11 +256,14 @@ class Server:
 
 
 @contextmanager
-def serve(program: Union[str, Path], **settings: object) -> Iterator[Server]:
+def serve(
+    program: Union[str, Path], directory: Optional[Path] = None, **settings: object
+) -> Iterator[Server]:
     """Run a program for as long as the block lasts.
 
     Args:
         program: the text of one that calls `run()`, or the path of its file.
+        directory: where it runs; None: in a new one.
         settings: of `run()`, handed on as PIXIE_* variables; `environment` is a dict of
             further variables, `arguments` a list for the program's command line,
             `expects` an expression for complaints that shall be there.
@@ -261,13 +276,14 @@ def serve(program: Union[str, Path], **settings: object) -> Iterator[Server]:
     settings = {"host": "127.0.0.1", "port": 0, "workers": 2, **settings}
     for name, value in settings.items():
         environment[f"PIXIE_{name.upper()}"] = str(value)
-    with TemporaryDirectory() as directory:
+    with TemporaryDirectory() as temporary:
+        directory = directory or Path(temporary)
         if isinstance(program, Path):
             path = program
         else:
-            path = Path(directory, "program.py")
+            path = directory / "program.py"
             path.write_text(program, encoding="utf-8")
-        server = Server([str(path), *arguments], Path(directory), environment)
+        server = Server([str(path), *arguments], directory, environment)
         try:
             yield server
             running = server.process.poll() is None
@@ -277,6 +293,37 @@ def serve(program: Union[str, Path], **settings: object) -> Iterator[Server]:
         assert not running or status == 0, f"exit status {status}:\n{server.log}"
         complaints = [one for one in server.complaints() if not expects.search(one)]
         assert complaints == [], server.log
+
+
+def server_fixture(
+    program: Union[str, Path], over: Sequence[Any] = (), **settings: object
+) -> Any:
+    """Return a module's fixture: a program that runs for as long as its tests do.
+
+        server = server_fixture(PROGRAM, LOOPS, workers=1)
+
+    Args:
+        program: as `serve` takes it.
+        over: loops, or pairs of a loop and a way to start the pool, as in MATRIX; every
+            test that asks for the server runs with each of them.
+        settings: as `serve` takes them; `environment` may be the name of a fixture.
+    """
+
+    def server(request: pytest.FixtureRequest) -> Iterator[Server]:
+        chosen = dict(settings)
+        if isinstance(chosen.get("environment"), str):
+            chosen["environment"] = request.getfixturevalue(str(chosen["environment"]))
+        kind = getattr(request, "param", None)
+        if isinstance(kind, tuple):
+            chosen["loop"], chosen["pool_start"] = kind
+        elif kind is not None:
+            chosen["loop"] = kind
+        with serve(program, **chosen) as running:
+            yield running
+
+    ids = ["-".join(one) if isinstance(one, tuple) else one for one in over]
+    fixture = pytest.fixture(scope="module", params=list(over) or None, ids=ids or None)
+    return fixture(server)
 
 
 def read_all(one: socket.socket) -> bytes:

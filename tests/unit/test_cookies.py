@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Any, Dict, Iterator
+from typing import Any, Dict
 
 import pytest
-from support import Server, serve
+from support import Server, server_fixture
 
 from pixie_web import Pixie, PixieError, Request, Response
 from pixie_web.cookies import secret_keys, sign, unsign
@@ -20,10 +20,7 @@ PROGRAM = Path(__file__).parents[1] / "programs" / "everyday.py"
 PLACES = ["sync", "thread", "asnc", "pool"]
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
-    with serve(PROGRAM) as running:
-        yield running
+server = server_fixture(PROGRAM)
 
 
 def cookies_of(answer: Any) -> Dict[str, str]:
