@@ -28,11 +28,12 @@ IS_SINGLE = SHAPE == "single"
 
 # What has no single shape: companions, the sources, and what is run on them.
 OF_THE_PACKAGE = [
-    "house/test_fuzz.py",
-    "protocol/test_parsers.py",
-    "house/test_single.py",
-    "house/test_source.py",
     "application/test_status.py",
+    "house/test_chapters.py",
+    "house/test_fuzz.py",
+    "house/test_importing.py",
+    "house/test_single.py",
+    "protocol/test_parsers.py",
 ]
 
 _made: Optional[TemporaryDirectory[str]] = None

@@ -2,29 +2,36 @@
 
 Each rule is a function from a source text to a list of violations, so that it can be
 tried on a made-up source that breaks it before it is trusted with the real one. What
-has to hold for the joining of the chapters stands in tests/house/test_single.py.
+has to hold for the joining of the chapters stands in test_single.py, what importing
+them costs in test_importing.py.
 """
 
 from __future__ import annotations
 
 import ast
-import bisect
-import dis
-import functools
 import importlib.util
 import io
-import json
 import pathlib
-import subprocess
 import sys
 import sysconfig
 import textwrap
 import tokenize
 import types
-from typing import Dict, Iterator, List, NamedTuple, Set, Tuple
+from typing import Dict, List, Set
 
 import pytest
-from shapes import lone_file, place_lone_file
+from names import (
+    Use,
+    bound_names,
+    definitions,
+    imported_chapters,
+    imported_modules,
+    module_statements,
+    once,
+    parsed,
+    uses_of_what_stands_below,
+)
+from shapes import lone_file
 
 PACKAGE = pathlib.Path(__file__).resolve().parents[2] / "pixie_web"
 MAX_CODE_LINES = 7_550  # of all chapters, joined; raising it is noted in docs/design.md
@@ -103,17 +110,6 @@ NO_IO = [
     "routing",
 ]
 
-# What only some programs need must not be paid for by all.
-COSTLY_MODULES = {
-    "logging.handlers",
-    "mimetypes",
-    "multiprocessing",
-    "pickle",
-    "tempfile",
-}
-# What the package cannot do without, with all that these modules bring along.
-CHEAP_MODULES = "asyncio base64 enum hashlib hmac html json logging re socket typing"
-
 
 def chapter_names() -> List[str]:
     """Return all files of the package but for companions and what stands around."""
@@ -146,154 +142,8 @@ def dedent(text: str) -> str:
 
 
 # ======================================================================================
-# Names: where each is defined, and where it is used
-# ======================================================================================
-# The compiler knows best which names are global: LOAD_GLOBAL in a function, LOAD_NAME
-# in a class body or at the top. Annotations do not appear: nothing evaluates them.
-
-
-# Many rules look at the same text: what is found in one is kept, and only read.
-once = functools.lru_cache(maxsize=None)
-
-
-class Use(NamedTuple):
-    line: int
-    name: str
-
-
-@once
-def parsed(source: str) -> ast.Module:
-    return ast.parse(source)
-
-
-def bound_names(statement: ast.stmt) -> Iterator[str]:
-    """Yield what one module-level statement defines, e.g. `import a.b as c`: c."""
-    if isinstance(statement, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
-        yield statement.name
-        return
-    for node in ast.walk(statement):
-        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
-            yield node.id
-        elif isinstance(node, ast.alias):
-            yield node.asname or node.name.split(".")[0]
-
-
-def module_statements(body: List[ast.stmt]) -> Iterator[ast.stmt]:
-    """Yield the statements of a module, going into if, try, with and loops."""
-    for statement in body:
-        blocks = [
-            block
-            for field in ("body", "orelse", "finalbody")
-            for block in [getattr(statement, field, [])]
-        ]
-        blocks += [handler.body for handler in getattr(statement, "handlers", [])]
-        if isinstance(
-            statement, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
-        ) or not any(blocks):
-            yield statement
-        elif not is_type_checking(statement):
-            for block in blocks:
-                yield from module_statements(block)
-
-
-def is_type_checking(statement: ast.AST) -> bool:
-    return isinstance(statement, ast.If) and "TYPE_CHECKING" in ast.dump(statement.test)
-
-
-@once
-def definitions(source: str) -> Dict[str, List[int]]:
-    """Return the lines on which each module-level name is bound, in order."""
-    lines: Dict[str, List[int]] = {}
-    for statement in module_statements(parsed(source).body):
-        for name in bound_names(statement):
-            lines.setdefault(name, []).append(statement.lineno)
-    return lines
-
-
-def code_objects(code: types.CodeType) -> Iterator[types.CodeType]:
-    yield code
-    for constant in code.co_consts:
-        if isinstance(constant, types.CodeType):
-            yield from code_objects(constant)
-
-
-def global_names(code: types.CodeType) -> Iterator[Use]:
-    """Yield the global names that one code object uses, without those nested in it."""
-    instructions = list(dis.get_instructions(code))
-    own = {i.argval for i in instructions if i.opname == "STORE_NAME"}
-    line = code.co_firstlineno
-    for instruction in instructions:
-        started = getattr(instruction, "line_number", instruction.starts_line)
-        line = started or line
-        if instruction.opname in ("LOAD_GLOBAL", "STORE_GLOBAL", "DELETE_GLOBAL") or (
-            instruction.opname == "LOAD_NAME"
-            and (code.co_name == "<module>" or instruction.argval not in own)
-        ):
-            yield Use(line, str(instruction.argval))
-
-
-def type_checking_lines(source: str) -> Set[int]:
-    return {
-        line
-        for node in ast.walk(parsed(source))
-        if is_type_checking(node)
-        for line in range(node.lineno, (node.end_lineno or node.lineno) + 1)
-    }
-
-
-@once
-def uses(source: str) -> List[Use]:
-    """Return every use of a module-level name of the source itself."""
-    known, exempt = definitions(source), type_checking_lines(source)
-    found = {
-        use
-        for code in code_objects(compile(source, "x.py", "exec"))
-        for use in global_names(code)
-    }
-    return sorted(use for use in found if use.name in known and use.line not in exempt)
-
-
-# ======================================================================================
 # The order of the book
 # ======================================================================================
-
-
-def owners(source: str) -> List[Tuple[int, str]]:
-    """Return (first line, name) of each module-level definition, in order."""
-    found = definitions(source).items()
-    return sorted((line, name) for name, lines in found for line in lines)
-
-
-def owner_of(line: int, book: List[Tuple[int, str]]) -> str:
-    """Return the name whose definition a line belongs to."""
-    return book[max(0, bisect.bisect_right(book, (line, "\x7f")) - 1)][1]
-
-
-def reachable(start: str, graph: Dict[str, Set[str]]) -> Set[str]:
-    """Return all that a name uses, and what that uses, and so on."""
-    seen: Set[str] = set()
-    todo = [start]
-    while todo:
-        todo.extend(graph.get(todo.pop(), set()) - seen)
-        seen.update(todo)
-    return seen
-
-
-def uses_of_what_stands_below(source: str) -> List[Use]:
-    """Return the uses that another order would avoid.
-
-    Two functions or classes that call each other have no such order.
-    """
-    known, book = definitions(source), owners(source)
-    graph: Dict[str, Set[str]] = {}
-    for use in uses(source):
-        graph.setdefault(owner_of(use.line, book), set()).add(use.name)
-    return [
-        use
-        for use in uses(source)
-        if use.line < known[use.name][0]
-        and owner_of(use.line, book) not in reachable(use.name, graph)
-    ]
 
 
 def test_nothing_is_used_above_its_definition(text: str) -> None:
@@ -371,18 +221,6 @@ def test_what_only_looks_like_a_forward_use_is_none(made_up: str) -> None:
 # ======================================================================================
 
 
-def imported_chapters(chapter: str, source: str) -> Set[str]:
-    """Return the chapters that one imports when it runs, e.g. "protocol/http11"."""
-    exempt = type_checking_lines(source)
-    found = set()
-    for node in ast.walk(parsed(source)):
-        if isinstance(node, ast.ImportFrom) and node.level:
-            folders = chapter.split("/")[: -node.level]
-            if node.lineno not in exempt:
-                found.add("/".join([*folders, *(node.module or "").split(".")]))
-    return found
-
-
 def layer_violations(
     chapter: str, imported: Set[str], layers: Dict[str, str]
 ) -> List[str]:
@@ -446,17 +284,6 @@ def test_modules_are_found_whether_imported_at_the_top_or_where_used() -> None:
 # ======================================================================================
 
 
-def imported_modules(source: str) -> List[Use]:
-    """Return (line, module) of every import; a relative one starts with dots."""
-    found = []
-    for node in ast.walk(parsed(source)):
-        if isinstance(node, ast.Import):
-            found += [Use(node.lineno, alias.name) for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            found.append(Use(node.lineno, "." * node.level + (node.module or "")))
-    return found
-
-
 def guarded_lines(source: str) -> Set[int]:
     """Return the lines inside the `try` block of a `try` that stands in a function."""
     functions = [
@@ -499,22 +326,8 @@ def foreign_imports(source: str) -> List[Use]:
     ]
 
 
-def costly_imports(source: str) -> List[Use]:
-    """Return the costly modules that are imported as soon as the module is."""
-    at_once = {s.lineno for s in module_statements(parsed(source).body)}
-    return [
-        Use(line, name)
-        for line, name in imported_modules(source)
-        if line in at_once and name in COSTLY_MODULES
-    ]
-
-
 def test_a_chapter_imports_the_standard_library_only(text: str) -> None:
     assert foreign_imports(text) == []
-
-
-def test_a_chapter_imports_what_is_costly_only_where_it_is_used(text: str) -> None:
-    assert costly_imports(text) == []
 
 
 def test_a_foreign_import_is_found() -> None:
@@ -539,13 +352,6 @@ def test_a_foreign_import_is_found() -> None:
         Use(8, "yaml"),
         Use(10, "uvloop"),
     ]
-
-
-def test_a_costly_import_is_found() -> None:
-    made_up = (
-        "import os, pickle\nif 1:\n    import tempfile\ndef f():\n    import ssl\n"
-    )
-    assert costly_imports(made_up) == [Use(1, "pickle"), Use(3, "tempfile")]
 
 
 # ======================================================================================
@@ -752,94 +558,3 @@ def test_a_public_name_that_is_missing_is_found() -> None:
 
 def test_a_missing_docstring_is_found() -> None:
     assert undocumented(PUBLIC) == ["A.bad", "f"]
-
-
-# ======================================================================================
-# Importing has no side effect
-# ======================================================================================
-
-OBSERVER = """
-import sys
-{baseline}
-import asyncio, json, logging, os, signal, threading
-
-def observe():
-    signals = {{signal.SIGINT, signal.SIGTERM}}
-    return {{
-        "threads": [thread.name for thread in threading.enumerate()],
-        "policy": repr(getattr(asyncio.events, "_event_loop_policy", None)),
-        "signals": [repr(signal.getsignal(number)) for number in sorted(signals)],
-        "hooks": [repr(sys.excepthook), repr(threading.excepthook)],
-        "log handlers": repr(logging.getLogger().handlers),
-        "descriptors": sorted(os.listdir("/proc/self/fd"))
-        if os.path.exists("/proc/self/fd") else [],
-        "environment": sorted(os.environ.items()),
-        "path": sys.path[:],
-    }}
-
-before, modules = observe(), set(sys.modules)
-{subject}
-after = observe()
-changed = sorted(key for key in before if before[key] != after[key])
-print(json.dumps([changed, sorted(set(sys.modules) - modules)]))
-"""
-
-
-def effects_of(subject: str, baseline: str = "pass") -> Tuple[List[str], Set[str]]:
-    """Return what a statement changes in a new process, and the modules it loads."""
-    program = OBSERVER.format(subject=subject, baseline=baseline)
-    output = subprocess.check_output([sys.executable, "-c", program], timeout=60)
-    changed, modules = json.loads(output)
-    return changed, set(modules)
-
-
-@pytest.fixture(scope="module")
-def shapes(tmp_path_factory: pytest.TempPathFactory) -> Dict[str, str]:
-    """Return where each shape of pixie_web is imported from."""
-    directory = tmp_path_factory.mktemp("lone")
-    place_lone_file(directory)
-    return {"package": str(PACKAGE.parent), "single": str(directory)}
-
-
-@pytest.mark.parametrize("shape", ["package", "single"])
-def test_importing_changes_nothing_but_the_modules(
-    shape: str, shapes: Dict[str, str]
-) -> None:
-    baseline = f"sys.path.insert(0, {shapes[shape]!r})"
-    changed, _ = effects_of("import pixie_web", baseline)
-    assert changed == []
-
-
-@pytest.mark.parametrize("shape", ["package", "single"])
-def test_importing_loads_nothing_costly(shape: str, shapes: Dict[str, str]) -> None:
-    baseline = f"sys.path.insert(0, {shapes[shape]!r}); import "
-    baseline += CHEAP_MODULES.replace(" ", ", ")
-    _, modules = effects_of("import pixie_web", baseline)
-    assert ("pixie_web.runner" in modules) is (shape == "package")
-    assert "pixie_web" in modules
-    assert modules & COSTLY_MODULES == set()
-
-
-EFFECTS = {
-    "threads": "threading.Thread(target=signal.pause, daemon=True).start()",
-    "policy": "asyncio.events._event_loop_policy = asyncio.DefaultEventLoopPolicy()",
-    "signals": "signal.signal(signal.SIGTERM, signal.SIG_IGN)",
-    "hooks": "sys.excepthook = print",
-    "log handlers": "logging.basicConfig()",
-    "descriptors": "os.pipe()",
-    "environment": "os.environ['NEW'] = 'x'",
-    "path": "sys.path.append('x')",
-}
-
-
-@pytest.mark.parametrize("effect", EFFECTS)
-def test_a_side_effect_is_found(effect: str) -> None:
-    if effect == "policy" and sys.version_info >= (3, 14):
-        pytest.skip("event loop policies are deprecated")
-    changed, _ = effects_of(EFFECTS[effect])
-    assert changed == [effect]
-
-
-def test_a_costly_module_is_found() -> None:
-    _, modules = effects_of("import tempfile", "import asyncio")
-    assert modules & COSTLY_MODULES == {"tempfile"}
