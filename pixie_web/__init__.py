@@ -26,7 +26,8 @@ chapters, each of which uses only what stands above it:
     templating: compiler templates
     routing
     executors: base streams local                                   where handlers run
-    executors/pool: frames worker zygote links pool
+    executors/pool: frames worker zygote traces links scheduler recycling
+    executors/pool: supervisor pool
     executors: dispatch
     handling middleware application
     server: proxies access options connection listeners server      clients
