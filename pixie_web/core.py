@@ -711,17 +711,46 @@ def load_json(data: bytes) -> object:
 CLOCK_SKEW_SECONDS = 60  # between the machines of one site
 _SIGNING_PURPOSE = b"pixie_web signed cookie 1"
 
+MIN_SECRET_BYTES = 16  # 128 bits, if each is random; RFC 2104 section 3 asks for 32
+
 Secrets = Union[str, bytes, Sequence[Union[str, bytes]]]
 
 
+class _Unset(Enum):
+    """The type of UNSET, for type checkers."""
+
+    UNSET = "left out"
+
+
+# SECURITY: what stands for "no secrets were given" is nothing that a program can come
+# by in another way: os.environ.get("KEY") is None, "".split() is empty, and either
+# would have cookies unsigned.
+UNSET = _Unset.UNSET
+MaybeSecrets = Union[Secrets, _Unset]
+
+
 def secret_keys(secrets: Secrets) -> List[bytes]:
-    """Return one secret or several as bytes; raise PixieError if one is empty."""
-    several = [secrets] if isinstance(secrets, (str, bytes)) else secrets or ()
+    """Return one secret or several as bytes.
+
+    Raises:
+        PixieError: there is none, or one is empty or too short. None is shown.
+    """
+    is_one = isinstance(secrets, (str, bytes)) or not hasattr(secrets, "__iter__")
+    several = [secrets] if is_one else list(cast(Sequence[Union[str, bytes]], secrets))
     keys = [key.encode("utf-8") if isinstance(key, str) else key for key in several]
-    if not keys or not all(keys):
-        # SECURITY: never unsigned instead, for want of a variable in the environment.
-        raise PixieError("signing needs a secret, and none may be empty")
-    return keys
+    sizes = [len(key) if isinstance(key, bytes) else 0 for key in keys]
+    if not all(sizes) or not sizes:
+        raise PixieError(
+            "a secret is empty, or there is none: is a variable of the environment not "
+            "set? For cookies that are not signed, leave secrets= out, or say "
+            "secret=False"
+        )
+    if min(sizes) < MIN_SECRET_BYTES:
+        raise PixieError(
+            f"a secret has at least {MIN_SECRET_BYTES} bytes, got one of {min(sizes)}; "
+            'python -c "import secrets; print(secrets.token_hex(32))" prints a good one'
+        )
+    return cast(List[bytes], keys)
 
 
 def _signatures(name: str, payload: bytes, secrets: Secrets) -> List[bytes]:
@@ -746,7 +775,7 @@ def sign(name: str, value: object, secrets: Secrets, now: float) -> str:
 
     Raises:
         TypeError: a value that JSON can't say.
-        PixieError: no secret.
+        PixieError: no secret, or one that is too short.
     """
     from base64 import urlsafe_b64encode
 
@@ -768,7 +797,7 @@ def unsign(
 
     Raises:
         ValueError: it is forged, too old, from the future, or no signed value at all.
-        PixieError: no secret.
+        PixieError: no secret, or one that is too short.
     """
     if len(text) > MAX_COOKIE_CHARS or not text.isascii():
         raise ValueError("not a signed value")
@@ -2350,7 +2379,7 @@ class Request:
         name: str,
         default: Any = None,
         *,
-        secret: Union[Secrets, Literal[False], None] = None,
+        secret: Union[MaybeSecrets, Literal[False]] = UNSET,
         max_age: Optional[float] = None,
     ) -> Any:
         """Return a cookie's value, or `default`.
@@ -2362,14 +2391,22 @@ class Request:
 
         A signed cookie that is forged, too old or moved here from another name counts
         as not there.
+
+        Raises:
+            PixieError: the secret is empty or too short, whatever the client sent.
         """
         value = self.cookies.get(name)
-        if secret is None:
-            secret = cast(Secrets, getattr(self.app, "secrets", ()))
-        if value is None or secret is False or secret == ():
+        if secret is UNSET:
+            secret = cast(MaybeSecrets, getattr(self.app, "secrets", UNSET))
+        if secret is False or secret is UNSET:
             return default if value is None else value
+        keys = secret_keys(secret)
         try:
-            return unsign(name, value, secret, max_age, time.time())
+            return (
+                default
+                if value is None
+                else unsign(name, value, keys, max_age, time.time())
+            )
         except ValueError:
             return default
 
@@ -2687,7 +2724,7 @@ class Response:
         name: str,
         value: Any,
         *,
-        secret: Union[Secrets, Literal[False], None] = None,
+        secret: Union[MaybeSecrets, Literal[False]] = UNSET,
         max_age: Union[float, timedelta, None] = None,
         expires: Union[float, datetime, str, None] = None,
         path: Optional[str] = "/",
@@ -2715,9 +2752,10 @@ class Response:
 
         Raises:
             ValueError: a part holds what a cookie can't, or breaks a prefix's rule.
+            PixieError: the secret is empty or too short.
         """
-        signs = secret is None  # if the application that sends it has secrets
-        if secret is not None and secret is not False:
+        signs = secret is UNSET  # if the application that sends it has secrets
+        if secret is not UNSET and secret is not False:
             value = sign(name, value, secret, time.time())
         if max_age is not None:
             whole: Any = getattr(max_age, "total_seconds", lambda: max_age)()
@@ -2768,7 +2806,9 @@ class Response:
             value = hashlib.blake2b(body, digest_size=16).hexdigest()
         self.headers["ETag"] = quote_etag(value, weak)
 
-    def header_block(self, secure: bool = False, secrets: Secrets = ()) -> bytes:
+    def header_block(
+        self, secure: bool = False, secrets: MaybeSecrets = UNSET
+    ) -> bytes:
         """Return the header lines as bytes, each ended by CRLF.
 
         Args:
@@ -2788,7 +2828,7 @@ class Response:
         if self.headers if self._block is not None else self._headers:
             block += _header_lines(self.headers)
         for name, value, attributes, signs in self._cookies:
-            if signs and secrets != ():
+            if signs and secrets is not UNSET:
                 value = sign(name, value, secrets, time.time())
             if attributes["Secure"] is None:
                 attributes = {**attributes, "Secure": secure}
@@ -2804,7 +2844,7 @@ class Response:
         """Whether its header block is rendered: nothing is left to be done but send."""
         return self._block is not None and not self._cookies
 
-    def seal(self, secure: bool = False, secrets: Secrets = ()) -> Response:
+    def seal(self, secure: bool = False, secrets: MaybeSecrets = UNSET) -> Response:
         """Return the response with its header block rendered; see `header_block`."""
         if self.is_sealed:
             return self
@@ -8223,10 +8263,8 @@ class Application:
     form_limits: FormLimits  # set by run(); the defaults without it
 
     def __init__(
-        self, import_name: Optional[str] = None, *, secrets: Secrets = ()
+        self, import_name: Optional[str] = None, *, secrets: MaybeSecrets = UNSET
     ) -> None:
-        if secrets != ():
-            secret_keys(secrets)  # refuses here what can't sign later
         self.import_name = import_name
         self.secrets = secrets
         self.debug = False
@@ -8245,6 +8283,23 @@ class Application:
         self._frozen = False
         self.imported_from = ""  # the module that the command line named
         self.placements = Placements(answer, answer_async)
+
+    @property
+    def secrets(self) -> MaybeSecrets:
+        """What signs the cookies that name no secret of their own, as bytes.
+
+        Raises:
+            PixieError: when it is set: to nothing, or to what is too short.
+        """
+        return self._secrets
+
+    @secrets.setter
+    def secrets(self, secrets: MaybeSecrets) -> None:
+        # Refuses here what can't sign later, and keeps a copy: a list may change.
+        is_unset = secrets is UNSET
+        self._secrets = (
+            UNSET if is_unset else tuple(secret_keys(cast(Secrets, secrets)))
+        )
 
     # Declaring routes.
 
@@ -8615,7 +8670,7 @@ class Application:
             application.placements = self.placements
             application._router.freeze()
             for _, mounted in application._mounts:
-                if mounted.secrets == ():
+                if mounted.secrets is UNSET:
                     mounted.secrets = application.secrets
         for index, route in enumerate(self.routes):
             route.index = index
@@ -10432,7 +10487,9 @@ def hand_down(application: Application) -> Dict[str, Any]:
     return {
         "form_limits": getattr(application, "form_limits", FORM_LIMITS),
         "secrets": [
-            [] if secrets == () else [key.hex() for key in secret_keys(secrets)]
+            None
+            if secrets is UNSET
+            else [key.hex() for key in cast(List[bytes], secrets)]
             for secrets in family
         ],
     }
@@ -10442,7 +10499,7 @@ def take_over(application: Application, settings: Mapping[str, Any]) -> None:
     """Set in a worker what `hand_down` returned in main."""
     set_form_limits(application, settings["form_limits"])
     for one, keys in zip(application._family(), settings["secrets"]):
-        one.secrets = tuple(bytes.fromhex(key) for key in keys)
+        one.secrets = UNSET if keys is None else [bytes.fromhex(key) for key in keys]
 
 
 # How a new interpreter finds the application: it gets sys.path, sys.argv and the names
@@ -10730,14 +10787,15 @@ class Pixie(Application):
         import_name: a name for people to read; `Pixie(__name__)` as elsewhere.
         secrets: sign cookies that name no secret of their own (str or bytes, or
             several, of which the first signs and each verifies). An application that is
-            mounted and has none takes those of the one above it.
+            mounted and has none takes those of the one above it. Left out, cookies are
+            not signed; at least 16 bytes each, else.
 
     Raises:
-        PixieError: a secret is empty.
+        PixieError: a secret is empty or too short, or there is none in what is given.
     """
 
     def __init__(
-        self, import_name: Optional[str] = None, *, secrets: Secrets = ()
+        self, import_name: Optional[str] = None, *, secrets: MaybeSecrets = UNSET
     ) -> None:
         super().__init__(import_name, secrets=secrets)
         self._kept: Dict[str, Any] = {}  # the arguments of a run() that did nothing
