@@ -3193,6 +3193,10 @@ _UNSAFE_ON_WINDOWS = (
     r"|(?i:(?:^|/)(?:aux|con|nul|prn|(?:com|lpt)[0-9¹²³])(?:[./]|$))"
 )
 
+# SECURITY: .git, .env and .htpasswd are put beside what is served, and not for it. What
+# lies in .well-known is for everybody (RFC 8615), as certbot's challenges are.
+_DOT_FILE = expression(r"^\.(?!well-known(?:/|$))|/\.")
+
 
 def is_safe_name(filename: str, windows: bool = os.name == "nt") -> bool:
     """Return whether a name of segments joined by "/" stays below where it is put."""
@@ -3238,9 +3242,10 @@ def _describe(
     mimetype: Optional[str],
     download: Union[bool, str, None],
     max_age: Optional[int],
+    dotfiles: bool,
 ) -> Tuple[str, Tuple[Tuple[str, str], ...]]:
     """Return the content type and further headers of a file that has a safe name."""
-    if not is_safe_name(filename):
+    if not is_safe_name(filename) or not (dotfiles or not _DOT_FILE.search(filename)):
         raise HTTPError(404)
     headers = []
     if download:
@@ -3322,8 +3327,25 @@ def _find(root: str, filename: str) -> Tuple[str, FileState]:
     return _look_inside(root, filename, state, int(time.monotonic())), state
 
 
-# Not bounded, as nothing that is asked for with cache=True: only what is there is kept.
-_find_once = lru_cache(maxsize=None)(_find)
+# Of what is asked for with cache=True as much is kept as there are files.
+# SECURITY: but not each name of a file. A link to a directory above it makes as many as
+# a client likes: a/link/a/link/a ... The first one is kept; the others are bounded.
+_first_names: Dict[Tuple[str, str], str] = {}  # by root and name, the real path
+_named_files: Set[Tuple[str, int, int]] = set()  # root, device, inode
+
+
+@lru_cache(maxsize=MAX_KNOWN_FILES)
+def _find_again(root: str, filename: str) -> str:
+    path, state = _find(root, filename)
+    if (root, *state[:2]) not in _named_files:
+        _named_files.add((root, *state[:2]))
+        _first_names[root, filename] = path
+    return path
+
+
+def _find_once(root: str, filename: str) -> str:
+    """Return the real path, without a look at the disk when the name is known."""
+    return _first_names.get((root, filename)) or _find_again(root, filename)
 
 
 def static_file(
@@ -3335,6 +3357,7 @@ def static_file(
     max_age: Optional[int] = None,
     cache: Optional[bool] = None,
     delete_after: bool = False,
+    dotfiles: bool = False,
 ) -> Response:
     """Return a Response that sends a file.
 
@@ -3350,19 +3373,25 @@ def static_file(
         cache: None: kept in memory up to 128 KiB and checked by one os.stat; True: kept
             whatever its size, and never looked at again; False: read each time.
         delete_after: send the file whole, then remove it.
+        dotfiles: send it even if its name, or a directory in `filename`, begins with a
+            dot. `.well-known/` may always be sent.
 
     Raises:
         HTTPError: 404 for all that can't be sent: missing, unreadable, no regular file,
-            outside of the root. The client can't tell which.
+            outside of the root, a dot file. The client can't tell which.
         ValueError: max_age is negative, or mimetype holds what a header can't.
     """
-    content_type, headers = _describe(filename, mimetype, download, max_age)
+    content_type, headers = _describe(filename, mimetype, download, max_age, dotfiles)
+    directory, state = os.fspath(root) or ".", None
     try:
-        path, state = (_find_once if cache else _find)(os.fspath(root) or ".", filename)
+        if cache:
+            path = _find_once(directory, filename)
+        else:
+            path, state = _find(directory, filename)
     except (OSError, ValueError) as error:
         raise _file_error(error) from None
     found = _FoundFile(path, cache, delete_after)
-    found.state = None if cache else state
+    found.state = state
     response = Response(found, content_type=content_type)
     if headers:
         response._headers = Headers.from_wire(headers)
@@ -3378,7 +3407,7 @@ def cached_file(
     the program, and fits into its memory.
 
     Args:
-        options: mimetype, download and max_age, as for `static_file`.
+        options: mimetype, download, max_age and dotfiles, as for `static_file`.
     """
     return static_file(filename, root, cache=True, **options)
 
@@ -3390,12 +3419,14 @@ def directory_file(
     index: Optional[str] = None,
     max_age: Optional[int] = None,
     cache: Optional[bool] = None,
+    dotfiles: bool = False,
 ) -> Response:
     """Return the Response for a path below a directory that is served as it is.
 
     Args:
         index: the file that stands for a directory ("index.html"); by default a
             directory is a 404 like every name that is not there.
+        dotfiles: serve `.git/config`, `.env` and their like too.
 
     Raises:
         HTTPError: 404, as `static_file`.
@@ -3403,11 +3434,13 @@ def directory_file(
     if index and (not filename or filename.endswith("/")):
         filename += index
     try:
-        return static_file(filename, root, max_age=max_age, cache=cache)
+        options: Any = {"max_age": max_age, "cache": cache, "dotfiles": dotfiles}
+        return static_file(filename, root, **options)
     except HTTPError:
         if not index:
             raise
-    static_file(f"{filename}/{index}", root)  # a 404 unless the index is there
+    # A 404 unless the index is there.
+    static_file(f"{filename}/{index}", root, dotfiles=dotfiles)
     # Relative, so that it holds wherever the directory is served.
     last = percent_encode(filename.rpartition("/")[2])
     return Response("", 302, headers={"Location": f"./{last}/"})
@@ -3506,14 +3539,21 @@ def _preferred(accept_encoding: Optional[str], available: Tuple[str, ...]) -> st
     return best[0] if best and best[0] in CODINGS else ""
 
 
+_required_files: Dict[Tuple[int, int], str] = {}  # by device and inode, the path
+
+
 @lru_cache(maxsize=None)
 def _require(path: str) -> Dict[str, Representation]:
     """Return a file, as "", and its siblings by their codings; for cache=True.
 
     Raises:
-        OSError: it can't be read, or changes while it is.
+        OSError: it can't be read, changes while it is, or is kept by another name.
     """
     state = _look(path)
+    # SECURITY: where upper and lower case are one, a name has as many as two to the
+    # power of its letters.
+    if _required_files.setdefault(state[:2], path) != path:
+        raise OSError(errno.EEXIST, "kept by another name", path)
     found = {"": _read(path, state, "")}
     for coding in _siblings(path, state, 0):
         sibling = path + CODINGS[coding]
@@ -3538,7 +3578,7 @@ def _choose(
             kept = _require(path)
             return kept[_preferred(accept_encoding, tuple(kept)[1:])], len(kept) > 1
         except OSError:
-            pass  # somebody writes to it: this time as it is
+            pass  # somebody writes to it, or it has a second name: as it is now
     state = file.take_state() if isinstance(file, _FoundFile) else None
     state = state or _look(path)
     available = _siblings(path, state, int(time.monotonic()))
@@ -8461,7 +8501,8 @@ class Application:
         Args:
             prefix: the path, such as "/assets/".
             root: the directory.
-            options: index, max_age and cache, as for `directory_file`.
+            options: index, max_age, cache and dotfiles, as for `directory_file`. Files
+                and directories whose names begin with a dot are a 404 by default.
 
         Raises:
             RouteError: there is no such directory.

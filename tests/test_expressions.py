@@ -94,6 +94,7 @@ BY_NAME: Dict[str, Use] = {
     "_COMMON_HEAD": Use("fullmatch", PART_HEAD),
     "_COMPRESSIBLE": Use("match", ANSWER),
     "_CONTENT_LENGTH": Use("fullmatch", VALUES),
+    "_DOT_FILE": Use("search", PATH),
     "_DECIDING_LINE": Use("search", PROVED_HEAD),
     "_ETAG": Use("each", VALUES),
     "_FIXED_BODY": Use("search", ANSWER),
