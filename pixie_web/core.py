@@ -701,6 +701,46 @@ def load_json(data: bytes) -> object:
         raise HTTPError(400, f"The body is not JSON: {error}.") from None
 
 
+# Lines of the log ---------------------------------------------------------------------
+
+# All that ends a line somewhere or moves a terminal's cursor, but LF and the tab.
+_CONTROL = expression(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029]")
+_NEXT_RECORD = expression(r"\n(?![ \t\n]|\Z)")
+
+
+def log_lines(text: str) -> str:
+    """Return a text for the log in which no line but the first can begin a record.
+
+    A record begins with its time: a line that begins with a blank goes on with the one
+    above it, to people and to what collects logs. 'a\\r\\nb' -> 'a\\x0d\\n  b'
+    """
+    text = _CONTROL.sub(lambda found: f"\\x{ord(found.group()):02x}", text)
+    return text.replace("\n", "\n  ") if _NEXT_RECORD.search(text) else text
+
+
+def check_record(record: logging.LogRecord) -> bool:
+    """Take out of a record what could pass for another one; a filter of `log`.
+
+    SECURITY: the text of an exception is often a client's, and comes after the line
+    feeds of a traceback: one of its own would forge a record (CWE-117). Here, and not
+    in a formatter, as that may be the program's.
+    """
+    try:
+        message = record.getMessage()
+    except (TypeError, ValueError):
+        return True  # a program's own; its handlers tell what is wrong with it
+    lines = log_lines(message)
+    if lines != message:
+        record.msg, record.args = lines, ()
+    if record.exc_info:
+        text = logging.Formatter().formatException(record.exc_info)
+        record.exc_text = log_lines(f"\n{text}")[1:]
+    return True
+
+
+log.addFilter(check_record)
+
+
 # Signed values ------------------------------------------------------------------------
 #
 # payload "." signature, both in base64url without padding. The payload is JSON, [time
