@@ -9029,6 +9029,7 @@ class ServerOptions(NamedTuple):
     access_log: bool = True
     access_log_format: str = ACCESS_LOG_FORMAT
     trusted_proxies: Tuple[str, ...] = ()
+    allowed_hosts: Tuple[str, ...] = ("*",)
     server_timing: bool = False
     debug: bool = False
     parser: str = "pixie"
@@ -9231,6 +9232,64 @@ class TrustedProxies:
                 return
 
 
+# Hosts --------------------------------------------------------------------------------
+
+_DNS_NAME = expression(r"(?a)[\w.-]+")
+_ALLOWED_HOST = expression(
+    r"(?a)(\*?\.)?([\w-]+(?:\.[\w-]+)*|\[[0-9A-Fa-f:.]+\])\.?(?::[0-9]{1,5})?"
+)
+
+
+def _without_port(host: str) -> str:
+    """Return a host as it compares: "WWW.Example.com.:80" -> "www.example.com"."""
+    if not host.endswith("]"):  # else it is an IPv6 address, and full of colons
+        host = host.rpartition(":")[0] or host
+    return host[: -1 if host.endswith(".") else None].lower()
+
+
+class AllowedHosts:
+    """The hosts that a request may be for, whatever its client says.
+
+    Args:
+        names: hosts; a port counts for nothing. "*.example.com" is all that are below
+            it, ".example.com" (as in Django) itself too, and "*" every host.
+
+    Raises:
+        PixieError: there is none, or one is no host.
+    """
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self._names: Set[str] = set()
+        self._ends: Tuple[str, ...] = ()
+        names = set(names)
+        self._has_all = "*" in names
+        if not names:
+            # SECURITY: not every host instead, for want of a variable.
+            raise PixieError('allowed_hosts is empty: leave it out, or say "*"')
+        for name in names - {"*"}:
+            found = _ALLOWED_HOST.fullmatch(name)
+            if found is None:
+                raise PixieError(
+                    "allowed_hosts are names such as example.com, .example.com or "
+                    f"*.example.com, in ASCII and without a scheme, got {name!r}"
+                )
+            below, host = found.groups()
+            if below:
+                self._ends += (f".{host.lower()}",)
+            if below != "*.":
+                self._names.add(host.lower())
+
+    def allow(self, host: str) -> bool:
+        """Return whether a request for this host, with or without port, is served."""
+        if self._has_all:
+            return True
+        name = _without_port(host)
+        if name in self._names:
+            return True
+        # SECURITY: "evil.example%2f.example.com" is a host, and to some clients a path.
+        return name.endswith(self._ends) and _DNS_NAME.fullmatch(name) is not None
+
+
 # The access log -----------------------------------------------------------------------
 
 _UNPRINTABLE = expression(r"[^ !#-\[\]-~]")
@@ -9255,7 +9314,8 @@ class AccessRecord(Mapping[str, Any]):
     `outcome` tells a whole answer from one that was cut off after its status had been
     sent: "complete", or else "failed" (the handler, or its worker died), "timeout" (its
     deadline passed), "left" (the client left, or read too slowly), "stopped" (the
-    server, before the answer had ended). Whole means handed to the kernel.
+    server, before the answer had ended). Whole means handed to the kernel. "refused" is
+    whole too: a 400 to a host that is none of `allowed_hosts`.
     """
 
     ITEMS: ClassVar[Dict[str, Callable[[Request, int, int, float, str], Any]]] = {
@@ -9730,6 +9790,9 @@ class Connection(asyncio.Protocol):
         try:
             if self.server.proxies is not None:
                 self.server.proxies.apply(request)
+            if not self.server.hosts.allow(request.host):
+                self._outcome = "refused"
+                raise ProtocolError(400, "No such host is served here.")
             response = await self.server.handle(request)
             status = response.status
             keep_alive = await self._send(request, response)
@@ -10220,7 +10283,7 @@ class Server:
         options: the bounds.
 
     Raises:
-        PixieError: there is no such parser.
+        PixieError: there is no such parser, or a proxy or a host that is none.
     """
 
     def __init__(
@@ -10231,6 +10294,7 @@ class Server:
         self.make_reader = options.reader()
         proxies = options.trusted_proxies
         self.proxies = TrustedProxies(proxies) if proxies else None
+        self.hosts = AllowedHosts(options.allowed_hosts)
         self.max_connections = options.max_connections or connections_allowed()
         self.connections: Dict[Connection, None] = {}  # in the order they came
         self.is_full = False  # somebody waits for a connection's place
@@ -10923,6 +10987,7 @@ class Pixie(Application):
         keyfile: Optional[str] = None,
         ssl_context: Any = None,
         trusted_proxies: Optional[Iterable[str]] = None,
+        allowed_hosts: Optional[Iterable[str]] = None,
         access_log: Optional[bool] = None,
         access_log_format: Optional[str] = None,
         **limits: float,
@@ -10953,6 +11018,9 @@ class Pixie(Application):
             ssl_context: an ssl.SSLContext of your own instead.
             trusted_proxies: addresses and networks, or "unix", whose X-Forwarded-For,
                 -Proto, -Host and Forwarded are believed.
+            allowed_hosts: the hosts that are served, ".example.com" with all below it;
+                a request for another one is 400. All of them, when left out: env.host
+                and env.url are then what the client says.
             access_log: log each request.
             access_log_format: with %(name)s for the items of `AccessRecord`.
             limits: the other fields of `ServerOptions`, and those of `PoolOptions` and

@@ -82,6 +82,7 @@ def template_patterns() -> List[re.Pattern[Any]]:
 
 NONE = compiled()
 BY_NAME: Dict[str, Use] = {
+    "_ALLOWED_HOST": Use("fullmatch", DECLARED._replace(growth=2.3)),
     "_ABSOLUTE_FORM": Use("fullmatch", TARGET),
     "_AMBIGUOUS": Use("search", DECLARED),
     "_BACKREFERENCE": Use("search", DECLARED),
@@ -95,6 +96,7 @@ BY_NAME: Dict[str, Use] = {
     "_COMPRESSIBLE": Use("match", ANSWER),
     "_CONTROL": Use("each", MESSAGE),
     "_CONTENT_LENGTH": Use("fullmatch", VALUES),
+    "_DNS_NAME": Use("fullmatch", VALUES),
     "_DOT_FILE": Use("search", PATH),
     "_DECIDING_LINE": Use("search", PROVED_HEAD),
     "_ETAG": Use("each", VALUES),
