@@ -701,6 +701,46 @@ def load_json(data: bytes) -> object:
         raise HTTPError(400, f"The body is not JSON: {error}.") from None
 
 
+# Lines of the log ---------------------------------------------------------------------
+
+# All that ends a line somewhere or moves a terminal's cursor, but LF and the tab.
+_CONTROL = expression(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029]")
+_NEXT_RECORD = expression(r"\n(?![ \t\n]|\Z)")
+
+
+def log_lines(text: str) -> str:
+    """Return a text for the log in which no line but the first can begin a record.
+
+    A record begins with its time: a line that begins with a blank goes on with the one
+    above it, to people and to what collects logs. 'a\\r\\nb' -> 'a\\x0d\\n  b'
+    """
+    text = _CONTROL.sub(lambda found: f"\\x{ord(found.group()):02x}", text)
+    return text.replace("\n", "\n  ") if _NEXT_RECORD.search(text) else text
+
+
+def check_record(record: logging.LogRecord) -> bool:
+    """Take out of a record what could pass for another one; a filter of `log`.
+
+    SECURITY: the text of an exception is often a client's, and comes after the line
+    feeds of a traceback: one of its own would forge a record (CWE-117). Here, and not
+    in a formatter, as that may be the program's.
+    """
+    try:
+        message = record.getMessage()
+    except (TypeError, ValueError):
+        return True  # a program's own; its handlers tell what is wrong with it
+    lines = log_lines(message)
+    if lines != message:
+        record.msg, record.args = lines, ()
+    if record.exc_info:
+        text = logging.Formatter().formatException(record.exc_info)
+        record.exc_text = log_lines(f"\n{text}")[1:]
+    return True
+
+
+log.addFilter(check_record)
+
+
 # Signed values ------------------------------------------------------------------------
 #
 # payload "." signature, both in base64url without padding. The payload is JSON, [time
@@ -711,17 +751,46 @@ def load_json(data: bytes) -> object:
 CLOCK_SKEW_SECONDS = 60  # between the machines of one site
 _SIGNING_PURPOSE = b"pixie_web signed cookie 1"
 
+MIN_SECRET_BYTES = 16  # 128 bits, if each is random; RFC 2104 section 3 asks for 32
+
 Secrets = Union[str, bytes, Sequence[Union[str, bytes]]]
 
 
+class _Unset(Enum):
+    """The type of UNSET, for type checkers."""
+
+    UNSET = "left out"
+
+
+# SECURITY: what stands for "no secrets were given" is nothing that a program can come
+# by in another way: os.environ.get("KEY") is None, "".split() is empty, and either
+# would have cookies unsigned.
+UNSET = _Unset.UNSET
+MaybeSecrets = Union[Secrets, _Unset]
+
+
 def secret_keys(secrets: Secrets) -> List[bytes]:
-    """Return one secret or several as bytes; raise PixieError if one is empty."""
-    several = [secrets] if isinstance(secrets, (str, bytes)) else secrets or ()
+    """Return one secret or several as bytes.
+
+    Raises:
+        PixieError: there is none, or one is empty or too short. None is shown.
+    """
+    is_one = isinstance(secrets, (str, bytes)) or not hasattr(secrets, "__iter__")
+    several = [secrets] if is_one else list(cast(Sequence[Union[str, bytes]], secrets))
     keys = [key.encode("utf-8") if isinstance(key, str) else key for key in several]
-    if not keys or not all(keys):
-        # SECURITY: never unsigned instead, for want of a variable in the environment.
-        raise PixieError("signing needs a secret, and none may be empty")
-    return keys
+    sizes = [len(key) if isinstance(key, bytes) else 0 for key in keys]
+    if not all(sizes) or not sizes:
+        raise PixieError(
+            "a secret is empty, or there is none: is a variable of the environment not "
+            "set? For cookies that are not signed, leave secrets= out, or say "
+            "secret=False"
+        )
+    if min(sizes) < MIN_SECRET_BYTES:
+        raise PixieError(
+            f"a secret has at least {MIN_SECRET_BYTES} bytes, got one of {min(sizes)}; "
+            'python -c "import secrets; print(secrets.token_hex(32))" prints a good one'
+        )
+    return cast(List[bytes], keys)
 
 
 def _signatures(name: str, payload: bytes, secrets: Secrets) -> List[bytes]:
@@ -746,7 +815,7 @@ def sign(name: str, value: object, secrets: Secrets, now: float) -> str:
 
     Raises:
         TypeError: a value that JSON can't say.
-        PixieError: no secret.
+        PixieError: no secret, or one that is too short.
     """
     from base64 import urlsafe_b64encode
 
@@ -768,7 +837,7 @@ def unsign(
 
     Raises:
         ValueError: it is forged, too old, from the future, or no signed value at all.
-        PixieError: no secret.
+        PixieError: no secret, or one that is too short.
     """
     if len(text) > MAX_COOKIE_CHARS or not text.isascii():
         raise ValueError("not a signed value")
@@ -989,7 +1058,8 @@ class MultiDict(Generic[T]):
 # input was cut.
 #
 # Expressions that see a client's bytes are linear: in each, the next byte alone says
-# whether a repetition goes on.
+# whether a repetition goes on. For each one, tests/test_expressions.py counts the steps
+# that the worst texts take.
 
 MAX_METHOD_BYTES = 32  # the longest registered one has 17
 MAX_EMPTY_LINES = 16  # before a request line; RFC 9112 section 2.2 asks for one
@@ -1568,9 +1638,9 @@ def encode_chunk(data: bytes) -> bytes:
 #     piece of body -> MultipartParser.feed -> Part, bytes, bytes ..., None, Part ...
 #
 # The parser is pushed: it does no I/O, and keeps nothing but an unfinished part head or
-# what may begin a delimiter. It searches each byte once, for CRLF "--" boundary. An
-# upload is not copied: a large body lies in a file already, and `FileUpload.file` is a
-# window on that part of it.
+# what may begin a delimiter. It searches each byte once, for CRLF "--" boundary, or
+# twice, behind a line that only begins like one. An upload is not copied: a large body
+# lies in a file already, and `FileUpload.file` is a window on that part of it.
 #
 # SECURITY: what is ambiguous is refused (bare LF, folded or repeated headers, text
 # ahead of the first boundary, no end): a filter in front may read it otherwise.
@@ -1638,6 +1708,7 @@ def parse_parameters(value: str) -> Tuple[str, Dict[str, str]]:
 
 # The parser ---------------------------------------------------------------------------
 
+_AFTER_DELIMITER = (b"\r\n", b"--")  # another part, or the end
 _BOUNDARY = expression(r"[0-9A-Za-z'()+_,\-./:=? ]{0,69}[0-9A-Za-z'()+_,\-./:=?]")
 _PART_HEAD = expression(  # RFC 9112 section 5, without folded lines
     rf"(?:[{TOKEN_BYTES.decode()}]+:[^\x00-\x08\x0a-\x1f\x7f]*(?:\r\n|\Z))+"
@@ -1795,23 +1866,45 @@ class MultipartParser:
     def _find_delimiter(self, buffer: bytes, position: int) -> Tuple[int, bytes]:
         """Return where the data ends, and the two bytes after the delimiter or b""."""
         delimiter, length = self._delimiter, len(self._delimiter)
-        search = position
-        while True:
-            end = buffer.find(delimiter, search)
-            if end < 0:
-                # It may begin in the tail, and then at the last CR: it has no other.
-                end = buffer.rfind(b"\r", max(position, len(buffer) - length + 1))
-                if end < 0 or not delimiter.startswith(buffer[end:]):
-                    end = len(buffer)
-                return end, b""
-            search = end + length
-            after = buffer[search : search + 2]
-            if after == b"\r\n" or after == b"--":
-                return end, after
-            if len(after) < 2:
-                return end, b""
+        end = buffer.find(delimiter, position)
+        after = buffer[end + length : end + length + 2]
+        if end >= 0 and len(after) == 2 and after not in _AFTER_DELIMITER:
             # A line that only begins like a delimiter. RFC 2046 5.1.1 allows for blanks
             # after one, put there by mail gateways; no HTTP client sends any.
+            end = self._find_whole(buffer, end + length)
+            after = buffer[end + length : end + length + 2]
+        if end >= 0:
+            return end, after if len(after) == 2 else b""
+        # It may begin in the tail, and then at the last CR: it has no other.
+        end = buffer.rfind(b"\r", max(position, len(buffer) - length + 1))
+        if end < 0 or not delimiter.startswith(buffer[end:]):
+            end = len(buffer)
+        return end, b""
+
+    def _find_whole(self, buffer: bytes, position: int) -> int:
+        """Return where a delimiter stands with what may follow it; -1 for nowhere.
+
+        Also one in the last bytes, of which the end has not come.
+
+        SECURITY: each false one by itself, 16 MiB of them took 0.7 s of Python.
+        """
+        opening = self._find_line(buffer, position, len(buffer), b"\r\n")
+        # As far as the other only: each byte is searched twice, and not for each part.
+        stop = opening if opening >= 0 else len(buffer)
+        closing = self._find_line(buffer, position, stop, b"--")
+        if closing >= 0 or opening >= 0:
+            return closing if closing >= 0 else opening
+        length = len(self._delimiter)
+        return buffer.find(self._delimiter, max(position, len(buffer) - length - 1))
+
+    def _find_line(self, buffer: bytes, position: int, stop: int, after: bytes) -> int:
+        """Return where a delimiter stands with `after` behind it; below 0: nowhere."""
+        line = self._delimiter + after
+        # PERF: without its CR LF. Where that abounds, Python takes twice as long with.
+        found = buffer.find(line[2:], position, stop) - 2
+        if found < 0 or buffer.startswith(line, found):
+            return found
+        return buffer.find(line, found, stop)
 
     def _take_head(self, buffer: bytes, position: int) -> Optional[Part]:
         """Return the part that begins at a position; None while its head goes on."""
@@ -2424,7 +2517,7 @@ class Request:
         name: str,
         default: Any = None,
         *,
-        secret: Union[Secrets, Literal[False], None] = None,
+        secret: Union[MaybeSecrets, Literal[False]] = UNSET,
         max_age: Optional[float] = None,
     ) -> Any:
         """Return a cookie's value, or `default`.
@@ -2436,14 +2529,22 @@ class Request:
 
         A signed cookie that is forged, too old or moved here from another name counts
         as not there.
+
+        Raises:
+            PixieError: the secret is empty or too short, whatever the client sent.
         """
         value = self.cookies.get(name)
-        if secret is None:
-            secret = cast(Secrets, getattr(self.app, "secrets", ()))
-        if value is None or secret is False or secret == ():
+        if secret is UNSET:
+            secret = cast(MaybeSecrets, getattr(self.app, "secrets", UNSET))
+        if secret is False or secret is UNSET:
             return default if value is None else value
+        keys = secret_keys(secret)
         try:
-            return unsign(name, value, secret, max_age, time.time())
+            return (
+                default
+                if value is None
+                else unsign(name, value, keys, max_age, time.time())
+            )
         except ValueError:
             return default
 
@@ -2764,7 +2865,7 @@ class Response:
         name: str,
         value: Any,
         *,
-        secret: Union[Secrets, Literal[False], None] = None,
+        secret: Union[MaybeSecrets, Literal[False]] = UNSET,
         max_age: Union[float, timedelta, None] = None,
         expires: Union[float, datetime, str, None] = None,
         path: Optional[str] = "/",
@@ -2792,9 +2893,10 @@ class Response:
 
         Raises:
             ValueError: a part holds what a cookie can't, or breaks a prefix's rule.
+            PixieError: the secret is empty or too short.
         """
-        signs = secret is None  # if the application that sends it has secrets
-        if secret is not None and secret is not False:
+        signs = secret is UNSET  # if the application that sends it has secrets
+        if secret is not UNSET and secret is not False:
             value = sign(name, value, secret, time.time())
         if max_age is not None:
             whole: Any = getattr(max_age, "total_seconds", lambda: max_age)()
@@ -2845,7 +2947,9 @@ class Response:
             value = hashlib.blake2b(body, digest_size=16).hexdigest()
         self.headers["ETag"] = quote_etag(value, weak)
 
-    def header_block(self, secure: bool = False, secrets: Secrets = ()) -> bytes:
+    def header_block(
+        self, secure: bool = False, secrets: MaybeSecrets = UNSET
+    ) -> bytes:
         """Return the header lines as bytes, each ended by CRLF.
 
         Args:
@@ -2865,7 +2969,7 @@ class Response:
         if self.headers if self._block is not None else self._headers:
             block += _header_lines(self.headers)
         for name, value, attributes, signs in self._cookies:
-            if signs and secrets != ():
+            if signs and secrets is not UNSET:
                 value = sign(name, value, secrets, time.time())
             if attributes["Secure"] is None:
                 attributes = {**attributes, "Secure": secure}
@@ -2881,7 +2985,7 @@ class Response:
         """Whether its header block is rendered: nothing is left to be done but send."""
         return self._block is not None and not self._cookies
 
-    def seal(self, secure: bool = False, secrets: Secrets = ()) -> Response:
+    def seal(self, secure: bool = False, secrets: MaybeSecrets = UNSET) -> Response:
         """Return the response with its header block rendered; see `header_block`."""
         if self.is_sealed:
             return self
@@ -3207,6 +3311,10 @@ _UNSAFE_ON_WINDOWS = (
     r"|(?i:(?:^|/)(?:aux|con|nul|prn|(?:com|lpt)[0-9¹²³])(?:[./]|$))"
 )
 
+# SECURITY: .git, .env and .htpasswd are put beside what is served, and not for it. What
+# lies in .well-known is for everybody (RFC 8615), as certbot's challenges are.
+_DOT_FILE = expression(r"^\.(?!well-known(?:/|$))|/\.")
+
 
 def is_safe_name(filename: str, windows: bool = os.name == "nt") -> bool:
     """Return whether a name of segments joined by "/" stays below where it is put."""
@@ -3252,9 +3360,10 @@ def _describe(
     mimetype: Optional[str],
     download: Union[bool, str, None],
     max_age: Optional[int],
+    dotfiles: bool,
 ) -> Tuple[str, Tuple[Tuple[str, str], ...]]:
     """Return the content type and further headers of a file that has a safe name."""
-    if not is_safe_name(filename):
+    if not is_safe_name(filename) or not (dotfiles or not _DOT_FILE.search(filename)):
         raise HTTPError(404)
     headers = []
     if download:
@@ -3336,8 +3445,25 @@ def _find(root: str, filename: str) -> Tuple[str, FileState]:
     return _look_inside(root, filename, state, int(time.monotonic())), state
 
 
-# Not bounded, as nothing that is asked for with cache=True: only what is there is kept.
-_find_once = lru_cache(maxsize=None)(_find)
+# Of what is asked for with cache=True as much is kept as there are files.
+# SECURITY: but not each name of a file. A link to a directory above it makes as many as
+# a client likes: a/link/a/link/a ... The first one is kept; the others are bounded.
+_first_names: Dict[Tuple[str, str], str] = {}  # by root and name, the real path
+_named_files: Set[Tuple[str, int, int]] = set()  # root, device, inode
+
+
+@lru_cache(maxsize=MAX_KNOWN_FILES)
+def _find_again(root: str, filename: str) -> str:
+    path, state = _find(root, filename)
+    if (root, *state[:2]) not in _named_files:
+        _named_files.add((root, *state[:2]))
+        _first_names[root, filename] = path
+    return path
+
+
+def _find_once(root: str, filename: str) -> str:
+    """Return the real path, without a look at the disk when the name is known."""
+    return _first_names.get((root, filename)) or _find_again(root, filename)
 
 
 def static_file(
@@ -3349,6 +3475,7 @@ def static_file(
     max_age: Optional[int] = None,
     cache: Optional[bool] = None,
     delete_after: bool = False,
+    dotfiles: bool = False,
 ) -> Response:
     """Return a Response that sends a file.
 
@@ -3364,19 +3491,25 @@ def static_file(
         cache: None: kept in memory up to 128 KiB and checked by one os.stat; True: kept
             whatever its size, and never looked at again; False: read each time.
         delete_after: send the file whole, then remove it.
+        dotfiles: send it even if its name, or a directory in `filename`, begins with a
+            dot. `.well-known/` may always be sent.
 
     Raises:
         HTTPError: 404 for all that can't be sent: missing, unreadable, no regular file,
-            outside of the root. The client can't tell which.
+            outside of the root, a dot file. The client can't tell which.
         ValueError: max_age is negative, or mimetype holds what a header can't.
     """
-    content_type, headers = _describe(filename, mimetype, download, max_age)
+    content_type, headers = _describe(filename, mimetype, download, max_age, dotfiles)
+    directory, state = os.fspath(root) or ".", None
     try:
-        path, state = (_find_once if cache else _find)(os.fspath(root) or ".", filename)
+        if cache:
+            path = _find_once(directory, filename)
+        else:
+            path, state = _find(directory, filename)
     except (OSError, ValueError) as error:
         raise _file_error(error) from None
     found = _FoundFile(path, cache, delete_after)
-    found.state = None if cache else state
+    found.state = state
     response = Response(found, content_type=content_type)
     if headers:
         response._headers = Headers.from_wire(headers)
@@ -3392,7 +3525,7 @@ def cached_file(
     the program, and fits into its memory.
 
     Args:
-        options: mimetype, download and max_age, as for `static_file`.
+        options: mimetype, download, max_age and dotfiles, as for `static_file`.
     """
     return static_file(filename, root, cache=True, **options)
 
@@ -3404,12 +3537,14 @@ def directory_file(
     index: Optional[str] = None,
     max_age: Optional[int] = None,
     cache: Optional[bool] = None,
+    dotfiles: bool = False,
 ) -> Response:
     """Return the Response for a path below a directory that is served as it is.
 
     Args:
         index: the file that stands for a directory ("index.html"); by default a
             directory is a 404 like every name that is not there.
+        dotfiles: serve `.git/config`, `.env` and their like too.
 
     Raises:
         HTTPError: 404, as `static_file`.
@@ -3417,11 +3552,13 @@ def directory_file(
     if index and (not filename or filename.endswith("/")):
         filename += index
     try:
-        return static_file(filename, root, max_age=max_age, cache=cache)
+        options: Any = {"max_age": max_age, "cache": cache, "dotfiles": dotfiles}
+        return static_file(filename, root, **options)
     except HTTPError:
         if not index:
             raise
-    static_file(f"{filename}/{index}", root)  # a 404 unless the index is there
+    # A 404 unless the index is there.
+    static_file(f"{filename}/{index}", root, dotfiles=dotfiles)
     # Relative, so that it holds wherever the directory is served.
     last = percent_encode(filename.rpartition("/")[2])
     return Response("", 302, headers={"Location": f"./{last}/"})
@@ -3520,14 +3657,21 @@ def _preferred(accept_encoding: Optional[str], available: Tuple[str, ...]) -> st
     return best[0] if best and best[0] in CODINGS else ""
 
 
+_required_files: Dict[Tuple[int, int], str] = {}  # by device and inode, the path
+
+
 @lru_cache(maxsize=None)
 def _require(path: str) -> Dict[str, Representation]:
     """Return a file, as "", and its siblings by their codings; for cache=True.
 
     Raises:
-        OSError: it can't be read, or changes while it is.
+        OSError: it can't be read, changes while it is, or is kept by another name.
     """
     state = _look(path)
+    # SECURITY: where upper and lower case are one, a name has as many as two to the
+    # power of its letters.
+    if _required_files.setdefault(state[:2], path) != path:
+        raise OSError(errno.EEXIST, "kept by another name", path)
     found = {"": _read(path, state, "")}
     for coding in _siblings(path, state, 0):
         sibling = path + CODINGS[coding]
@@ -3552,7 +3696,7 @@ def _choose(
             kept = _require(path)
             return kept[_preferred(accept_encoding, tuple(kept)[1:])], len(kept) > 1
         except OSError:
-            pass  # somebody writes to it: this time as it is
+            pass  # somebody writes to it, or it has a second name: as it is now
     state = file.take_state() if isinstance(file, _FoundFile) else None
     state = state or _look(path)
     available = _siblings(path, state, int(time.monotonic()))
@@ -3572,7 +3716,7 @@ NO_HEADERS = Headers()
 _DECIDING_LINE = expression(rb"\n(?:accept-encoding|if-|range)", re.IGNORECASE)
 _CODED = expression(rb"^content-encoding:", re.IGNORECASE | re.MULTILINE)
 _REPLACED = expression(
-    rb"^(?:accept-ranges|content-range|etag|last-modified):[^\r]*\r\n",
+    rb"^(?:accept-ranges|content-range|etag|last-modified):[^\r\n]*\r\n",
     re.IGNORECASE | re.MULTILINE,
 )
 _OF_CONTENT = frozenset(  # not in a 304 (RFC 9110 section 15.4.5), nor without content
@@ -8464,10 +8608,8 @@ class Application:
     form_limits: FormLimits  # set by run(); the defaults without it
 
     def __init__(
-        self, import_name: Optional[str] = None, *, secrets: Secrets = ()
+        self, import_name: Optional[str] = None, *, secrets: MaybeSecrets = UNSET
     ) -> None:
-        if secrets != ():
-            secret_keys(secrets)  # refuses here what can't sign later
         self.import_name = import_name
         self.secrets = secrets
         self.debug = False
@@ -8486,6 +8628,23 @@ class Application:
         self._frozen = False
         self.imported_from = ""  # the module that the command line named
         self.placements = Placements(answer, answer_async)
+
+    @property
+    def secrets(self) -> MaybeSecrets:
+        """What signs the cookies that name no secret of their own, as bytes.
+
+        Raises:
+            PixieError: when it is set: to nothing, or to what is too short.
+        """
+        return self._secrets
+
+    @secrets.setter
+    def secrets(self, secrets: MaybeSecrets) -> None:
+        # Refuses here what can't sign later, and keeps a copy: a list may change.
+        is_unset = secrets is UNSET
+        self._secrets = (
+            UNSET if is_unset else tuple(secret_keys(cast(Secrets, secrets)))
+        )
 
     # Declaring routes.
 
@@ -8624,7 +8783,8 @@ class Application:
         Args:
             prefix: the path, such as "/assets/".
             root: the directory.
-            options: index, max_age and cache, as for `directory_file`.
+            options: index, max_age, cache and dotfiles, as for `directory_file`. Files
+                and directories whose names begin with a dot are a 404 by default.
 
         Raises:
             RouteError: there is no such directory.
@@ -8856,7 +9016,7 @@ class Application:
             application.placements = self.placements
             application._router.freeze()
             for _, mounted in application._mounts:
-                if mounted.secrets == ():
+                if mounted.secrets is UNSET:
                     mounted.secrets = application.secrets
         for index, route in enumerate(self.routes):
             route.index = index
@@ -9111,6 +9271,7 @@ class ServerOptions(NamedTuple):
     access_log: bool = True
     access_log_format: str = ACCESS_LOG_FORMAT
     trusted_proxies: Tuple[str, ...] = ()
+    allowed_hosts: Tuple[str, ...] = ("*",)
     server_timing: bool = False
     debug: bool = False
     parser: str = "pixie"
@@ -9169,10 +9330,23 @@ class ConnectionBody(BodySource):
 
 # Proxies ------------------------------------------------------------------------------
 
+MAX_FORWARDED = 1000  # pairs of Forwarded, or hops of X-Forwarded-For
+
+# SECURITY: what may be missing begins with no blank, or a run of them could be shared
+# out between those before and those behind it, in as many ways as it is long.
 _FORWARDED_PAIR = expression(
-    rf'[\t ]*(?:([{_T}]+)=("(?:[^"\\]|\\.)*"|[^",;\s]*))?[\t ]*([,;]|$)'
+    rf'[\t ]*(?:([{_T}]+)=("(?:[^"\\]|\\.)*"|[^",;\s]*)[\t ]*)?([,;]|$)'
 )
 Hop = Dict[str, str]  # what one proxy says of who asked it: for, proto, host
+
+
+def _check_hops(count: int) -> None:
+    """Raise ProtocolError(400) for a header that only a client can have made so long.
+
+    SECURITY: a head of nothing but commas is 65,000 hops, and 50 ms of the loop.
+    """
+    if count > MAX_FORWARDED:
+        raise ProtocolError(400, f"A request passes {MAX_FORWARDED} proxies at most.")
 
 
 def _forwarded_hops(headers: Headers) -> List[Hop]:
@@ -9183,6 +9357,7 @@ def _forwarded_hops(headers: Headers) -> List[Hop]:
             what the proxy adds.
     """
     text = ",".join(headers.getall("forwarded"))
+    _check_hops(text.count(",") + text.count(";"))
     hops: List[Hop] = [{}]
     position, end = 0, "" if not text else ","
     while end:
@@ -9202,14 +9377,12 @@ def _forwarded_hops(headers: Headers) -> List[Hop]:
 
 def _x_forwarded_hops(headers: Headers) -> List[Hop]:
     """The same for X-Forwarded-For, -Proto and -Host; the last two are of one hop."""
-    texts = {
-        key: [
-            member.strip("\t ")
-            for member in ",".join(headers.getall(f"x-forwarded-{key}")).split(",")
-            if member.strip("\t ")
-        ]
-        for key in ("for", "proto", "host")
-    }
+    texts: Dict[str, List[str]] = {}
+    for key in ("for", "proto", "host"):
+        text = ",".join(headers.getall(f"x-forwarded-{key}"))
+        _check_hops(text.count(","))
+        members = [member.strip("\t ") for member in text.split(",")]
+        texts[key] = [member for member in members if member]
     if not any(texts.values()):
         return []
     hops = [{"for": text} for text in texts["for"]] or [{}]
@@ -9304,6 +9477,64 @@ class TrustedProxies:
                 return
 
 
+# Hosts --------------------------------------------------------------------------------
+
+_DNS_NAME = expression(r"(?a)[\w.-]+")
+_ALLOWED_HOST = expression(
+    r"(?a)(\*?\.)?([\w-]+(?:\.[\w-]+)*|\[[0-9A-Fa-f:.]+\])\.?(?::[0-9]{1,5})?"
+)
+
+
+def _without_port(host: str) -> str:
+    """Return a host as it compares: "WWW.Example.com.:80" -> "www.example.com"."""
+    if not host.endswith("]"):  # else it is an IPv6 address, and full of colons
+        host = host.rpartition(":")[0] or host
+    return host[: -1 if host.endswith(".") else None].lower()
+
+
+class AllowedHosts:
+    """The hosts that a request may be for, whatever its client says.
+
+    Args:
+        names: hosts; a port counts for nothing. "*.example.com" is all that are below
+            it, ".example.com" (as in Django) itself too, and "*" every host.
+
+    Raises:
+        PixieError: there is none, or one is no host.
+    """
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self._names: Set[str] = set()
+        self._ends: Tuple[str, ...] = ()
+        names = set(names)
+        self._has_all = "*" in names
+        if not names:
+            # SECURITY: not every host instead, for want of a variable.
+            raise PixieError('allowed_hosts is empty: leave it out, or say "*"')
+        for name in names - {"*"}:
+            found = _ALLOWED_HOST.fullmatch(name)
+            if found is None:
+                raise PixieError(
+                    "allowed_hosts are names such as example.com, .example.com or "
+                    f"*.example.com, in ASCII and without a scheme, got {name!r}"
+                )
+            below, host = found.groups()
+            if below:
+                self._ends += (f".{host.lower()}",)
+            if below != "*.":
+                self._names.add(host.lower())
+
+    def allow(self, host: str) -> bool:
+        """Return whether a request for this host, with or without port, is served."""
+        if self._has_all:
+            return True
+        name = _without_port(host)
+        if name in self._names:
+            return True
+        # SECURITY: "evil.example%2f.example.com" is a host, and to some clients a path.
+        return name.endswith(self._ends) and _DNS_NAME.fullmatch(name) is not None
+
+
 # The access log -----------------------------------------------------------------------
 
 _UNPRINTABLE = expression(r"[^ !#-\[\]-~]")
@@ -9328,7 +9559,8 @@ class AccessRecord(Mapping[str, Any]):
     `outcome` tells a whole answer from one that was cut off after its status had been
     sent: "complete", or else "failed" (the handler, or its worker died), "timeout" (its
     deadline passed), "left" (the client left, or read too slowly), "stopped" (the
-    server, before the answer had ended). Whole means handed to the kernel.
+    server, before the answer had ended). Whole means handed to the kernel. "refused" is
+    whole too: a 400 to a host that is none of `allowed_hosts`.
     """
 
     ITEMS: ClassVar[Dict[str, Callable[[Request, int, int, float, str], Any]]] = {
@@ -9808,6 +10040,9 @@ class Connection(asyncio.Protocol):
         try:
             if self.server.proxies is not None:
                 self.server.proxies.apply(request)
+            if not self.server.hosts.allow(request.host):
+                self._outcome = "refused"
+                raise ProtocolError(400, "No such host is served here.")
             response = await self.server.handle(request)
             status = response.status
             keep_alive = await self._send(request, response)
@@ -10299,7 +10534,7 @@ class Server:
         options: the bounds.
 
     Raises:
-        PixieError: there is no such parser.
+        PixieError: there is no such parser, or a proxy or a host that is none.
     """
 
     def __init__(
@@ -10310,6 +10545,7 @@ class Server:
         self.make_reader = options.reader()
         proxies = options.trusted_proxies
         self.proxies = TrustedProxies(proxies) if proxies else None
+        self.hosts = AllowedHosts(options.allowed_hosts)
         self.max_connections = options.max_connections or connections_allowed()
         self.connections: Dict[Connection, None] = {}  # in the order they came
         self.is_full = False  # somebody waits for a connection's place
@@ -10670,7 +10906,9 @@ def hand_down(application: Application) -> Dict[str, Any]:
     return {
         "form_limits": getattr(application, "form_limits", FORM_LIMITS),
         "secrets": [
-            [] if secrets == () else [key.hex() for key in secret_keys(secrets)]
+            None
+            if secrets is UNSET
+            else [key.hex() for key in cast(List[bytes], secrets)]
             for secrets in family
         ],
     }
@@ -10680,7 +10918,7 @@ def take_over(application: Application, settings: Mapping[str, Any]) -> None:
     """Set in a worker what `hand_down` returned in main."""
     set_form_limits(application, settings["form_limits"])
     for one, keys in zip(application._family(), settings["secrets"]):
-        one.secrets = tuple(bytes.fromhex(key) for key in keys)
+        one.secrets = UNSET if keys is None else [bytes.fromhex(key) for key in keys]
 
 
 # How a new interpreter finds the application: it gets sys.path, sys.argv and the names
@@ -10973,14 +11211,15 @@ class Pixie(Application):
         import_name: a name for people to read; `Pixie(__name__)` as elsewhere.
         secrets: sign cookies that name no secret of their own (str or bytes, or
             several, of which the first signs and each verifies). An application that is
-            mounted and has none takes those of the one above it.
+            mounted and has none takes those of the one above it. Left out, cookies are
+            not signed; at least 16 bytes each, else.
 
     Raises:
-        PixieError: a secret is empty.
+        PixieError: a secret is empty or too short, or there is none in what is given.
     """
 
     def __init__(
-        self, import_name: Optional[str] = None, *, secrets: Secrets = ()
+        self, import_name: Optional[str] = None, *, secrets: MaybeSecrets = UNSET
     ) -> None:
         super().__init__(import_name, secrets=secrets)
         self._kept: Dict[str, Any] = {}  # the arguments of a run() that did nothing
@@ -11004,6 +11243,7 @@ class Pixie(Application):
         keyfile: Optional[str] = None,
         ssl_context: Any = None,
         trusted_proxies: Optional[Iterable[str]] = None,
+        allowed_hosts: Optional[Iterable[str]] = None,
         access_log: Optional[bool] = None,
         access_log_format: Optional[str] = None,
         **limits: float,
@@ -11034,6 +11274,9 @@ class Pixie(Application):
             ssl_context: an ssl.SSLContext of your own instead.
             trusted_proxies: addresses and networks, or "unix", whose X-Forwarded-For,
                 -Proto, -Host and Forwarded are believed.
+            allowed_hosts: the hosts that are served, ".example.com" with all below it;
+                a request for another one is 400. All of them, when left out: env.host
+                and env.url are then what the client says.
             access_log: log each request.
             access_log_format: with %(name)s for the items of `AccessRecord`.
             limits: the other fields of `ServerOptions`, and those of `PoolOptions` and

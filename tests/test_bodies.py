@@ -7,8 +7,9 @@ import io
 import json
 import os
 import re
+import sys
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple, Union
+from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple, Union
 
 import pytest
 
@@ -237,6 +238,25 @@ GOOD: List[Tuple[str, bytes, Seen]] = [
         "what only begins like a boundary",
         FIELD + b"\r\n--xY\r\n--xYzz\r\n--xYz \r\n--xYz-\r\n\r\n--xYz\r-" + END,
         [("a", None, "", b"\r\n--xY\r\n--xYzz\r\n--xYz \r\n--xYz-\r\n\r\n--xYz\r-")],
+    ),
+    (
+        "the same ahead of each boundary",
+        FIELD + b"\r\n--xYzz1\r\n" + FILE + b"\r\n--xYz-2\r\n" + FIELD + b"3" + END,
+        [
+            ("a", None, "", b"\r\n--xYzz1"),
+            ("f", "f.txt", "", b"\r\n--xYz-2"),
+            ("a", None, "", b"3"),
+        ],
+    ),
+    (
+        "a boundary without its line end, behind what only begins like one",
+        FIELD + b"\r\n--xYzz--xYz--\n--xYz\r\n\r--xYz--" + END,
+        [("a", None, "", b"\r\n--xYzz--xYz--\n--xYz\r\n\r--xYz--")],
+    ),
+    (
+        "the last boundary ahead of another, behind what only begins like one",
+        FIELD + b"\r\n--xYz1" + END + b"\r\n--xYz\r\n\r\n--xYz--",
+        [("a", None, "", b"\r\n--xYz1")],
     ),
     (
         "other order, case and blanks",
@@ -569,13 +589,30 @@ class CountingBytes(bytes):
     looked_at = 0
 
     def find(self, sub: Any, start: Any = 0, end: Any = None) -> int:
-        found = bytes.find(self, sub, start, len(self) if end is None else end)
-        CountingBytes.looked_at += (len(self) if found < 0 else found) - start
+        end = len(self) if end is None else end
+        found = bytes.find(self, sub, start, end)
+        CountingBytes.looked_at += (end if found < 0 else found) - start
         return found
 
 
-@pytest.mark.parametrize("filler", [b"\r", b"\r\n", b"\r\n--xY", b"\r\n--xYzz", b"x"])
-def test_every_byte_of_data_is_searched_once(filler: bytes) -> None:
+FALSE = b"\r\n--xYzz"  # what only begins like a boundary
+
+
+@pytest.mark.parametrize(
+    "filler, times",
+    [
+        (b"\r", 1),
+        (b"\r\n", 1),
+        (b"\r\n--xY", 1),
+        (b"x", 1),
+        # Each search goes for one of the two that a false one may be followed by.
+        (FALSE, 2),
+        (FALSE + b"--xYz\r\n", 2),
+        (FALSE + b"--xYz--", 2),
+        (FALSE + b"x" * 1000, 2),
+    ],
+)
+def test_every_byte_of_data_is_searched_once(filler: bytes, times: int) -> None:
     for size in (10_000, 20_000):
         body = FILE + filler * (size // len(filler)) + END
         CountingBytes.looked_at = 0
@@ -584,7 +621,61 @@ def test_every_byte_of_data_is_searched_once(filler: bytes) -> None:
         parser._rest = b""
         list(parser.feed(CountingBytes(body[len(FILE) :])))
         parser.close()
-        assert CountingBytes.looked_at <= size + 10
+        assert CountingBytes.looked_at <= times * size + 10
+
+
+@pytest.mark.parametrize("parts", [1, 2, 100])
+def test_bytes_behind_many_parts_are_not_searched_for_each(parts: int) -> None:
+    CountingBytes.looked_at = 0
+    body = (FILE + FALSE + b"\r\n") * parts + FILE + FALSE * 2000 + END
+    parser = MultipartParser(B, UNLIMITED)
+    parser._rest = b""
+    parser._in_head, parser._offset = True, 0
+    body = body[len("--xYz\r\n") :]
+    assert sum(isinstance(e, Part) for e in parser.feed(CountingBytes(body))) > parts
+    assert CountingBytes.looked_at <= 3 * len(body)
+
+
+def calls(function: Callable[[], object]) -> int:
+    """Return how many functions are called, those of C too; the same on every run."""
+    count = 0
+
+    def note(frame: object, event: str, argument: object) -> None:
+        nonlocal count
+        count += event in ("call", "c_call")
+
+    sys.setprofile(note)
+    try:
+        function()
+    finally:
+        sys.setprofile(None)
+    return count
+
+
+@pytest.mark.parametrize(
+    "filler",
+    [
+        FALSE,
+        FALSE + b"--xYz\r\n",
+        FALSE + b"--xYz--",
+        b"\r\n--xYz\rz",
+        b"\r\n--xYz-z",
+        b"\r\n--xYz ",
+        b"\r\n--xYz\r\r\n--xYz-",
+    ],
+)
+@pytest.mark.parametrize("size", [1000, 100_000])
+def test_what_begins_like_a_boundary_costs_no_more_python_than_other_data(
+    filler: bytes, size: int
+) -> None:
+    def read(data: bytes) -> Callable[[], object]:
+        parser = MultipartParser(B, UNLIMITED)
+        list(parser.feed(FILE))
+        return lambda: [list(parser.feed(data)) for _ in range(3)]
+
+    false, plain = (filler * size)[:size], b"x" * size
+    # Three searches more, and what they need, for each piece that is fed.
+    assert calls(read(false)) <= calls(read(plain)) + 3 * 16
 
 
 def test_megabytes_that_nearly_are_boundaries_are_read() -> None:

@@ -182,7 +182,7 @@ def test_a_stream_that_fails_is_one_record_with_its_cause(
     (record,) = records(server, mark)
     route = f"/{place}/break/<how>"
     where = f"GET {path} failed in {route} ({place}), in the middle of its answer\n"
-    assert f" ERROR {where}Traceback (most recent call last):" in record
+    assert f" ERROR {where}  Traceback (most recent call last):" in record
     assert record.rstrip().endswith(error)
     assert ", in fails\n" in record or how == "type"
 
