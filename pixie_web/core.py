@@ -2254,6 +2254,13 @@ class BodySource:
         """
         raise NotImplementedError
 
+    def hold(self, size: int) -> bool:
+        """Say how many bytes of memory the body takes now; return whether it may.
+
+        Whoever is told that it may not puts the body into a file, and says 0.
+        """
+        return True
+
     def check(self, size: int) -> None:
         """Raise HTTPError 413 if `size` bytes are more than may come."""
         most = self.max_body_bytes
@@ -7774,6 +7781,8 @@ class Placements:
 Trigger = TypeVar("Trigger", bound=Callable[..., Any])
 Paths = Union[str, Iterable[str]]
 Where = Union[RouteType, str, None]
+PIECE_BYTES = 4096  # of a body in memory: smaller pieces are joined
+PIECE_COST_BYTES = 64  # of memory, for each: an object, its place in a list, rounding
 
 
 class Declare(Protocol):
@@ -7884,35 +7893,46 @@ async def _call_all(functions: Iterable[Callable[[], Any]]) -> None:
             await result
 
 
-async def _spool(request: Request, chunks: List[bytes]) -> None:
+async def _spool(request: Request, pieces: List[bytes]) -> None:
     try:
-        await off_the_loop(request.spool, chunks)
+        await off_the_loop(request.spool, pieces)
     except OSError as error:
         log.error("there is no room for the body of %r: %s", request, error.strerror)
         raise HTTPError(507, "There is no room for the body at the moment.") from None
 
 
 async def read_body(request: Request) -> None:
-    """Pull a request's body: into memory, a large one into a file.
+    """Pull a request's body: into memory, or into a file.
+
+    A file gets what is larger than SPOOL_BODY_BYTES; and from its first byte that for
+    which there is no room in the memory of all bodies.
 
     Raises:
         HTTPError: 413 when it is over the limit, 507 when the disk is full.
     """
     source = cast(BodySource, request.source)
-    chunks: List[bytes] = []
+    pieces: List[bytes] = []
     size = 0
     while True:
         chunk = await source.pull()
-        chunks.append(chunk)
-        size += len(chunk)
-        if not chunk and request.body_path is None:
-            request.body = b"".join(chunks)
-            return
-        if size > SPOOL_BODY_BYTES or not chunk:
-            await _spool(request, chunks)
-            chunks, size = [], 0
         if not chunk:
-            return
+            break
+        size += len(chunk)
+        # SECURITY: small ones are joined as they come. Kept as they are, pieces of two
+        # bytes take 17 times what they hold.
+        if pieces and len(chunk) < PIECE_BYTES > len(pieces[-1]):
+            chunk = pieces.pop() + chunk
+        pieces.append(chunk)
+        fits = source.hold(size + PIECE_COST_BYTES * len(pieces))
+        if size > SPOOL_BODY_BYTES or not fits:
+            await _spool(request, pieces)
+            pieces, size = [], 0
+            source.hold(0)
+    if request.body_path is None:
+        request.body = b"".join(pieces)
+    elif pieces:
+        await _spool(request, pieces)
+        source.hold(0)
 
 
 def failure(
@@ -8881,6 +8901,7 @@ READ_AHEAD_BYTES = 65_536  # asyncio's own high-water mark
 MAX_DISCARD_BYTES = 65_536  # of a body nobody wanted; more: the connection closes
 MAX_PIPELINED_REQUESTS = 16  # answered in one turn of the loop, then the others' turn
 MAX_CONNECTIONS = 10_000  # where descriptors allow it
+MAX_MEMORY_BODY_BYTES = 64 * 1024 * 1024  # of all bodies together, then files
 SPARE_DESCRIPTORS = 64  # for files and workers, of those that a process may have
 SMALL_BODY_BYTES = 65_536  # goes out in one write with its head
 SWEEP_SECONDS = 0.5
@@ -8934,6 +8955,7 @@ class ServerOptions(NamedTuple):
     max_extension_bytes: int = MAX_EXTENSION_BYTES
     max_trailer_bytes: int = MAX_TRAILER_BYTES
     max_body_bytes: int = MAX_BODY_BYTES
+    max_memory_body_bytes: int = MAX_MEMORY_BODY_BYTES
     access_log: bool = True
     access_log_format: str = ACCESS_LOG_FORMAT
     trusted_proxies: Tuple[str, ...] = ()
@@ -8968,11 +8990,14 @@ class ConnectionBody(BodySource):
 
     def __init__(self, connection: Connection, head: Head) -> None:
         self._connection = connection
+        self._server = connection.server
+        options = self._server.options
         self.content_length = head.content_length
-        self.max_body_bytes = connection.server.options.max_body_bytes
+        self.max_body_bytes = options.max_body_bytes
         self._expects_continue = head.expects_continue
+        self._held_bytes = 0
         self.ended = False
-        self.waited_seconds = 0.0  # for the client; not while nobody wanted more
+        self.patience_seconds = options.body_idle_seconds
 
     @property
     def asked_for(self) -> bool:
@@ -8988,6 +9013,33 @@ class ConnectionBody(BodySource):
             self._expects_continue = False
             self._connection.write(CONTINUE)
         return await self._connection.read_body(self)
+
+    def hold(self, size: int) -> bool:
+        """Count the body in memory; return whether there is room for all that are."""
+        server = self._server
+        server.held_bytes += size - self._held_bytes
+        self._held_bytes = size
+        return server.held_bytes <= server.options.max_memory_body_bytes
+
+    def earn(self, size: int) -> None:
+        """Have more patience, for bytes that have come.
+
+        SECURITY: never more than `body_idle_seconds`. A client that has sent much at
+        once could else stay for minutes with a byte now and then.
+        """
+        options = self._server.options
+        if options.min_bytes_per_second:
+            patience = self.patience_seconds + size / options.min_bytes_per_second
+            self.patience_seconds = min(options.body_idle_seconds, patience)
+
+    def spend(self, seconds: float) -> None:
+        """Have less patience: that long the client was waited for.
+
+        SECURITY: without the least rate, a byte now and then keeps a connection for
+        years (R-U-Dead-Yet).
+        """
+        if self._server.options.min_bytes_per_second:
+            self.patience_seconds -= seconds
 
 
 # Proxies ------------------------------------------------------------------------------
@@ -9308,6 +9360,7 @@ class Connection(asyncio.Protocol):
         self.disconnect = Disconnect()
         self._refusal = refusal  # the answer to whatever the client will say
         self._reader = server.make_reader()
+        self._chunks_before = 0  # of the reader's, when others last had their turn
         self._reading_paused = False
         self._writable: Optional[asyncio.Future[None]] = None  # set while it is not
         self._eof = False
@@ -9434,9 +9487,7 @@ class Connection(asyncio.Protocol):
             else:
                 self._reset()
         elif self._body_waiter is not None:
-            waiter, self._body_waiter = self._body_waiter, None
-            if not waiter.done():
-                waiter.set_exception(ProtocolError(408, "The body came too slowly."))
+            self._fail_body(ProtocolError(408, "The body came too slowly."))
         elif self._request is not None or self._lingering or not self._reader.buffered:
             self._close()
         else:
@@ -9574,8 +9625,11 @@ class Connection(asyncio.Protocol):
         """Return the next bytes of the body, waiting for them if need be."""
         self._reader.max_body_bytes = body.max_body_bytes
         while True:
+            if self._has_had_its_turn:
+                await self._let_others()
             event = self._reader.next_event()
             if isinstance(event, bytes):
+                body.earn(len(event))
                 return event
             if event is END:
                 body.ended = True
@@ -9585,28 +9639,35 @@ class Connection(asyncio.Protocol):
                 raise ClientDisconnected("the client left in the middle of its request")
             self._resume_reading()
             began = self.server.loop.time()
-            self.deadline = began + self._body_patience(body)
+            self.deadline = began + body.patience_seconds
             waiter = self._body_waiter = self.server.loop.create_future()
             await waiter
-            body.waited_seconds += self.server.loop.time() - began
+            self._chunks_before = self._reader.chunks
+            body.spend(self.server.loop.time() - began)
 
-    def _body_patience(self, body: ConnectionBody) -> float:
-        """Return how many seconds the next bytes of a body may take to come.
+    @property
+    def _has_had_its_turn(self) -> bool:
+        """Whether as many chunks as one event may have were read without a wait.
 
-        SECURITY: without the least rate, a byte now and then keeps a connection for
-        years (R-U-Dead-Yet).
+        SECURITY: all that reads a body looks here. Else the chunks that a client sends
+        at once, tens of thousands, are read while everybody else waits.
         """
-        options = self.server.options
-        if not options.min_bytes_per_second:
-            return options.body_idle_seconds
-        earned = body.received_bytes / options.min_bytes_per_second
-        return options.body_idle_seconds + min(0.0, earned - body.waited_seconds)
+        return self._reader.chunks - self._chunks_before >= MAX_JOINED_CHUNKS
+
+    async def _let_others(self) -> None:
+        await self.server.next_turn()
+        self._chunks_before = self._reader.chunks
 
     def _wake_body(self) -> None:
         waiter, self._body_waiter = self._body_waiter, None
         self.deadline = NEVER  # until whoever reads asks for more
         if waiter is not None and not waiter.done():
             waiter.set_result(None)
+
+    def _fail_body(self, error: ProtocolError) -> None:
+        waiter, self._body_waiter = self._body_waiter, None
+        if waiter is not None and not waiter.done():
+            waiter.set_exception(error)
 
     def _pause_reading(self) -> None:
         if not self._reading_paused:
@@ -9641,14 +9702,17 @@ class Connection(asyncio.Protocol):
             log.error("the answer to %r broke off", request, exc_info=error)
             self.transport.abort()
             keep_alive = False
+        finally:
+            if self._body is not None:
+                self._body.hold(0)
         self._log(request, status)
         request.close()
-        self._end_request(keep_alive)
+        has_ended = self._body is None or await self._discard_body()
+        self._end_request(keep_alive, has_ended)
 
-    def _end_request(self, keep_alive: bool) -> None:
+    def _end_request(self, keep_alive: bool, has_ended: bool) -> None:
         self._request = None
         self._started = 0.0
-        has_ended = self._discard_body()
         self._body = None
         if keep_alive and has_ended and not self.server.closing:
             self._answered = True
@@ -9662,7 +9726,7 @@ class Connection(asyncio.Protocol):
             # More requests may be on their way, for which TLS has no half-close.
             self._close_gently()
 
-    def _discard_body(self) -> bool:
+    async def _discard_body(self) -> bool:
         """Drop the rest of an unread body; return whether that reached its end."""
         body = self._body
         if body is None or body.ended:
@@ -9671,6 +9735,8 @@ class Connection(asyncio.Protocol):
             return False  # it may come or not: what follows can't be told apart
         size = 0
         while size <= MAX_DISCARD_BYTES:
+            if self._has_had_its_turn:
+                await self._let_others()
             try:
                 event = self._reader.next_event()
             except ProtocolError:
@@ -9748,7 +9814,7 @@ class Connection(asyncio.Protocol):
             and request.route.stream_body
             and not isinstance(body, (bytes, FileSlice))
         )
-        at_end = reads_on or self._discard_body()
+        at_end = reads_on or self._body is None or await self._discard_body()
         block = response.header_block(request.scheme == "https")
         if self.server.options.server_timing:
             block += timing_line(request)
@@ -10129,6 +10195,7 @@ class Server:
         self.proxies = TrustedProxies(proxies) if proxies else None
         self.max_connections = options.max_connections or connections_allowed()
         self.connections: Dict[Connection, None] = {}  # in the order they came
+        self.held_bytes = 0  # of memory, by all bodies
         self.is_full = False  # somebody waits for a connection's place
         self.closing = False
         self.loop: asyncio.AbstractEventLoop
@@ -10136,6 +10203,7 @@ class Server:
         self._listeners: List[Listener] = []
         self._sweeper: Optional[asyncio.TimerHandle] = None
         self._empty: Optional[asyncio.Future[None]] = None
+        self._turns: Deque[asyncio.Future[None]] = deque()  # who waits for one
         self._date_second = 0
         self._date_line = b""
 
@@ -10176,6 +10244,23 @@ class Server:
         """Return the connection that may end to make room for a new one, if any."""
         idle = [one for one in self.connections if one.is_kept_alive]
         return min(idle, key=lambda one: one.deadline, default=None)
+
+    async def next_turn(self) -> None:
+        """Wait for a turn of the loop in which no other reads on in a long body."""
+        waiter = self.loop.create_future()
+        self._turns.append(waiter)
+        if len(self._turns) == 1:
+            self.loop.call_soon(self._give_turn)
+        await waiter
+
+    def _give_turn(self) -> None:
+        while self._turns:
+            waiter = self._turns.popleft()
+            if not waiter.done():
+                waiter.set_result(None)
+                break
+        if self._turns:
+            self.loop.call_soon(self._give_turn)
 
     def resume(self) -> None:
         """Have those listeners accept again that wait for a connection's place."""
