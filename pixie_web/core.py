@@ -124,6 +124,8 @@ from collections import deque
 from contextvars import Context, copy_context
 from enum import Enum
 from functools import lru_cache, partial
+from heapq import nsmallest
+from operator import itemgetter
 from typing import (
     TYPE_CHECKING,
     Any,
@@ -8897,6 +8899,7 @@ SEND_IDLE_SECONDS = 60.0  # without progress in sending; nginx
 DRAIN_SECONDS = 30.0  # gunicorn
 MIN_BYTES_PER_SECOND = 240.0  # of a body or an answer under way; Kestrel
 LINGER_SECONDS = 2.0  # after a refusal, for the client to read it; nginx 5
+GRACE_SECONDS = 2.0  # in which no connection gives way, however slow it begins
 READ_AHEAD_BYTES = 65_536  # asyncio's own high-water mark
 MAX_DISCARD_BYTES = 65_536  # of a body nobody wanted; more: the connection closes
 MAX_PIPELINED_REQUESTS = 16  # answered in one turn of the loop, then the others' turn
@@ -8946,6 +8949,7 @@ class ServerOptions(NamedTuple):
     tls_handshake_seconds: float = TLS_HANDSHAKE_SECONDS
     drain_seconds: float = DRAIN_SECONDS
     max_connections: int = 0  # as many as descriptors allow
+    max_connections_per_client: int = 0  # no limit: a proxy looks like one client
     max_pipelined_requests: int = MAX_PIPELINED_REQUESTS
     max_request_line_bytes: int = MAX_REQUEST_LINE_BYTES
     max_header_line_bytes: int = MAX_HEADER_LINE_BYTES
@@ -9149,6 +9153,10 @@ class TrustedProxies:
         parsed = getattr(parsed, "ipv4_mapped", None) or parsed
         return any(parsed in network for network in self._networks)
 
+    def trusts(self, address: str) -> bool:
+        """Return whether an address, "" for a Unix socket, is one of the proxies."""
+        return self._trusts(address)
+
     def apply(self, request: Request) -> None:
         """Set client, scheme and host of a request that a trusted proxy has passed on.
 
@@ -9348,23 +9356,38 @@ class Heartbeat:
 
 
 class Connection(asyncio.Protocol):
-    """One client's connection, from its first byte to its last."""
+    """One client's connection, from its first byte to its last.
 
-    def __init__(self, server: Server, refusal: Optional[ProtocolError] = None) -> None:
+    Args:
+        server: what it shares with the others.
+        accepted: its socket, until it is connected to a transport.
+        network: the client that it counts for; "" if it counts for none.
+    """
+
+    def __init__(
+        self,
+        server: Server,
+        accepted: Optional[socket.socket] = None,
+        network: str = "",
+    ) -> None:
         # For the life of the connection.
         self.server = server
+        self.network = network
+        self.refusal: Optional[ProtocolError] = None  # to whatever the client will say
         self.transport: asyncio.Transport
         self.deadline = NEVER
         self.client = ("", 0)
         self.scheme = "http"
         self.disconnect = Disconnect()
-        self._refusal = refusal  # the answer to whatever the client will say
+        self._accepted = accepted
+        self._began = server.loop.time()
         self._reader = server.make_reader()
         self._chunks_before = 0  # of the reader's, when others last had their turn
         self._reading_paused = False
         self._writable: Optional[asyncio.Future[None]] = None  # set while it is not
         self._eof = False
         self._lingering = False
+        self.gives_way = False  # to a new one, as soon as it can
         self._answered = False  # at least once
         self._closed = False
         self._continuing = False  # more pipelined requests are read in the next turn
@@ -9390,12 +9413,14 @@ class Connection(asyncio.Protocol):
             self.client = (str(peer[0]), int(peer[1]))
         if transport.get_extra_info("ssl_object") is not None:
             self.scheme = "https"
+        self._accepted = None
+        self.server.arriving.pop(self, None)
         self.server.connections[self] = None
         self.deadline = self.server.loop.time() + self.server.options.head_seconds
         if self.server.closing:
             self.transport.abort()
-        elif self._refusal is not None:
-            self.refuse(self._refusal)
+        elif self.refusal is not None:
+            self.refuse(self.refusal)
 
     def data_received(self, data: bytes) -> None:
         """Take bytes: of a head, of a body that is pulled, or of what comes later."""
@@ -9457,11 +9482,53 @@ class Connection(asyncio.Protocol):
         """Whether a request is being answered."""
         return self._request is not None
 
-    @property
-    def is_kept_alive(self) -> bool:
-        """Whether it has been answered, and nothing of a next request has come."""
-        is_between = self._request is None and not self._started
-        return self._answered and is_between and not (self._continuing or self._ending)
+    def rank(self, now: float) -> Optional[Tuple[int, float]]:
+        """Return how soon this may end to make room for a new one; None: it may not.
+
+        Ahead of all is what has been idle for longest. Then comes a client for whose
+        head or body the server waits: the slowest, in bytes per second since it began.
+        """
+        if self.gives_way:
+            return None
+        if self._accepted is not None:
+            size, began = 0, self._began
+        elif self._ending or self._continuing:
+            return None
+        elif self._body is not None and self._body_waiter is not None:
+            size, began = self._body.received_bytes, self._started
+        elif self._request is not None:
+            return None
+        elif self._answered and not self._started:
+            return 0, self.deadline
+        else:
+            size, began = self._reader.buffered, self._started or self._began
+        seconds = now - began
+        return None if seconds <= GRACE_SECONDS else (1, size / seconds)
+
+    def give_way(self) -> None:
+        """End for a new connection: at once, and with a 408 where something has come.
+
+        It does not linger: the new one may need its descriptor.
+        """
+        if self.gives_way:
+            return
+        self.gives_way = True
+        self.server.leaving += 1
+        error = ProtocolError(408, "This came slowest, and the server is full.")
+        if self._accepted is not None:
+            try:
+                self._accepted.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                pass  # the client has left
+        elif self._body_waiter is not None:
+            self._fail_body(error)
+            # Or sooner: where its handler does not care.
+            seconds = self.server.options.linger_seconds
+            self.deadline = self.server.loop.time() + seconds
+        elif self._reader.buffered:
+            self._refuse_head(error)
+        else:
+            self._close()
 
     def drain(self) -> None:
         """End after the request at hand; at once, if there is none."""
@@ -9524,6 +9591,9 @@ class Connection(asyncio.Protocol):
             return  # closed twice, a TLS transport of asyncio can't be aborted
         self._closed = True
         self.transport.close()
+        if self.gives_way:
+            # In the next turn: by then what was written has been sent.
+            self.server.loop.call_soon(self.transport.abort)
         self._expect_progress()
         self._look_again()
 
@@ -9781,7 +9851,7 @@ class Connection(asyncio.Protocol):
         if self.transport.is_closing():
             return
         self._lingering = True
-        if self._eof:
+        if self._eof or self.gives_way:
             self._close()
             return
         self._resume_reading()
@@ -10031,9 +10101,10 @@ class Listener:
     """Accepts the connections of one socket, and starts TLS on those that ask for it.
 
     It looks at a TLS client's first byte without taking it: plain HTTP is answered in
-    plain HTTP, instead of by an alert that its client can't read. Where descriptors run
-    out it waits a second, and where there are too many connections until one has ended
-    or has nothing to do; what comes meanwhile queues in the kernel.
+    plain HTTP, instead of by an alert that its client can't read. Where there are too
+    many connections, or descriptors run out, one that is idle or slow gives way to each
+    new one; if there is none, it waits a second, or until one has ended or has nothing
+    to do. What comes meanwhile queues in the kernel.
     """
 
     def __init__(self, server: Server, listening: socket.socket, tls: Any) -> None:
@@ -10042,13 +10113,8 @@ class Listener:
         self._tls = tls
         self._loop = server.loop
         self._timer: Optional[asyncio.TimerHandle] = None  # set while it waits
-        self._peeking: Dict[socket.socket, asyncio.TimerHandle] = {}
+        self._peeking: Dict[socket.socket, Tuple[Connection, asyncio.TimerHandle]] = {}
         self._tasks: Set[asyncio.Task[None]] = set()
-
-    @property
-    def arriving(self) -> int:
-        """How many connections have been accepted and have no `Connection` yet."""
-        return len(self._peeking) + len(self._tasks)
 
     def open(self) -> None:
         """Begin to accept."""
@@ -10060,7 +10126,7 @@ class Listener:
         self._pause()
         self._socket.close()
         for one in list(self._peeking):
-            self._forget(one).close()
+            self._drop(one)
 
     def resume(self) -> None:
         """A connection has ended, or has nothing to do: there may be room again."""
@@ -10083,40 +10149,60 @@ class Listener:
         self._timer = self._loop.call_later(ACCEPT_PAUSE_SECONDS, self._watch)
 
     def _accept(self) -> None:
+        yielding: Optional[List[Connection]] = None
         for _ in range(MAX_ACCEPTED):
-            has_room = self._server.has_room()
-            idle = None if has_room else self._server.longest_idle()
-            if not has_room and idle is None:
-                self._server.is_full = True
-                self._wait()
-                return
+            if self._server.room() <= 0:
+                if yielding is None:
+                    yielding = self._server.yielding(MAX_ACCEPTED)
+                # Who gives way needs a moment: so many may be beyond the limit.
+                if not yielding or self._server.leaving >= MAX_ACCEPTED:
+                    self._server.is_full = True
+                    self._wait()
+                    return
             try:
-                one, _ = self._socket.accept()
+                one, address = self._socket.accept()
             except (BlockingIOError, ConnectionAbortedError):
                 return
             except OSError as error:  # EMFILE, ENFILE, ENOBUFS, ENOMEM
-                log.error("can't accept connections for a while: %s", error.strerror)
-                self._wait()
+                self._make_room(error)
                 return
-            one.setblocking(False)
-            if idle is not None:
-                idle.drain()
-            if self._tls is None:
-                self._start(one, Connection(self._server))
-            else:
-                seconds = self._server.options.head_seconds
-                timer = self._loop.call_later(seconds, self._drop, one)
-                self._peeking[one] = timer
-                self._loop.add_reader(one.fileno(), self._look, one)
+            self._begin(one, address)
+            while yielding and self._server.room() < 0:
+                yielding.pop(0).give_way()
 
-    def _forget(self, one: socket.socket) -> socket.socket:
-        self._peeking.pop(one).cancel()
+    def _make_room(self, error: OSError) -> None:
+        """Pause; and, for want of a descriptor, have a connection give way."""
+        yielding = self._server.yielding(1)
+        if yielding:
+            yielding[0].give_way()
+        else:
+            log.error("can't accept connections for a while: %s", error.strerror)
+        self._wait()
+
+    def _begin(self, one: socket.socket, address: Any) -> None:
+        one.setblocking(False)
+        network = self._server.network_of(address)
+        connection = Connection(self._server, one, network)
+        if not self._server.admit(connection):
+            one.close()
+        elif self._tls is None:
+            self._start(one, connection)
+        else:
+            seconds = self._server.options.head_seconds
+            timer = self._loop.call_later(seconds, self._drop, one)
+            self._peeking[one] = connection, timer
+            self._loop.add_reader(one.fileno(), self._look, one)
+
+    def _forget(self, one: socket.socket) -> Connection:
+        connection, timer = self._peeking.pop(one)
+        timer.cancel()
         self._loop.remove_reader(one.fileno())
-        return one
+        return connection
 
     def _drop(self, one: socket.socket) -> None:
-        self._forget(one).close()
-        self._server.resume()
+        connection = self._forget(one)
+        one.close()
+        self._server.forget(connection)
 
     def _look(self, one: socket.socket) -> None:
         try:
@@ -10128,23 +10214,20 @@ class Listener:
         if not first:
             self._drop(one)
             return
-        self._forget(one)
+        connection = self._forget(one)
         if first == b"\x16":  # RFC 8446 section 5.1: a handshake record
-            self._start(one, Connection(self._server), self._tls)
+            self._start(one, connection, self._tls)
         else:
-            error = ProtocolError(400, "This port speaks HTTPS: use https://.")
-            self._start(one, Connection(self._server, error))
+            text = "This port speaks HTTPS: use https://."
+            connection.refusal = ProtocolError(400, text)
+            self._start(one, connection)
 
     def _start(
         self, one: socket.socket, connection: Connection, tls: Any = None
     ) -> None:
         task = self._loop.create_task(self._connect(one, connection, tls))
         self._tasks.add(task)
-        task.add_done_callback(self._connected)
-
-    def _connected(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        self._server.resume()
+        task.add_done_callback(self._tasks.discard)
 
     async def _connect(
         self, one: socket.socket, connection: Connection, tls: Any
@@ -10157,6 +10240,9 @@ class Listener:
             await self._loop.connect_accepted_socket(lambda: connection, one, **options)
         except (OSError, asyncio.TimeoutError):
             one.close()  # a handshake that fails is the client's affair
+        finally:
+            if connection in self._server.arriving:
+                self._server.forget(connection)
 
 
 def connections_allowed() -> int:
@@ -10194,7 +10280,10 @@ class Server:
         proxies = options.trusted_proxies
         self.proxies = TrustedProxies(proxies) if proxies else None
         self.max_connections = options.max_connections or connections_allowed()
+        self.arriving: Dict[Connection, None] = {}  # accepted, and not yet connected
         self.connections: Dict[Connection, None] = {}  # in the order they came
+        self.clients: Dict[str, Dict[Connection, None]] = {}  # by network, if limited
+        self.leaving = 0  # connections that give way, and are not gone yet
         self.held_bytes = 0  # of memory, by all bodies
         self.is_full = False  # somebody waits for a connection's place
         self.closing = False
@@ -10235,15 +10324,58 @@ class Server:
         if self._sweeper is not None:
             self._sweeper.cancel()
 
-    def has_room(self) -> bool:
-        """Return whether one more connection may be accepted."""
-        arriving = sum(listener.arriving for listener in self._listeners)
-        return len(self.connections) + arriving < self.max_connections
+    def room(self) -> int:
+        """Return how many more connections there may be."""
+        staying = len(self.connections) + len(self.arriving) - self.leaving
+        return self.max_connections - staying
 
-    def longest_idle(self) -> Optional[Connection]:
-        """Return the connection that may end to make room for a new one, if any."""
-        idle = [one for one in self.connections if one.is_kept_alive]
-        return min(idle, key=lambda one: one.deadline, default=None)
+    def yielding(self, count: int, network: str = "") -> List[Connection]:
+        """Return up to `count` connections that may end for new ones, in that order.
+
+        Args:
+            network: of which client; "": of all.
+        """
+        now = self.loop.time()
+        candidates = self.clients[network] if network else self.connections
+        arriving = {} if network else self.arriving
+        ranks = ((one.rank(now), one) for one in (*candidates, *arriving))
+        ranked = [(rank, one) for rank, one in ranks if rank is not None]
+        return [one for _, one in nsmallest(count, ranked, key=itemgetter(0))]
+
+    def network_of(self, address: Any) -> str:
+        """Return what counts as one client: an IPv4 address, the /64 of an IPv6 one.
+
+        "" is for what is not counted: Unix sockets, trusted proxies, all without limit.
+        """
+        is_limited = self.options.max_connections_per_client > 0
+        if not is_limited or not isinstance(address, tuple):
+            return ""
+        host: str = address[0]
+        if self.proxies is not None and self.proxies.trusts(host):
+            return ""
+        if ":" not in host:
+            return host
+        packed = socket.inet_pton(socket.AF_INET6, host.partition("%")[0])
+        if packed.startswith(bytes(10) + b"\xff\xff"):  # RFC 4291 section 2.5.5.2
+            return socket.inet_ntoa(packed[12:])
+        return packed[:8].hex()
+
+    def admit(self, connection: Connection) -> bool:
+        """Count a new connection, unless its client has too many; return whether.
+
+        One of that client's own gives way to it, if there is one that may.
+        """
+        network = connection.network
+        if network:
+            own = self.clients.setdefault(network, {})
+            if len(own) >= self.options.max_connections_per_client:
+                yielding = self.yielding(1, network)
+                if not yielding:
+                    return False
+                yielding[0].give_way()
+            own[connection] = None
+        self.arriving[connection] = None
+        return True
 
     async def next_turn(self) -> None:
         """Wait for a turn of the loop in which no other reads on in a long body."""
@@ -10282,7 +10414,13 @@ class Server:
 
     def forget(self, connection: Connection) -> None:
         """Note that a connection has ended."""
+        self.arriving.pop(connection, None)
         self.connections.pop(connection, None)
+        self.leaving -= connection.gives_way
+        own = self.clients.get(connection.network, {})
+        own.pop(connection, None)
+        if connection.network and not own:
+            self.clients.pop(connection.network, None)
         if not self.connections and self._empty is not None and not self._empty.done():
             self._empty.set_result(None)
         self.resume()

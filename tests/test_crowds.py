@@ -6,18 +6,23 @@ bench/attacks.py measures the same; here stands what holds however fast the mach
 from __future__ import annotations
 
 import asyncio
+import os
+import select
 import socket
+import ssl
 import tracemalloc
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Awaitable, Callable, Iterator, List
 
 import pytest
-from support import LOOPS, drip, read_until, serve, wait_for
+from support import LOOPS, Server, drip, read_all, read_until, serve, wait_for
 
 from pixie_web import HTTPError
 from pixie_web.core import (
     MAX_JOINED_CHUNKS,
     MAX_MEMORY_BODY_BYTES,
+    NEVER,
     SPOOL_BODY_BYTES,
     BodySource,
     Connection,
@@ -29,10 +34,15 @@ from pixie_web.core import (
 )
 from pixie_web.core import Server as CoreServer
 
+CERTIFICATE = Path(__file__).parent / "programs" / "localhost.pem"
 CHUNKED = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
+GET = b"GET /text HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+KEPT = GET.replace(b"close", b"keep-alive")
 PROGRAM = r"""
 import asyncio, os, re
 import pixie_web.core
+pixie_web.core.GRACE_SECONDS = 0.5  # long enough for what behaves, on a busy machine
+pixie_web.core.ACCEPT_PAUSE_SECONDS = 0.05
 from pixie_web import route, run
 
 @route("/text", "sync")
@@ -84,6 +94,18 @@ run()
 
 def head(target: str, *lines: str) -> bytes:
     return "\r\n".join([f"POST {target} HTTP/1.1", "Host: x", *lines, "", ""]).encode()
+
+
+def directory_of(server: Server) -> Path:
+    return Path(os.readlink(f"/proc/{server.pid}/cwd"))
+
+
+def ask(server: Server, data: bytes, address: str = "127.0.0.1") -> bytes:
+    """Send a request from an address, and return all that comes until the end."""
+    where = ("127.0.0.1", server.port)
+    with socket.create_connection(where, 30, (address, 0)) as one:
+        one.sendall(data)
+        return read_all(one)
 
 
 # A connection without a process -------------------------------------------------------
@@ -391,3 +413,229 @@ def test_patience_is_earned_by_bytes_and_spent_by_waiting() -> None:
         await crowd.leave()
 
     asyncio.run(watch())
+
+
+# Places -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_the_slowest_body_gives_way_to_a_new_connection(loop: str) -> None:
+    with serve(PROGRAM, loop=loop, max_connections=3) as server, ExitStack() as stack:
+        fast, slow, busy = (stack.enter_context(server.connect()) for _ in range(3))
+        cwd = directory_of(server)
+        for one, name, size in ((slow, "slow", 10), (fast, "fast", 50_000)):
+            one.sendall(head(f"/told/{name}", "Content-Length: 60000") + b"x" * size)
+            wait_for((cwd / f"{name}-{size}").exists, "it has come")
+        busy.sendall(KEPT.replace(b"/text", b"/wait/go"))
+        wait_for((cwd / "in-go").exists, "its handler runs")
+        assert server.get("/text").text == "text"
+        answer = read_all(slow)
+        assert answer.startswith(b"HTTP/1.1 408 ")
+        assert b"the server is full" in answer
+        fast.sendall(b"x" * 10_000)
+        assert read_until(fast, b"60000").startswith(b"HTTP/1.1 200 ")
+        (cwd / "go").touch()
+        assert read_until(busy, b"done").startswith(b"HTTP/1.1 200 ")
+        server.wait_for_log('"POST /told/slow HTTP/1.1" 408 ')
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+@pytest.mark.parametrize("sent", [b"", b"\r\n", b"GET / HT", KEPT + b"GET"])
+def test_a_head_that_does_not_come_gives_way(loop: str, sent: bytes) -> None:
+    settings = {"loop": loop, "max_connections": 1}
+    with serve(PROGRAM, **settings) as server, server.connect() as slow:
+        slow.sendall(sent)
+        if sent.startswith(KEPT):
+            assert b"text" in read_until(slow, b"text")
+        assert server.get("/text").text == "text"
+        answer = read_all(slow)
+        assert answer[:13] == (b"HTTP/1.1 408 " if b"GET" in sent else b"")
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_idle_connections_give_way_before_slow_bodies(loop: str) -> None:
+    settings = {"loop": loop, "max_connections": 2}
+    with serve(PROGRAM, **settings) as server, ExitStack() as stack:
+        slow, idle = (stack.enter_context(server.connect()) for _ in range(2))
+        slow.sendall(head("/told/slow", "Content-Length: 2") + b"x")
+        wait_for((directory_of(server) / "slow-1").exists, "it has come")
+        idle.sendall(KEPT)
+        read_until(idle, b"text")
+        assert server.get("/text").text == "text"
+        assert read_all(idle) == b""
+        slow.sendall(b"x")
+        assert read_until(slow, b"\r\n\r\n2").startswith(b"HTTP/1.1 200 ")
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_a_handler_that_does_not_care_gives_way_too(loop: str) -> None:
+    settings = {"loop": loop, "max_connections": 1, "linger_seconds": 0.1}
+    settings["drain_seconds"] = 0
+    with serve(PROGRAM, **settings) as server, server.connect() as slow:
+        slow.sendall(head("/deaf/came", "Content-Length: 9") + b"x")
+        wait_for((directory_of(server) / "came").exists, "it has come")
+        assert server.get("/text").text == "text"
+        assert read_all(slow) == b""
+
+
+@contextmanager
+def over_tls(server: Server) -> Iterator[ssl.SSLSocket]:
+    trust = ssl.create_default_context(cafile=str(CERTIFICATE))
+    plain = socket.create_connection(("127.0.0.1", server.port), 30)
+    with trust.wrap_socket(plain, server_hostname="localhost") as one:
+        yield one
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_a_handshake_that_does_not_come_gives_way(loop: str) -> None:
+    settings = {"loop": loop, "certfile": CERTIFICATE, "max_connections": 2}
+    with serve(PROGRAM, **settings) as server, ExitStack() as stack:
+        silent, begun = (stack.enter_context(server.connect()) for _ in range(2))
+        begun.sendall(b"\x16\x03\x01")
+        for _ in range(3):
+            with over_tls(server) as one:
+                one.sendall(GET)
+                assert read_all(one).endswith(b"text")
+        assert (read_all(silent), read_all(begun)) == (b"", b"")
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_a_slow_body_over_tls_gives_way_at_once(loop: str) -> None:
+    settings = {"loop": loop, "certfile": CERTIFICATE, "max_connections": 1}
+    settings["linger_seconds"] = 3600
+    with serve(PROGRAM, **settings) as server, over_tls(server) as slow:
+        slow.sendall(head("/told/slow", "Content-Length: 2") + b"x")
+        wait_for((directory_of(server) / "slow-1").exists, "it has come")
+        with over_tls(server) as one:
+            one.sendall(GET)
+            assert read_all(one).endswith(b"text")
+        assert read_all(slow).startswith(b"HTTP/1.1 408 ")
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_slow_bodies_of_one_address_keep_nobody_out(loop: str) -> None:
+    with serve(PROGRAM, loop=loop, max_connections=40) as server, ExitStack() as stack:
+        crowd = [stack.enter_context(server.connect()) for _ in range(80)]
+        for one in crowd:
+            one.sendall(head("/body", "Content-Length: 9") + b"x")
+        for _ in range(5):
+            assert ask(server, GET, "127.0.0.2").endswith(b"text")
+            body = head("/body", "Content-Length: 5", "Connection: close") + b"hello"
+            assert ask(server, body, "127.0.0.2").endswith(b"[false,5]")
+        answers = [one for one in crowd if select.select([one], [], [], 0)[0]]
+        assert len(answers) >= 40  # there was no room for all, and then for others
+        assert read_all(answers[0]).startswith(b"HTTP/1.1 408 ")
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_for_want_of_descriptors_the_slowest_gives_way(loop: str) -> None:
+    limit = "import resource\nresource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))\n"
+    settings = {"loop": loop, "max_connections": 1000}
+    with serve(limit + PROGRAM, **settings) as server, ExitStack() as stack:
+        for _ in range(60):
+            one = stack.enter_context(server.connect())
+            one.sendall(head("/body", "Content-Length: 9") + b"x")
+        for _ in range(5):
+            assert ask(server, GET, "127.0.0.2").endswith(b"text")
+    assert "Traceback" not in server.log
+
+
+def test_ranks() -> None:
+    async def watch() -> None:
+        crowd = Crowd(read_it_whole, body_idle_seconds=1000)
+        one = await crowd.enter()
+        now = one._began
+        assert one.rank(now + 1.9) is None  # GRACE_SECONDS
+        assert one.rank(now + 4) == (1, 0)
+        one.data_received(CHUNKED[:10])
+        assert one.rank(one._started + 4) == (1, 2.5)
+        one.data_received(CHUNKED[10:] + b"8\r\n01234567\r\n")
+        started = one._started
+        assert one.rank(started + 1.9) is None
+        await turns(lambda: one.rank(started + 4) == (1, 2))
+        one.data_received(b"0\r\n\r\n")
+        await turns(lambda: not one.is_busy)
+        assert one.rank(now) == (0, one.deadline)
+        assert one.deadline < NEVER
+        one.give_way()
+        assert one.rank(now + 1000) is None
+        await turns(lambda: not crowd.server.connections)
+        assert crowd.server.leaving == 0
+        await crowd.leave()
+
+    asyncio.run(watch())
+
+
+# Clients ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "address, network",
+    [
+        (("192.0.2.1", 1), "192.0.2.1"),
+        (("::ffff:192.0.2.1", 1, 0, 0), "192.0.2.1"),
+        (("2001:db8:0:1::2", 1, 0, 0), "20010db800000001"),
+        (("2001:db8:0:1:ffff::3", 1, 0, 0), "20010db800000001"),
+        (("2001:db8:0:2::2", 1, 0, 0), "20010db800000002"),
+        (("fe80::1%lo", 1, 0, 1), "fe80000000000000"),
+        (("10.0.0.9", 1), ""),
+        (("::ffff:10.0.0.9", 1, 0, 0), ""),
+        ("", ""),
+        ("/run/socket", ""),
+        (b"\0abstract", ""),
+    ],
+)
+def test_who_counts_as_one_client(address: Any, network: str) -> None:
+    limited = ServerOptions(max_connections_per_client=1, trusted_proxies=("10.0.0.9",))
+    assert CoreServer(refuse, limited).network_of(address) == network
+    assert CoreServer(refuse, ServerOptions()).network_of(address) == ""
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_a_client_has_so_many_connections_and_others_theirs(loop: str) -> None:
+    with serve(PROGRAM, loop=loop, max_connections_per_client=2) as server:
+        cwd = directory_of(server)
+        with server.connect() as first, server.connect() as second:
+            for one, name in ((first, "go-1"), (second, "go-2")):
+                one.sendall(KEPT.replace(b"/text", b"/wait/" + name.encode()))
+                wait_for((cwd / f"in-{name}").exists, "its handler runs")
+            assert ask(server, GET) == b""  # closed without an answer
+            assert ask(server, GET, "127.0.0.2").endswith(b"text")
+            for one, name in ((first, "go-1"), (second, "go-2")):
+                (cwd / name).touch()
+                read_until(one, b"done")
+            # Now they are idle, and the idlest gives way to one of the same client.
+            assert ask(server, GET).endswith(b"text")
+            assert read_all(first) == b""
+            second.sendall(KEPT)
+            read_until(second, b"text")
+        for _ in range(20):  # places are given back
+            assert ask(server, GET).endswith(b"text")
+
+
+def test_trusted_proxies_are_not_counted() -> None:
+    limits = {"max_connections_per_client": 1, "trusted_proxies": "127.0.0.1"}
+    with serve(PROGRAM, **limits) as server, ExitStack() as stack:
+        ones = [stack.enter_context(server.connect()) for _ in range(5)]
+        for one in ones:
+            one.sendall(KEPT)
+            read_until(one, b"text")
+        assert ask(server, GET).endswith(b"text")
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_who_has_too_many_takes_no_place_of_others(loop: str) -> None:
+    limits = {"max_connections": 2, "max_connections_per_client": 1}
+    with serve(PROGRAM, loop=loop, **limits) as server, server.connect() as busy:
+        where = ("127.0.0.1", server.port)
+        busy.sendall(KEPT.replace(b"/text", b"/wait/go"))
+        wait_for((directory_of(server) / "in-go").exists, "its handler runs")
+        with socket.create_connection(where, 30, ("127.0.0.2", 0)) as idle:
+            idle.sendall(KEPT)
+            read_until(idle, b"text")
+            for _ in range(3):
+                assert ask(server, GET) == b""
+            idle.sendall(KEPT)
+            read_until(idle, b"text")
+        (directory_of(server) / "go").touch()
+        read_until(busy, b"done")
