@@ -124,6 +124,8 @@ from collections import Counter, deque
 from contextvars import Context, copy_context
 from enum import Enum
 from functools import lru_cache, partial
+from heapq import nsmallest
+from operator import itemgetter
 from typing import (
     TYPE_CHECKING,
     Any,
@@ -1066,6 +1068,10 @@ MAX_EMPTY_LINES = 16  # before a request line; RFC 9112 section 2.2 asks for one
 MAX_CHUNK_LINE_BYTES = 4096  # Go
 MAX_EXTENSION_BYTES = 16_384  # per body, beyond its own size; Go since CVE-2023-39326
 MAX_TRAILER_BYTES = 8190  # all trailer lines together
+MAX_SMALL_CHUNKS = 65_536  # of a body, beyond one for each MIN_CHUNK_BYTES of it
+MIN_CHUNK_BYTES = 16  # that chunks have on average, beyond MAX_SMALL_CHUNKS
+MAX_JOINED_CHUNKS = 256  # that make one event; some 0.2 ms
+MAX_JOINED_BYTES = 65_536  # of the buffer, for one event of several chunks
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 LAST_CHUNK = b"0\r\n\r\n"
@@ -1091,11 +1097,13 @@ _REG_NAME = r"(?:[\w.~!$&()*+;=-]|%[0-9A-Fa-f]{2})+"
 _HOST = expression(rf"(?a)(?:\[([0-9A-Fa-f:.]+)\]|{_REG_NAME})(?::([0-9]{{0,5}}))?")
 # SECURITY: 20 digits wrap round elsewhere; thousands make int() slow (CVE-2020-10735).
 _CONTENT_LENGTH = expression("[0-9]{1,19}")
-_CHUNK_LINE = expression(  # RFC 9112 section 7.1.1
+_CHUNK = (  # RFC 9112 section 7.1.1
     rb"([0-9A-Fa-f]{1,16})((?:[\t ]*;[\t ]*[%b]+(?:[\t ]*=[\t ]*(?:[%b]+|"
     rb'"(?:[\t !#-\[\]-~\x80-\xff]|\\[\t -~\x80-\xff])*"))?)*)'
     % (TOKEN_BYTES, TOKEN_BYTES)
 )
+_CHUNK_LINE = expression(_CHUNK)
+_CHUNK_START = expression(_CHUNK + rb"\r\n")
 
 
 class Head:
@@ -1280,10 +1288,12 @@ class RequestReader:
     at the end of input between two requests; inside one that is a ProtocolError. An
     error is final: each further call raises it again.
 
-    A companion may read chunks in another way: its class has `_read_chunk_line` anew.
+    Chunks that have come whole are one event, of MAX_JOINED_CHUNKS at most. A companion
+    may read them in another way: its class has `_take_chunks` anew.
 
     `max_body_bytes` may be set after each Head, which resets it to None: a chunked body
     that grows beyond it, by the size that a chunk announces, is a ProtocolError 413.
+    `chunks` counts those of all bodies: who reads them can tell what they have cost.
     """
 
     def __init__(
@@ -1314,6 +1324,7 @@ class RequestReader:
         self._step: Callable[[RequestReader], WireEvent] = RequestReader._read_head
         self._eof = False
         self._error: Optional[Tuple[int, str]] = None
+        self.chunks = 0
         # For one request.
         self._keep_alive = True
         self._after_data = RequestReader._end_message  # the next step
@@ -1321,6 +1332,7 @@ class RequestReader:
         self._remaining = 0  # bytes of the body, or of the chunk, still to come
         self._body_bytes = 0
         self._extension_bytes = 0
+        self._body_chunks = 0
         self.max_body_bytes: Optional[int] = None
         # For one head, trailer section or chunk line; offsets count from _position.
         self._line_start = 0
@@ -1401,6 +1413,7 @@ class RequestReader:
         self._move_to(end)
         self.max_body_bytes = None
         self._empty_lines = self._body_bytes = self._extension_bytes = 0
+        self._body_chunks = 0
         self._keep_alive = head.keep_alive
         self._remaining = head.content_length or 0
         self._step = RequestReader._read_body
@@ -1424,6 +1437,10 @@ class RequestReader:
         return data
 
     def _read_chunk_line(self) -> WireEvent:
+        """Return whole chunks as one; else read the line of the next one alone."""
+        content = b"" if self._searched else self._take_chunks()
+        if content:
+            return content
         line = self._next_line(self._chunk_line, len(self._buffer))
         if line is None:
             return NEED_DATA
@@ -1438,11 +1455,64 @@ class RequestReader:
         self._body_bytes += self._remaining
         if self.max_body_bytes is not None and self._body_bytes > self.max_body_bytes:
             raise ProtocolError(413, "The body is larger than this resource takes.")
+        self.chunks += 1
+        self._body_chunks += self._remaining > 0
+        most_chunks = MAX_SMALL_CHUNKS + self._body_bytes // MIN_CHUNK_BYTES
+        if self._body_chunks > most_chunks:
+            raise ProtocolError(400, "The body has too many small chunks: join them.")
         self._move_to(self._position + self._line_start)
         self._step = RequestReader._read_body
         if not self._remaining:
             self._step = RequestReader._read_trailers
         return self._step(self)
+
+    def _take_chunks(self) -> bytes:
+        """Return the content of the whole chunks that wait, MAX_JOINED_CHUNKS at most.
+
+        SECURITY: each as an event of its own costs 6 us and an object; in chunks of a
+        byte, that is a second for each 200 kB that a client sends.
+
+        It ends, or returns b"", at what is to be refused or has not come whole.
+        """
+        buffer, position = self._buffer, self._position
+        stop = min(len(buffer), position + MAX_JOINED_BYTES)
+        match, most_extra_bytes = _CHUNK_START.match, self._max_extension_bytes
+        most_bytes = sys.maxsize if self.max_body_bytes is None else self.max_body_bytes
+        most_chunks = MAX_SMALL_CHUNKS - self._body_chunks
+        body_bytes, extension_bytes = self._body_bytes, self._extension_bytes
+        pieces: List[bytes] = []
+        for count in range(MAX_JOINED_CHUNKS):
+            found = match(buffer, position, stop)
+            if found is None:
+                break
+            digits, extension = found.groups()
+            start = found.end()
+            end = start + int(digits, 16)
+            if end == start or end > stop or buffer[end : end + 2] != b"\r\n":
+                break
+            extra_bytes = extension_bytes + len(extension)
+            size = body_bytes + end - start
+            if (
+                start - 2 - position > self._chunk_line[1]
+                or extra_bytes > most_extra_bytes + body_bytes
+                or size > most_bytes
+                or count >= most_chunks + size // MIN_CHUNK_BYTES
+            ):
+                break
+            pieces.append(buffer[start:end])
+            body_bytes, extension_bytes, position = size, extra_bytes, end + 2
+        self._extension_bytes = extension_bytes
+        return self._count_chunks(pieces, position)
+
+    def _count_chunks(self, pieces: List[bytes], position: int) -> bytes:
+        """Note that chunks have been taken, and the buffer up to `position`."""
+        content = b"".join(pieces)
+        if content:
+            self.chunks += len(pieces)
+            self._body_chunks += len(pieces)
+            self._body_bytes += len(content)
+            self._move_to(position)
+        return content
 
     def _read_chunk_end(self) -> WireEvent:
         ending = self._buffer[self._position : self._position + 2]
@@ -2355,6 +2425,13 @@ class BodySource:
             ProtocolError: what came is no body (400) or came too slowly (408).
         """
         raise NotImplementedError
+
+    def hold(self, size: int) -> bool:
+        """Say how many bytes of memory the body takes now; return whether it may.
+
+        Whoever is told that it may not puts the body into a file, and says 0.
+        """
+        return True
 
     def check(self, size: int) -> None:
         """Raise HTTPError 413 if `size` bytes are more than may come."""
@@ -8098,6 +8175,8 @@ class Placements:
 Trigger = TypeVar("Trigger", bound=Callable[..., Any])
 Paths = Union[str, Iterable[str]]
 Where = Union[RouteType, str, None]
+PIECE_BYTES = 4096  # of a body in memory: smaller pieces are joined
+PIECE_COST_BYTES = 64  # of memory, for each: an object, its place in a list, rounding
 
 
 class Declare(Protocol):
@@ -8208,35 +8287,46 @@ async def _call_all(functions: Iterable[Callable[[], Any]]) -> None:
             await result
 
 
-async def _spool(request: Request, chunks: List[bytes]) -> None:
+async def _spool(request: Request, pieces: List[bytes]) -> None:
     try:
-        await off_the_loop(request.spool, chunks)
+        await off_the_loop(request.spool, pieces)
     except OSError as error:
         log.error("there is no room for the body of %r: %s", request, error.strerror)
         raise HTTPError(507, "There is no room for the body at the moment.") from None
 
 
 async def read_body(request: Request) -> None:
-    """Pull a request's body: into memory, a large one into a file.
+    """Pull a request's body: into memory, or into a file.
+
+    A file gets what is larger than SPOOL_BODY_BYTES; and from its first byte that for
+    which there is no room in the memory of all bodies.
 
     Raises:
         HTTPError: 413 when it is over the limit, 507 when the disk is full.
     """
     source = cast(BodySource, request.source)
-    chunks: List[bytes] = []
+    pieces: List[bytes] = []
     size = 0
     while True:
         chunk = await source.pull()
-        chunks.append(chunk)
-        size += len(chunk)
-        if not chunk and request.body_file is None:
-            request.body = b"".join(chunks)
-            return
-        if size > SPOOL_BODY_BYTES or not chunk:
-            await _spool(request, chunks)
-            chunks, size = [], 0
         if not chunk:
-            return
+            break
+        size += len(chunk)
+        # SECURITY: small ones are joined as they come. Kept as they are, pieces of two
+        # bytes take 17 times what they hold.
+        if pieces and len(chunk) < PIECE_BYTES > len(pieces[-1]):
+            chunk = pieces.pop() + chunk
+        pieces.append(chunk)
+        fits = source.hold(size + PIECE_COST_BYTES * len(pieces))
+        if size > SPOOL_BODY_BYTES or not fits:
+            await _spool(request, pieces)
+            pieces, size = [], 0
+            source.hold(0)
+    if request.body_file is None:
+        request.body = b"".join(pieces)
+    elif pieces:
+        await _spool(request, pieces)
+        source.hold(0)
 
 
 def failure(
@@ -9211,10 +9301,12 @@ SEND_IDLE_SECONDS = 60.0  # without progress in sending; nginx
 DRAIN_SECONDS = 30.0  # gunicorn
 MIN_BYTES_PER_SECOND = 240.0  # of a body or an answer under way; Kestrel
 LINGER_SECONDS = 2.0  # after a refusal, for the client to read it; nginx 5
+GRACE_SECONDS = 2.0  # in which no connection gives way, however slow it begins
 READ_AHEAD_BYTES = 65_536  # asyncio's own high-water mark
 MAX_DISCARD_BYTES = 65_536  # of a body nobody wanted; more: the connection closes
 MAX_PIPELINED_REQUESTS = 16  # answered in one turn of the loop, then the others' turn
 MAX_CONNECTIONS = 10_000  # where descriptors allow it
+MAX_MEMORY_BODY_BYTES = 64 * 1024 * 1024  # of all bodies together, then files
 SPARE_DESCRIPTORS = 64  # for files and workers, of those that a process may have
 SMALL_BODY_BYTES = 65_536  # goes out in one write with its head
 SWEEP_SECONDS = 0.5
@@ -9259,6 +9351,7 @@ class ServerOptions(NamedTuple):
     tls_handshake_seconds: float = TLS_HANDSHAKE_SECONDS
     drain_seconds: float = DRAIN_SECONDS
     max_connections: int = 0  # as many as descriptors allow
+    max_connections_per_client: int = 0  # no limit: a proxy looks like one client
     max_pipelined_requests: int = MAX_PIPELINED_REQUESTS
     max_request_line_bytes: int = MAX_REQUEST_LINE_BYTES
     max_header_line_bytes: int = MAX_HEADER_LINE_BYTES
@@ -9268,6 +9361,7 @@ class ServerOptions(NamedTuple):
     max_extension_bytes: int = MAX_EXTENSION_BYTES
     max_trailer_bytes: int = MAX_TRAILER_BYTES
     max_body_bytes: int = MAX_BODY_BYTES
+    max_memory_body_bytes: int = MAX_MEMORY_BODY_BYTES
     access_log: bool = True
     access_log_format: str = ACCESS_LOG_FORMAT
     trusted_proxies: Tuple[str, ...] = ()
@@ -9303,12 +9397,15 @@ class ConnectionBody(BodySource):
 
     def __init__(self, connection: Connection, head: Head) -> None:
         self._connection = connection
+        self._server = connection.server
+        options = self._server.options
         self.content_length = head.content_length
-        self.max_body_bytes = connection.server.options.max_body_bytes
+        self.max_body_bytes = options.max_body_bytes
         self._expects_continue = head.expects_continue
+        self._held_bytes = 0
         self.ended = False
         self.was_dropped = False  # in part, since the answer had begun
-        self.waited_seconds = 0.0  # for the client; not while nobody wanted more
+        self.patience_seconds = options.body_idle_seconds
 
     @property
     def asked_for(self) -> bool:
@@ -9326,6 +9423,33 @@ class ConnectionBody(BodySource):
             self._expects_continue = False
             self._connection.write(CONTINUE)
         return await self._connection.read_body(self)
+
+    def hold(self, size: int) -> bool:
+        """Count the body in memory; return whether there is room for all that are."""
+        server = self._server
+        server.held_bytes += size - self._held_bytes
+        self._held_bytes = size
+        return server.held_bytes <= server.options.max_memory_body_bytes
+
+    def earn(self, size: int) -> None:
+        """Have more patience, for bytes that have come.
+
+        SECURITY: never more than `body_idle_seconds`. A client that has sent much at
+        once could else stay for minutes with a byte now and then.
+        """
+        options = self._server.options
+        if options.min_bytes_per_second:
+            patience = self.patience_seconds + size / options.min_bytes_per_second
+            self.patience_seconds = min(options.body_idle_seconds, patience)
+
+    def spend(self, seconds: float) -> None:
+        """Have less patience: that long the client was waited for.
+
+        SECURITY: without the least rate, a byte now and then keeps a connection for
+        years (R-U-Dead-Yet).
+        """
+        if self._server.options.min_bytes_per_second:
+            self.patience_seconds -= seconds
 
 
 # Proxies ------------------------------------------------------------------------------
@@ -9446,6 +9570,10 @@ class TrustedProxies:
             return False
         parsed = getattr(parsed, "ipv4_mapped", None) or parsed
         return any(parsed in network for network in self._networks)
+
+    def trusts(self, address: str) -> bool:
+        """Return whether an address, "" for a Unix socket, is one of the proxies."""
+        return self._trusts(address)
 
     def apply(self, request: Request) -> None:
         """Set client, scheme and host of a request that a trusted proxy has passed on.
@@ -9705,22 +9833,38 @@ class Heartbeat:
 
 
 class Connection(asyncio.Protocol):
-    """One client's connection, from its first byte to its last."""
+    """One client's connection, from its first byte to its last.
 
-    def __init__(self, server: Server, refusal: Optional[ProtocolError] = None) -> None:
+    Args:
+        server: what it shares with the others.
+        accepted: its socket, until it is connected to a transport.
+        network: the client that it counts for; "" if it counts for none.
+    """
+
+    def __init__(
+        self,
+        server: Server,
+        accepted: Optional[socket.socket] = None,
+        network: str = "",
+    ) -> None:
         # For the life of the connection.
         self.server = server
+        self.network = network
+        self.refusal: Optional[ProtocolError] = None  # to whatever the client will say
         self.transport: asyncio.Transport
         self.deadline = NEVER
         self.client = ("", 0)
         self.scheme = "http"
         self.disconnect = Disconnect()
-        self._refusal = refusal  # the answer to whatever the client will say
+        self._accepted = accepted
+        self._began = server.loop.time()
         self._reader = server.make_reader()
+        self._chunks_before = 0  # of the reader's, when others last had their turn
         self._reading_paused = False
         self._writable: Optional[asyncio.Future[None]] = None  # set while it is not
         self._eof = False
         self._lingering = False
+        self.gives_way = False  # to a new one, as soon as it can
         self._answered = False  # at least once
         self._closed = False
         self._continuing = False  # more pipelined requests are read in the next turn
@@ -9746,12 +9890,14 @@ class Connection(asyncio.Protocol):
             self.client = (str(peer[0]), int(peer[1]))
         if transport.get_extra_info("ssl_object") is not None:
             self.scheme = "https"
+        self._accepted = None
+        self.server.arriving.pop(self, None)
         self.server.connections[self] = None
         self.deadline = self.server.loop.time() + self.server.options.head_seconds
         if self.server.closing:
             self.transport.abort()
-        elif self._refusal is not None:
-            self.refuse(self._refusal)
+        elif self.refusal is not None:
+            self.refuse(self.refusal)
 
     def data_received(self, data: bytes) -> None:
         """Take bytes: of a head, of a body that is pulled, or of what comes later."""
@@ -9813,11 +9959,53 @@ class Connection(asyncio.Protocol):
         """Whether a request is being answered."""
         return self._request is not None
 
-    @property
-    def is_kept_alive(self) -> bool:
-        """Whether it has been answered, and nothing of a next request has come."""
-        is_between = self._request is None and not self._started
-        return self._answered and is_between and not (self._continuing or self._ending)
+    def rank(self, now: float) -> Optional[Tuple[int, float]]:
+        """Return how soon this may end to make room for a new one; None: it may not.
+
+        Ahead of all is what has been idle for longest. Then comes a client for whose
+        head or body the server waits: the slowest, in bytes per second since it began.
+        """
+        if self.gives_way:
+            return None
+        if self._accepted is not None:
+            size, began = 0, self._began
+        elif self._ending or self._continuing:
+            return None
+        elif self._body is not None and self._body_waiter is not None:
+            size, began = self._body.received_bytes, self._started
+        elif self._request is not None:
+            return None
+        elif self._answered and not self._started:
+            return 0, self.deadline
+        else:
+            size, began = self._reader.buffered, self._started or self._began
+        seconds = now - began
+        return None if seconds <= GRACE_SECONDS else (1, size / seconds)
+
+    def give_way(self) -> None:
+        """End for a new connection: at once, and with a 408 where something has come.
+
+        It does not linger: the new one may need its descriptor.
+        """
+        if self.gives_way:
+            return
+        self.gives_way = True
+        self.server.leaving += 1
+        error = ProtocolError(408, "This came slowest, and the server is full.")
+        if self._accepted is not None:
+            try:
+                self._accepted.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                pass  # the client has left
+        elif self._body_waiter is not None:
+            self._fail_body(error)
+            # Or sooner: where its handler does not care.
+            seconds = self.server.options.linger_seconds
+            self.deadline = self.server.loop.time() + seconds
+        elif self._reader.buffered:
+            self._refuse_head(error)
+        else:
+            self._close()
 
     def drain(self) -> None:
         """End after the request at hand; at once, if there is none."""
@@ -9843,9 +10031,7 @@ class Connection(asyncio.Protocol):
             else:
                 self._reset()
         elif self._body_waiter is not None:
-            waiter, self._body_waiter = self._body_waiter, None
-            if not waiter.done():
-                waiter.set_exception(ProtocolError(408, "The body came too slowly."))
+            self._fail_body(ProtocolError(408, "The body came too slowly."))
         elif self._request is not None or self._lingering or not self._reader.buffered:
             self._close()
         else:
@@ -9882,6 +10068,9 @@ class Connection(asyncio.Protocol):
             return  # closed twice, a TLS transport of asyncio can't be aborted
         self._closed = True
         self.transport.close()
+        if self.gives_way:
+            # In the next turn: by then what was written has been sent.
+            self.server.loop.call_soon(self.transport.abort)
         self._expect_progress()
         self._look_again()
 
@@ -9982,6 +10171,8 @@ class Connection(asyncio.Protocol):
     async def read_body(self, body: ConnectionBody) -> bytes:
         """Return the next bytes of the body, waiting for them if need be."""
         while True:
+            if self._has_had_its_turn:
+                await self._let_others()
             if body is not self._body:
                 # SECURITY: a task that outlives its request must not take bytes of the
                 # next one, which a proxy may send for another client.
@@ -9989,6 +10180,7 @@ class Connection(asyncio.Protocol):
             self._reader.max_body_bytes = body.max_body_bytes
             event = self._reader.next_event()
             if isinstance(event, bytes):
+                body.earn(len(event))
                 return event
             if event is END:
                 body.ended = True
@@ -9999,28 +10191,35 @@ class Connection(asyncio.Protocol):
                 raise ClientDisconnected("the client left in the middle of its request")
             self._resume_reading()
             began = self.server.loop.time()
-            self.deadline = began + self._body_patience(body)
+            self.deadline = began + body.patience_seconds
             waiter = self._body_waiter = self.server.loop.create_future()
             await waiter
-            body.waited_seconds += self.server.loop.time() - began
+            self._chunks_before = self._reader.chunks
+            body.spend(self.server.loop.time() - began)
 
-    def _body_patience(self, body: ConnectionBody) -> float:
-        """Return how many seconds the next bytes of a body may take to come.
+    @property
+    def _has_had_its_turn(self) -> bool:
+        """Whether as many chunks as one event may have were read without a wait.
 
-        SECURITY: without the least rate, a byte now and then keeps a connection for
-        years (R-U-Dead-Yet).
+        SECURITY: all that reads a body looks here. Else the chunks that a client sends
+        at once, tens of thousands, are read while everybody else waits.
         """
-        options = self.server.options
-        if not options.min_bytes_per_second:
-            return options.body_idle_seconds
-        earned = body.received_bytes / options.min_bytes_per_second
-        return options.body_idle_seconds + min(0.0, earned - body.waited_seconds)
+        return self._reader.chunks - self._chunks_before >= MAX_JOINED_CHUNKS
+
+    async def _let_others(self) -> None:
+        await self.server.next_turn()
+        self._chunks_before = self._reader.chunks
 
     def _wake_body(self) -> None:
         waiter, self._body_waiter = self._body_waiter, None
         self.deadline = NEVER  # until whoever reads asks for more
         if waiter is not None and not waiter.done():
             waiter.set_result(None)
+
+    def _fail_body(self, error: ProtocolError) -> None:
+        waiter, self._body_waiter = self._body_waiter, None
+        if waiter is not None and not waiter.done():
+            waiter.set_exception(error)
 
     def _pause_reading(self) -> None:
         if not self._reading_paused:
@@ -10058,14 +10257,17 @@ class Connection(asyncio.Protocol):
             log.error("the answer to %r broke off", request, exc_info=error)
             self.transport.abort()
             keep_alive = False
+        finally:
+            if self._body is not None:
+                self._body.hold(0)
         self._log(request, status)
         request.close()
-        self._end_request(keep_alive)
+        has_ended = self._body is None or await self._discard_body()
+        self._end_request(keep_alive, has_ended)
 
-    def _end_request(self, keep_alive: bool) -> None:
+    def _end_request(self, keep_alive: bool, has_ended: bool) -> None:
         self._request = None
         self._started = 0.0
-        has_ended = self._discard_body()
         self._body = None
         if keep_alive and has_ended and not self.server.closing:
             self._answered = True
@@ -10079,7 +10281,7 @@ class Connection(asyncio.Protocol):
             # More requests may be on their way, for which TLS has no half-close.
             self._close_gently()
 
-    def _discard_body(self) -> bool:
+    async def _discard_body(self) -> bool:
         """Drop the rest of an unread body; return whether that reached its end."""
         body = self._body
         if body is None or body.ended:
@@ -10088,6 +10290,8 @@ class Connection(asyncio.Protocol):
             return False  # it may come or not: what follows can't be told apart
         size = 0
         while size <= MAX_DISCARD_BYTES:
+            if self._has_had_its_turn:
+                await self._let_others()
             try:
                 event = self._reader.next_event()
             except ProtocolError:
@@ -10133,7 +10337,7 @@ class Connection(asyncio.Protocol):
         if self.transport.is_closing():
             return
         self._lingering = True
-        if self._eof:
+        if self._eof or self.gives_way:
             self._close()
             return
         self._resume_reading()
@@ -10166,7 +10370,7 @@ class Connection(asyncio.Protocol):
             and request.route.stream_body
             and not isinstance(body, (bytes, FileSlice))
         )
-        at_end = reads_on or self._discard_body()
+        at_end = reads_on or self._body is None or await self._discard_body()
         block = response.header_block(request.scheme == "https")
         if self.server.options.server_timing:
             block += timing_line(request)
@@ -10383,9 +10587,10 @@ class Listener:
     """Accepts the connections of one socket, and starts TLS on those that ask for it.
 
     It looks at a TLS client's first byte without taking it: plain HTTP is answered in
-    plain HTTP, instead of by an alert that its client can't read. Where descriptors run
-    out it waits a second, and where there are too many connections until one has ended
-    or has nothing to do; what comes meanwhile queues in the kernel.
+    plain HTTP, instead of by an alert that its client can't read. Where there are too
+    many connections, or descriptors run out, one that is idle or slow gives way to each
+    new one; if there is none, it waits a second, or until one has ended or has nothing
+    to do. What comes meanwhile queues in the kernel.
     """
 
     def __init__(self, server: Server, listening: socket.socket, tls: Any) -> None:
@@ -10394,13 +10599,8 @@ class Listener:
         self._tls = tls
         self._loop = server.loop
         self._timer: Optional[asyncio.TimerHandle] = None  # set while it waits
-        self._peeking: Dict[socket.socket, asyncio.TimerHandle] = {}
+        self._peeking: Dict[socket.socket, Tuple[Connection, asyncio.TimerHandle]] = {}
         self._tasks: Set[asyncio.Task[None]] = set()
-
-    @property
-    def arriving(self) -> int:
-        """How many connections have been accepted and have no `Connection` yet."""
-        return len(self._peeking) + len(self._tasks)
 
     def open(self) -> None:
         """Begin to accept."""
@@ -10412,7 +10612,7 @@ class Listener:
         self._pause()
         self._socket.close()
         for one in list(self._peeking):
-            self._forget(one).close()
+            self._drop(one)
 
     def resume(self) -> None:
         """A connection has ended, or has nothing to do: there may be room again."""
@@ -10435,40 +10635,60 @@ class Listener:
         self._timer = self._loop.call_later(ACCEPT_PAUSE_SECONDS, self._watch)
 
     def _accept(self) -> None:
+        yielding: Optional[List[Connection]] = None
         for _ in range(MAX_ACCEPTED):
-            has_room = self._server.has_room()
-            idle = None if has_room else self._server.longest_idle()
-            if not has_room and idle is None:
-                self._server.is_full = True
-                self._wait()
-                return
+            if self._server.room() <= 0:
+                if yielding is None:
+                    yielding = self._server.yielding(MAX_ACCEPTED)
+                # Who gives way needs a moment: so many may be beyond the limit.
+                if not yielding or self._server.leaving >= MAX_ACCEPTED:
+                    self._server.is_full = True
+                    self._wait()
+                    return
             try:
-                one, _ = self._socket.accept()
+                one, address = self._socket.accept()
             except (BlockingIOError, ConnectionAbortedError):
                 return
             except OSError as error:  # EMFILE, ENFILE, ENOBUFS, ENOMEM
-                log.error("can't accept connections for a while: %s", error.strerror)
-                self._wait()
+                self._make_room(error)
                 return
-            one.setblocking(False)
-            if idle is not None:
-                idle.drain()
-            if self._tls is None:
-                self._start(one, Connection(self._server))
-            else:
-                seconds = self._server.options.head_seconds
-                timer = self._loop.call_later(seconds, self._drop, one)
-                self._peeking[one] = timer
-                self._loop.add_reader(one.fileno(), self._look, one)
+            self._begin(one, address)
+            while yielding and self._server.room() < 0:
+                yielding.pop(0).give_way()
 
-    def _forget(self, one: socket.socket) -> socket.socket:
-        self._peeking.pop(one).cancel()
+    def _make_room(self, error: OSError) -> None:
+        """Pause; and, for want of a descriptor, have a connection give way."""
+        yielding = self._server.yielding(1)
+        if yielding:
+            yielding[0].give_way()
+        else:
+            log.error("can't accept connections for a while: %s", error.strerror)
+        self._wait()
+
+    def _begin(self, one: socket.socket, address: Any) -> None:
+        one.setblocking(False)
+        network = self._server.network_of(address)
+        connection = Connection(self._server, one, network)
+        if not self._server.admit(connection):
+            one.close()
+        elif self._tls is None:
+            self._start(one, connection)
+        else:
+            seconds = self._server.options.head_seconds
+            timer = self._loop.call_later(seconds, self._drop, one)
+            self._peeking[one] = connection, timer
+            self._loop.add_reader(one.fileno(), self._look, one)
+
+    def _forget(self, one: socket.socket) -> Connection:
+        connection, timer = self._peeking.pop(one)
+        timer.cancel()
         self._loop.remove_reader(one.fileno())
-        return one
+        return connection
 
     def _drop(self, one: socket.socket) -> None:
-        self._forget(one).close()
-        self._server.resume()
+        connection = self._forget(one)
+        one.close()
+        self._server.forget(connection)
 
     def _look(self, one: socket.socket) -> None:
         try:
@@ -10480,23 +10700,20 @@ class Listener:
         if not first:
             self._drop(one)
             return
-        self._forget(one)
+        connection = self._forget(one)
         if first == b"\x16":  # RFC 8446 section 5.1: a handshake record
-            self._start(one, Connection(self._server), self._tls)
+            self._start(one, connection, self._tls)
         else:
-            error = ProtocolError(400, "This port speaks HTTPS: use https://.")
-            self._start(one, Connection(self._server, error))
+            text = "This port speaks HTTPS: use https://."
+            connection.refusal = ProtocolError(400, text)
+            self._start(one, connection)
 
     def _start(
         self, one: socket.socket, connection: Connection, tls: Any = None
     ) -> None:
         task = self._loop.create_task(self._connect(one, connection, tls))
         self._tasks.add(task)
-        task.add_done_callback(self._connected)
-
-    def _connected(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        self._server.resume()
+        task.add_done_callback(self._tasks.discard)
 
     async def _connect(
         self, one: socket.socket, connection: Connection, tls: Any
@@ -10509,6 +10726,9 @@ class Listener:
             await self._loop.connect_accepted_socket(lambda: connection, one, **options)
         except (OSError, asyncio.TimeoutError):
             one.close()  # a handshake that fails is the client's affair
+        finally:
+            if connection in self._server.arriving:
+                self._server.forget(connection)
 
 
 def connections_allowed() -> int:
@@ -10547,7 +10767,11 @@ class Server:
         self.proxies = TrustedProxies(proxies) if proxies else None
         self.hosts = AllowedHosts(options.allowed_hosts)
         self.max_connections = options.max_connections or connections_allowed()
+        self.arriving: Dict[Connection, None] = {}  # accepted, and not yet connected
         self.connections: Dict[Connection, None] = {}  # in the order they came
+        self.clients: Dict[str, Dict[Connection, None]] = {}  # by network, if limited
+        self.leaving = 0  # connections that give way, and are not gone yet
+        self.held_bytes = 0  # of memory, by all bodies
         self.is_full = False  # somebody waits for a connection's place
         self.closing = False
         self.loop: asyncio.AbstractEventLoop
@@ -10555,6 +10779,7 @@ class Server:
         self._listeners: List[Listener] = []
         self._sweeper: Optional[asyncio.TimerHandle] = None
         self._empty: Optional[asyncio.Future[None]] = None
+        self._turns: Deque[asyncio.Future[None]] = deque()  # who waits for one
         self._date_second = 0
         self._date_line = b""
 
@@ -10586,15 +10811,75 @@ class Server:
         if self._sweeper is not None:
             self._sweeper.cancel()
 
-    def has_room(self) -> bool:
-        """Return whether one more connection may be accepted."""
-        arriving = sum(listener.arriving for listener in self._listeners)
-        return len(self.connections) + arriving < self.max_connections
+    def room(self) -> int:
+        """Return how many more connections there may be."""
+        staying = len(self.connections) + len(self.arriving) - self.leaving
+        return self.max_connections - staying
 
-    def longest_idle(self) -> Optional[Connection]:
-        """Return the connection that may end to make room for a new one, if any."""
-        idle = [one for one in self.connections if one.is_kept_alive]
-        return min(idle, key=lambda one: one.deadline, default=None)
+    def yielding(self, count: int, network: str = "") -> List[Connection]:
+        """Return up to `count` connections that may end for new ones, in that order.
+
+        Args:
+            network: of which client; "": of all.
+        """
+        now = self.loop.time()
+        candidates = self.clients[network] if network else self.connections
+        arriving = {} if network else self.arriving
+        ranks = ((one.rank(now), one) for one in (*candidates, *arriving))
+        ranked = [(rank, one) for rank, one in ranks if rank is not None]
+        return [one for _, one in nsmallest(count, ranked, key=itemgetter(0))]
+
+    def network_of(self, address: Any) -> str:
+        """Return what counts as one client: an IPv4 address, the /64 of an IPv6 one.
+
+        "" is for what is not counted: Unix sockets, trusted proxies, all without limit.
+        """
+        is_limited = self.options.max_connections_per_client > 0
+        if not is_limited or not isinstance(address, tuple):
+            return ""
+        host: str = address[0]
+        if self.proxies is not None and self.proxies.trusts(host):
+            return ""
+        if ":" not in host:
+            return host
+        packed = socket.inet_pton(socket.AF_INET6, host.partition("%")[0])
+        if packed.startswith(bytes(10) + b"\xff\xff"):  # RFC 4291 section 2.5.5.2
+            return socket.inet_ntoa(packed[12:])
+        return packed[:8].hex()
+
+    def admit(self, connection: Connection) -> bool:
+        """Count a new connection, unless its client has too many; return whether.
+
+        One of that client's own gives way to it, if there is one that may.
+        """
+        network = connection.network
+        if network:
+            own = self.clients.setdefault(network, {})
+            if len(own) >= self.options.max_connections_per_client:
+                yielding = self.yielding(1, network)
+                if not yielding:
+                    return False
+                yielding[0].give_way()
+            own[connection] = None
+        self.arriving[connection] = None
+        return True
+
+    async def next_turn(self) -> None:
+        """Wait for a turn of the loop in which no other reads on in a long body."""
+        waiter = self.loop.create_future()
+        self._turns.append(waiter)
+        if len(self._turns) == 1:
+            self.loop.call_soon(self._give_turn)
+        await waiter
+
+    def _give_turn(self) -> None:
+        while self._turns:
+            waiter = self._turns.popleft()
+            if not waiter.done():
+                waiter.set_result(None)
+                break
+        if self._turns:
+            self.loop.call_soon(self._give_turn)
 
     def resume(self) -> None:
         """Have those listeners accept again that wait for a connection's place."""
@@ -10616,7 +10901,13 @@ class Server:
 
     def forget(self, connection: Connection) -> None:
         """Note that a connection has ended."""
+        self.arriving.pop(connection, None)
         self.connections.pop(connection, None)
+        self.leaving -= connection.gives_way
+        own = self.clients.get(connection.network, {})
+        own.pop(connection, None)
+        if connection.network and not own:
+            self.clients.pop(connection.network, None)
         if not self.connections and self._empty is not None and not self._empty.done():
             self._empty.set_result(None)
         self.resume()
