@@ -189,14 +189,14 @@ def test_uploads_of_real_browsers_are_identical(folder: Optional[Path]) -> None:
     boundary = body.split(b"\r\n")[0][2:].decode()
     with request.open("rb") as file:  # as a body that was spooled
         form, files = parse_form(f"multipart/form-data; boundary={boundary}", file)
+        for name in ("file1", "file2"):
+            content = files[name].file.read()
+            assert content == (folder / f"{name}.png").read_bytes()
+            assert files[name].content_type in ("image/png", "image/x-png")
+            assert files[name].filename == files[name].raw_filename
     # text.txt has other line ends than the browser sent, and one more.
     text = form["text"].replace("\r\n", "\n") + "\n"
     assert text.encode() == (folder / "text.txt").read_bytes()
-    for name in ("file1", "file2"):
-        with files[name].file as stream:
-            assert stream.read() == (folder / f"{name}.png").read_bytes()
-        assert files[name].content_type in ("image/png", "image/x-png")
-        assert files[name].filename == files[name].raw_filename
     whole = parse([body], boundary)
     assert parse(cut(body, 1), boundary) == whole
     for split in range(1, len(body)):

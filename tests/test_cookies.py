@@ -48,9 +48,9 @@ def cookies_of(answer: Any) -> Dict[str, str]:
 
 @pytest.mark.parametrize("length", range(12))
 def test_a_signed_text_of_any_length_is_read_back(length: int) -> None:
-    text = sign("a", "x" * length, "key", 1000)
+    text = sign("a", "x" * length, "sixteen bytes are", 1000)
     assert "=" not in text
-    assert unsign("a", text, "key", None, 1000) == "x" * length
+    assert unsign("a", text, "sixteen bytes are", None, 1000) == "x" * length
 
 
 @pytest.mark.parametrize(
@@ -68,12 +68,12 @@ def test_a_signed_text_of_any_length_is_read_back(length: int) -> None:
 def test_a_signed_value_is_good_for_so_long(
     max_age: Any, now: float, error: str
 ) -> None:
-    text = sign("a", 1, "key", 1000.9)
+    text = sign("a", 1, "sixteen bytes are", 1000.9)
     if error:
         with pytest.raises(ValueError, match=error):
-            unsign("a", text, "key", max_age, now)
+            unsign("a", text, "sixteen bytes are", max_age, now)
     else:
-        assert unsign("a", text, "key", max_age, now) == 1
+        assert unsign("a", text, "sixteen bytes are", max_age, now) == 1
 
 
 @pytest.mark.parametrize("place", PLACES)
