@@ -343,8 +343,16 @@ class RequestTimeout(BaseException):
     """Raised inside a pool handler when its deadline has passed, so `finally` runs.
 
     The client has had its 504 by then, and the worker is retired in every case; a
-    handler that catches this and goes on is killed after the grace period.
+    handler that catches this and goes on is killed after the grace period. One that
+    a program raises by itself is a failure like any other.
     """
+
+    of_deadline = False  # set where a worker raises it: nothing answers it then
+
+
+def ends_worker(error: BaseException) -> bool:
+    """Return whether an error is the deadline of a worker: no failure to answer."""
+    return isinstance(error, RequestTimeout) and error.of_deadline
 
 
 def companion(name: str, feature: str, extra: str = "") -> types.ModuleType:
@@ -2592,7 +2600,9 @@ class Request:
             for function in after:
                 try:
                     function()
-                except (Exception, SystemExit):
+                except BaseException as error:
+                    if ends_worker(error):
+                        raise
                     log.exception("%r failed after its response", self)
         finally:
             if self.body_file is not None:
@@ -5228,7 +5238,14 @@ AsyncAnswer = Callable[[Route, Request], Awaitable[Response]]
 
 
 class HandlerLeft(PixieError):
-    """A handler called sys.exit() in the middle of its stream."""
+    """A handler left its stream by what is no Exception: sys.exit(), a cancellation.
+
+    As such it would pass for something else on its way through the event loop.
+    """
+
+    def __init__(self, error: BaseException) -> None:
+        super().__init__(f"the handler left by {error!r}")
+        self.__cause__ = error
 
 
 class Chunks:
@@ -5248,8 +5265,15 @@ class Chunks:
         first, self._first = self._first, None
         try:
             return to_chunk(next(self._rest)) if first is None else first
-        except (SystemExit, KeyboardInterrupt) as error:
-            raise HandlerLeft(f"the handler left by {error!r}") from error
+        except StopAsyncIteration as error:
+            # It would pass for the end. Of StopIteration, Python says the same.
+            raise RuntimeError("the stream raised StopAsyncIteration") from error
+        except Exception:
+            raise
+        except BaseException as error:
+            if ends_worker(error):
+                raise
+            raise HandlerLeft(error) from error
 
     def close(self) -> None:
         """Close the generator, so that its `finally` runs; log what that raises."""
@@ -5257,7 +5281,9 @@ class Chunks:
         try:
             if close is not None:
                 close()
-        except (Exception, SystemExit, KeyboardInterrupt):
+        except BaseException as error:
+            if ends_worker(error):
+                raise
             log.exception("a stream failed while it was closed")
 
 
@@ -5285,8 +5311,10 @@ class AsyncChunks:
     async def _step(self, step: Callable[..., Awaitable[Any]], *args: Any) -> bytes:
         try:
             return to_chunk(await step(*args))
-        except (SystemExit, KeyboardInterrupt) as error:
-            raise HandlerLeft(f"the handler left by {error!r}") from error
+        except (Exception, asyncio.CancelledError, GeneratorExit):
+            raise  # of the last two, how the Task ends tells more
+        except BaseException as error:
+            raise HandlerLeft(error) from error
 
     async def aclose(self) -> None:
         """Close the async generator, so that its `finally` runs; log what it raises."""
@@ -5294,7 +5322,9 @@ class AsyncChunks:
         try:
             if aclose is not None:
                 await aclose()
-        except (Exception, SystemExit, KeyboardInterrupt):
+        except (asyncio.CancelledError, GeneratorExit):
+            raise
+        except BaseException:
             log.exception("a stream failed while it was closed")
 
 
@@ -5603,17 +5633,17 @@ class TaskRun:
             await self._serve(cast(AsyncChunks, chunks))
 
     def _ended(self, task: asyncio.Task[None]) -> None:
-        if not task.cancelled() and task.exception() is None:
+        try:
+            task.result()
             return
-        error = None if task.cancelled() else task.exception()
-        if not isinstance(error, Exception):
-            if self._request.disconnected:
-                error = ClientDisconnected("the client left")
-            else:
-                error = PixieError(f"the handler left by {error or 'its cancellation'}")
+        except Exception as error:
+            end = error
+        except BaseException as error:
+            gone = self._request.disconnected
+            end = ClientDisconnected("the client left") if gone else HandlerLeft(error)
         if self._ready is not None and not self._ready.done():
-            self._ready.set_exception(error)
-        self._stop(error)
+            self._ready.set_exception(end)
+        self._stop(end)
 
     # The stream.
 
@@ -6061,7 +6091,9 @@ class WorkerProcess:
             import faulthandler
 
             faulthandler.dump_traceback(self._trace, all_threads=False)
-            raise RequestTimeout
+            timeout = RequestTimeout()
+            timeout.of_deadline = True
+            raise timeout
 
     def _run(self, route: Route, request: Request) -> bool:
         """Answer one request; return whether this worker may take another."""
@@ -7978,10 +8010,18 @@ def failure(
     Raises:
         RequestTimeout: main has sent an answer when it has a worker raise this.
     """
-    if isinstance(error, RequestTimeout) and proc_env.proc_type is ProcessType.pool:
+    if ends_worker(error):
         raise error
     request.fatal = request.fatal or not isinstance(error, Exception)
     return application.error_response(request, error)
+
+
+def is_cut_off(request: Request, error: BaseException) -> bool:
+    """Return whether an error is the end of a trigger's Task, and not its own doing.
+
+    While its client is there, nobody but the program itself cancels it.
+    """
+    return isinstance(error, asyncio.CancelledError) and request.disconnected
 
 
 def prime(response: Response) -> Response:
@@ -8025,9 +8065,9 @@ async def ask_first_async(
             value = await trigger(request)
             if value is not None:
                 return finish(value)
-    except (asyncio.CancelledError, GeneratorExit):
-        raise
     except BaseException as error:
+        if is_cut_off(request, error):
+            raise
         return failure(application, request, error)
     return None
 
@@ -8074,9 +8114,9 @@ async def run_after_async(
         try:
             body = response.body
             response = follow(response, body, await trigger(request, response))
-        except (asyncio.CancelledError, GeneratorExit):
-            raise
         except BaseException as error:
+            if is_cut_off(request, error):
+                raise
             response = failure(application, request, error)
     return response
 
@@ -8100,8 +8140,8 @@ def seal(application: Application, request: Request, response: Response) -> Resp
     secure = request.scheme == "https"
     try:
         return response.seal(secure, application.secrets)
-    except Exception as error:
-        failed = application.error_response(request, error)
+    except BaseException as error:
+        failed = failure(application, request, error)
         return failed.seal(secure, application.secrets)
 
 
@@ -8791,7 +8831,7 @@ class Application:
     async def _respond(self, request: Request) -> Response:
         try:
             match = self._router.match(request.method, request.path)
-        except HTTPError as error:
+        except BaseException as error:  # HTTPError, or a filter's own
             return await self._unmatched(request, error)
         route = request.route = match.target
         request.params = dict(match.args)
@@ -8824,16 +8864,17 @@ class Application:
         if not route.stream_body:
             await read_body(request)
 
-    async def _unmatched(self, request: Request, error: HTTPError) -> Response:
+    async def _unmatched(self, request: Request, error: BaseException) -> Response:
         """Answer where no route matched; the application's triggers run as ever."""
+        headers = error.headers if isinstance(error, HTTPError) else {}
         before, before_async, after, after_async = self._triggers.sorted()
         response = await self._ask_first(before_async, request)
         if response is None:
             response = ask_first(self, before, request)
         if response is None:
             of_server = request.head.path == "*"  # RFC 9110 section 9.3.7
-            if request.method == "OPTIONS" and (of_server or "Allow" in error.headers):
-                response = Response(None, 204, headers=error.headers).settle()
+            if request.method == "OPTIONS" and (of_server or "Allow" in headers):
+                response = Response(None, 204, headers=headers).settle()
             else:
                 response = self.error_response(request, error)
         return await self._finish(request, response, after, after_async)
@@ -8886,9 +8927,9 @@ class Application:
                 response = error_page(HTTPError(500), text)
             # Refuses here what can't be sent later.
             response.header_block(secrets=self.secrets)
-        except RequestTimeout:
-            raise
         except BaseException as failure:
+            if ends_worker(failure):
+                raise
             log_failure(request, failure)
             return error_page(HTTPError(500))
         return response
@@ -9612,7 +9653,7 @@ class Connection(asyncio.Protocol):
         """Run the coroutine on, from its first wait."""
         try:
             awaited = coroutine.send(None)
-        except (StopIteration, asyncio.CancelledError):
+        except StopIteration:
             self._task_done()
         else:
             self._go_on_in_task(coroutine, awaited)
@@ -9700,13 +9741,21 @@ class Connection(asyncio.Protocol):
             return
         except ClientDisconnected:
             keep_alive = False
-        except Exception as error:
-            log.error("the answer to %r broke off", request, exc_info=error)
+        except (KeyboardInterrupt, SystemExit):
+            raise  # of the process; those of a handler have become its failure
+        except BaseException as error:
+            if isinstance(error, GeneratorExit) and self.server.loop.is_closed():
+                raise
+            self._note_outcome(error)
+            if self._outcome == "failed":
+                log.error("the answer to %r broke off", request, exc_info=error)
             self.transport.abort()
             keep_alive = False
-        self._log(request, status)
-        request.close()
-        self._end_request(keep_alive)
+        try:
+            self._log(request, status)
+            request.close()
+        finally:
+            self._end_request(keep_alive)
 
     def _end_request(self, keep_alive: bool) -> None:
         self._request = None
@@ -9897,8 +9946,6 @@ class Connection(asyncio.Protocol):
                 if head.chunked:
                     self.write(LAST_CHUNK)
         except (Exception, asyncio.CancelledError) as error:
-            if isinstance(error, asyncio.CancelledError) and not self.disconnect.gone:
-                raise  # the loop ends
             self._note_outcome(error)
             if self._outcome == "failed" and not isinstance(error, AnswerLost):
                 log_failure(request, error, midway=True)
@@ -9914,8 +9961,9 @@ class Connection(asyncio.Protocol):
 
     def _note_outcome(self, error: BaseException) -> None:
         """Note, for the access log, what has ended an answer before its end."""
-        of_client = ClientDisconnected, ProtocolError, asyncio.CancelledError
-        outcome = "left" if isinstance(error, of_client) else "failed"
+        cancelled = isinstance(error, asyncio.CancelledError) and self.disconnect.gone
+        left = cancelled or isinstance(error, (ClientDisconnected, ProtocolError))
+        outcome = "left" if left else "failed"
         if isinstance(error, AnswerLost) and error.status == 504:
             outcome = "timeout"
         self._outcome = self._outcome or outcome
