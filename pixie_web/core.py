@@ -156,7 +156,7 @@ from typing import (
 )
 
 if TYPE_CHECKING:
-    from datetime import datetime, timedelta
+    from datetime import date, timedelta
     from queue import SimpleQueue
 
 MAX_REQUEST_LINE_BYTES = 8190  # gunicorn 4094, Apache and aiohttp 8190; RFC asks 8000
@@ -519,6 +519,7 @@ def parse_urlencoded(data: bytes, max_fields: int) -> List[Tuple[str, str]]:
 # Cookies ------------------------------------------------------------------------------
 
 MAX_COOKIE_CHARS = 4096  # RFC 6265bis 5.7: browsers drop longer cookies, name included
+MAX_COOKIE_ATTRIBUTE_CHARS = 1024  # RFC 6265bis 5.6
 _COOKIE_VALUE_SAFE = rb"!#$&'()*+-./:<=>?@[]^_`{|}~"  # RFC 6265 cookie-octet, less %
 
 
@@ -536,7 +537,10 @@ def _cookie_text(value: str) -> str:
                 return text
         except UnicodeDecodeError:  # some % begins no escape
             pass
-    raw = percent_decode(value.encode("latin-1", "replace"))
+    return _utf8_or_latin1(percent_decode(value.encode("latin-1", "replace")))
+
+
+def _utf8_or_latin1(raw: bytes) -> str:
     try:
         return raw.decode("utf-8")
     except UnicodeDecodeError:
@@ -554,6 +558,8 @@ def parse_cookies(header: str) -> Dict[str, str]:
     for pair in header.split(";"):
         name, equals, value = pair.partition("=")
         name = name.strip(" \t")
+        if not plain and not name.isascii():
+            name = _utf8_or_latin1(name.encode("latin-1", "replace"))
         if equals and name and name not in cookies:
             value = value.strip(" \t")
             cookies[name] = value if plain else _cookie_text(value)
@@ -568,7 +574,7 @@ def format_cookie(name: str, value: object, attributes: Mapping[str, object]) ->
 
     Raises:
         ValueError: the name is no token, an attribute holds `;` or a control, or name
-            and value are too long (`MAX_COOKIE_CHARS`).
+            and value, or an attribute, are too long (`MAX_COOKIE_CHARS`).
         TypeError: the value is no text.
     """
     if not is_token(name):
@@ -589,6 +595,9 @@ def format_cookie(name: str, value: object, attributes: Mapping[str, object]) ->
         text = str(attribute)
         if ";" in text or _UNSAFE_IN_HEADER.search(text):
             raise ValueError(f"the cookie attribute {key} can't hold {text!r}")
+        if len(text) > MAX_COOKIE_ATTRIBUTE_CHARS:
+            most = MAX_COOKIE_ATTRIBUTE_CHARS
+            raise ValueError(f"browsers ignore a {key} of over {most} characters")
         parts.append(key if attribute is True else f"{key}={text}")
     return "; ".join(parts)
 
@@ -2651,30 +2660,72 @@ def _header_lines(headers: Headers) -> bytes:
     return "".join(lines).encode("latin-1")
 
 
-def _needs_secure(name: str, samesite: Optional[str]) -> bool:
+# What a browser ignores in a cookie, or drops it for, it never tells: so it is refused
+# where it is set.
+
+_COOKIE_TIMES = -11_644_473_600, 253_402_300_799  # RFC 6265 5.1.1: 1601 to 9999
+_COOKIE_PATH_SAFE = bytes(range(128)).replace(b" ", b"")  # check_header sees the rest
+_DOMAIN = expression(r"(?a)\.?[\w-]+(?:\.[\w-]+)*")
+
+
+def _secure_or_not(
+    name: str, secure: Optional[bool], samesite: Optional[str], partitioned: bool
+) -> Optional[bool]:
+    """Return whether a cookie is Secure; None: if its request came over https."""
     prefixed = name.lower().startswith(("__secure-", "__host-"))
-    return prefixed or (samesite is not None and samesite.lower() == "none")
+    if not (prefixed or partitioned or (samesite or "").lower() == "none"):
+        return secure
+    if secure is False:
+        raise ValueError(
+            f"the cookie {name} must be secure, for its prefix, SameSite=None or "
+            "Partitioned; leave secure out"
+        )
+    return True
 
 
-def _check_cookie_prefix(
-    name: str, secure: Optional[bool], path: Optional[str], domain: Optional[str]
-) -> None:
-    """Raise ValueError where a browser would refuse (RFC 6265bis section 4.1.3)."""
-    lower = name.lower()
-    if lower.startswith(("__secure-", "__host-")) and secure is False:
-        raise ValueError(f"a cookie named {name} must be secure; leave secure out")
-    if lower.startswith("__host-") and (path != "/" or domain is not None):
-        raise ValueError(f'a cookie named {name} needs path="/" and no domain')
-
-
-def _cookie_date(moment: Union[float, datetime, str, None]) -> Optional[str]:
-    if moment is None or isinstance(moment, str):
-        return moment
-    if not isinstance(moment, (int, float)):
+def _cookie_date(moment: Union[float, date, str, None]) -> Optional[str]:
+    if moment is None:
+        return None
+    seconds: Any = parse_date(moment) if isinstance(moment, str) else moment
+    if not isinstance(moment, (int, float, str)):
         import calendar
 
-        moment = calendar.timegm(moment.utctimetuple())
-    return format_date(moment)
+        seconds = calendar.timegm(getattr(moment, "utctimetuple", moment.timetuple)())
+    first, last = _COOKIE_TIMES
+    if seconds is None or not first <= seconds <= last:
+        raise ValueError(
+            "expires is seconds since 1970, a datetime, a date, or text as HTTP writes "
+            f"a date; from 1601 to 9999, or browsers drop it; got {moment!r}"
+        )
+    return format_date(seconds)
+
+
+def _cookie_path(path: Optional[str]) -> Optional[str]:
+    if path is None:
+        return None
+    if not path.startswith("/"):
+        raise ValueError(f'the path of a cookie begins with "/", got {path!r}')
+    return percent_encode(path, _COOKIE_PATH_SAFE)  # as browsers ask for it
+
+
+def _cookie_domain(domain: Optional[str]) -> Optional[str]:
+    if domain is None:
+        return None
+    text = domain
+    if not domain.isascii():
+        try:
+            text = domain.lstrip(".").encode("idna").decode("ascii")
+        except UnicodeError:
+            text = ""
+        # This codec is of 2003: it takes "ß" for "ss", which is another host today.
+        if text.encode().decode("idna") != domain.lstrip(".").lower():
+            text = ""
+    if not _DOMAIN.fullmatch(text):
+        raise ValueError(
+            "the domain of a cookie is the name of a host, without scheme and port, "
+            f"beyond ASCII perhaps to be written as xn--..., got {domain!r}"
+        )
+    return text
 
 
 def is_stream(body: object) -> bool:
@@ -2775,14 +2826,15 @@ class Response:
         *,
         secret: Union[Secrets, Literal[False], None] = None,
         max_age: Union[float, timedelta, None] = None,
-        expires: Union[float, datetime, str, None] = None,
+        expires: Union[float, date, str, None] = None,
         path: Optional[str] = "/",
         domain: Optional[str] = None,
         secure: Optional[bool] = None,
         httponly: bool = True,
         samesite: Optional[str] = "Lax",
-    ) -> None:
-        """Set a cookie (RFC 6265bis section 4.1).
+        partitioned: bool = False,
+    ) -> Response:
+        """Set a cookie (RFC 6265bis section 4.1), and return this response.
 
         Args:
             name: a token; `__Host-` and `__Secure-` names demand what browsers demand.
@@ -2794,13 +2846,16 @@ class Response:
                 leaves it unsigned.
             max_age: seconds to live, or a timedelta; the session when neither this nor
                 `expires`.
-            expires: seconds since 1970, a datetime (UTC if it does not say), or a date
-                as HTTP writes it.
+            expires: seconds since 1970, a datetime (UTC if it does not say), a date, or
+                text as HTTP writes a date.
+            path: begins with "/"; beyond ASCII it is percent-encoded.
+            domain: this host and all below; beyond ASCII it is written in IDNA.
             secure: send over https only; None means: if the request came over https.
             samesite: "Lax", "Strict", "None", or None to leave it out.
+            partitioned: inside of another site's page, one for each such site (CHIPS).
 
         Raises:
-            ValueError: a part holds what a cookie can't, or breaks a prefix's rule.
+            ValueError: a browser would drop the cookie, or ignore a part of it.
         """
         signs = secret is None  # if the application that sends it has secrets
         if secret is not None and secret is not False:
@@ -2808,33 +2863,46 @@ class Response:
         if max_age is not None:
             whole: Any = getattr(max_age, "total_seconds", lambda: max_age)()
             max_age = int(whole)
-        _check_cookie_prefix(name, secure, path, domain)
+        if name.lower().startswith("__host-") and (path != "/" or domain is not None):
+            raise ValueError(f'a cookie named {name} needs path="/" and no domain')
         if samesite is not None and samesite.lower() not in ("lax", "strict", "none"):
             raise ValueError(f"samesite is Lax, Strict or None, got {samesite!r}")
         attributes: Dict[str, Any] = {
             "Max-Age": max_age,
             "Expires": _cookie_date(expires),
-            "Path": path,
-            "Domain": domain,
-            "Secure": True if _needs_secure(name, samesite) else secure,
+            "Path": _cookie_path(path),
+            "Domain": _cookie_domain(domain),
+            "Secure": _secure_or_not(name, secure, samesite, partitioned),
             "HttpOnly": httponly,
             "SameSite": samesite,
+            "Partitioned": partitioned,
         }
         if signs and not isinstance(value, str):
             dump_json(value)
         else:
             format_cookie(name, value, attributes)  # refuses here what can't be sent
         self._cookies.append((name, value, attributes, signs))
+        return self
 
     def delete_cookie(
-        self, name: str, *, path: Optional[str] = "/", domain: Optional[str] = None
-    ) -> None:
-        """Have the client drop a cookie; `path` and `domain` as when it was set."""
-        options: Any = {"secret": False, "path": path, "domain": domain}
-        self.set_cookie(name, "", max_age=0, expires=0, **options)
+        self,
+        name: str,
+        *,
+        path: Optional[str] = "/",
+        domain: Optional[str] = None,
+        partitioned: bool = False,
+    ) -> Response:
+        """Have the client drop a cookie, and return this response.
 
-    def etag(self, value: Optional[str] = None, weak: bool = False) -> None:
+        `path`, `domain` and `partitioned` are those with which it was set.
+        """
+        options: Any = {"path": path, "domain": domain, "partitioned": partitioned}
+        return self.set_cookie(name, "", secret=False, max_age=0, expires=0, **options)
+
+    def etag(self, value: Optional[str] = None, weak: bool = False) -> Response:
         """Set the entity tag: what tells this state of the resource from any other.
+
+        It returns this response.
 
         Args:
             value: any text without quotes and blanks, such as a version (str); by
@@ -2853,6 +2921,7 @@ class Response:
 
             value = hashlib.blake2b(body, digest_size=16).hexdigest()
         self.headers["ETag"] = quote_etag(value, weak)
+        return self
 
     def header_block(self, secure: bool = False, secrets: Secrets = ()) -> bytes:
         """Return the header lines as bytes, each ended by CRLF.

@@ -7,7 +7,7 @@ import os
 import re
 import tempfile
 import threading
-from datetime import datetime, timedelta, timezone
+from datetime import date, datetime, timedelta, timezone
 from typing import Any, BinaryIO, Callable, Dict, List, Optional, cast
 
 import pytest
@@ -419,7 +419,6 @@ def test_what_belongs_to_the_connection_is_refused(name: str) -> None:
         lambda bad: Response("", headers={bad: "x"}),
         lambda bad: Response("").set_cookie(bad, "x"),
         lambda bad: Response("").set_cookie("a", "b", path=bad),
-        lambda bad: Response("").set_cookie("a", "b", domain=bad),
         lambda bad: Response("").set_cookie("a", "b", expires=bad),
         lambda bad: Response("").set_cookie("a", "b", samesite=bad),
     ],
@@ -429,6 +428,19 @@ def test_line_ends_and_the_like_are_refused_at_the_call(
 ) -> None:
     with pytest.raises(ValueError):
         make(bad)
+
+
+@pytest.mark.parametrize("bad", ["\r", "\n", "\r\nSet-Cookie: x=1", "\0", "\x7f", ";"])
+@pytest.mark.parametrize(
+    "begins", [{"path": "/ü"}, {"domain": "b.c"}, {"domain": "ü.c"}]
+)
+def test_nothing_follows_a_cookies_path_or_domain(
+    begins: Dict[str, str], bad: str
+) -> None:
+    for name, text in begins.items():
+        for attributes in ({name: text + bad}, {name: text + bad + "x"}):
+            with pytest.raises(ValueError):
+                Response("x").set_cookie("a", "b", **attributes)  # type: ignore[arg-type]
 
 
 A_DATE = "Sun, 06 Nov 1994 08:49:37 GMT"
@@ -448,6 +460,15 @@ COOKIE_TABLE: List[Any] = [
             datetime(1994, 11, 6, 8, 49, 37),
             datetime(1994, 11, 6, 8, 49, 37, tzinfo=timezone.utc),
             datetime(1994, 11, 6, 9, 49, 37, tzinfo=timezone(timedelta(hours=1))),
+            "Sunday, 06-Nov-94 08:49:37 GMT",
+        )
+    ),
+    *(
+        ({"expires": moment, "path": None}, f"a=b; Expires={text} GMT; {LAX}")
+        for moment, text in (
+            (date(2030, 1, 1), "Tue, 01 Jan 2030 00:00:00"),
+            (datetime(1601, 1, 1), "Mon, 01 Jan 1601 00:00:00"),
+            (253_402_300_799, "Fri, 31 Dec 9999 23:59:59"),
         )
     ),
     (
@@ -460,20 +481,33 @@ COOKIE_TABLE: List[Any] = [
     ),
     ({"path": "/x"}, "a=b; Path=/x; HttpOnly; SameSite=Lax"),
     ({"path": None}, "a=b; HttpOnly; SameSite=Lax"),
+    ({"path": "/a b/%20"}, "a=b; Path=/a%20b/%20; HttpOnly; SameSite=Lax"),
+    ({"path": "/münchen"}, "a=b; Path=/m%C3%BCnchen; HttpOnly; SameSite=Lax"),
+    ({"path": "/東京"}, "a=b; Path=/%E6%9D%B1%E4%BA%AC; HttpOnly; SameSite=Lax"),
     ({"domain": "b.c"}, "a=b; Path=/; Domain=b.c; HttpOnly; SameSite=Lax"),
+    ({"domain": ".b.c", "path": None}, f"a=b; Domain=.b.c; {LAX}"),
+    ({"domain": "127.0.0.1", "path": None}, f"a=b; Domain=127.0.0.1; {LAX}"),
+    *(
+        ({"domain": name, "path": None}, f"a=b; Domain=xn--mnchen-3ya.de; {LAX}")
+        for name in ("münchen.de", ".MÜNCHEN.de", "xn--mnchen-3ya.de")
+    ),
     ({"secure": True}, "a=b; Path=/; Secure; HttpOnly; SameSite=Lax"),
     ({"secure": False}, "a=b; Path=/; HttpOnly; SameSite=Lax"),
     ({"httponly": False}, "a=b; Path=/; SameSite=Lax"),
     ({"samesite": "Strict"}, "a=b; Path=/; HttpOnly; SameSite=Strict"),
     ({"samesite": "None"}, "a=b; Path=/; Secure; HttpOnly; SameSite=None"),
     ({"samesite": None}, "a=b; Path=/; HttpOnly"),
+    (
+        {"partitioned": True},
+        "a=b; Path=/; Secure; HttpOnly; SameSite=Lax; Partitioned",
+    ),
 ]
 
 
 @pytest.mark.parametrize("attributes, line", COOKIE_TABLE)
 def test_a_cookies_attributes(attributes: Dict[str, Any], line: str) -> None:
     response = Response("x")
-    response.set_cookie("a", "b", **attributes)
+    assert response.set_cookie("a", "b", **attributes) is response
     assert response.header_block() == f"Set-Cookie: {line}\r\n".encode()
 
 
@@ -516,11 +550,43 @@ def test_a_cookies_value_comes_back_as_it_was(value: str, sent: str) -> None:
         ("__host-A", {"secure": False}),
         ("__Secure-a", {"secure": False}),
         ("a", {"samesite": "lazy"}),
+        ("a", {"samesite": "None", "secure": False}),
+        ("a", {"partitioned": True, "secure": False}),
         ("a b", {}),
         ("", {}),
         ("a=", {}),
         ("a;", {}),
         ("a", {"path": "/;x"}),
+        ("a", {"path": "x"}),
+        ("a", {"path": ""}),
+        ("a", {"path": "/" + "x" * 1024}),
+        ("a", {"path": "/" + "ü" * 200}),
+        *(
+            ("a", {"domain": domain})
+            for domain in (
+                *(
+                    "",
+                    ".",
+                    "a..b",
+                    "a.b.",
+                    "a.b:80",
+                    "https://a.b",
+                    "a.b/c",
+                    "a b",
+                    "*.a",
+                ),
+                *("ü..de", "ü" * 70 + ".de", "ü.de:80"),
+                *("straße.de", "\uff45xample.com", "ü。de"),  # of another host
+            )
+        ),
+        *(
+            ("a", {"expires": moment})
+            for moment in (
+                *(1_800_000_000_000, 253_402_300_800, -11_644_473_601, float("nan")),
+                *(float("inf"), datetime(1, 1, 1), date(1600, 12, 31)),
+                *("2030-01-01", "tomorrow", "", "1893456000"),
+            )
+        ),
     ],
 )
 def test_a_cookie_that_no_browser_takes_is_refused(
@@ -537,12 +603,23 @@ def test_a_prefixed_cookie_is_secure_by_itself(name: str) -> None:
 
 
 def test_a_cookie_is_deleted_where_it_was_set() -> None:
-    response = Response("x")
-    response.delete_cookie("a", path="/x", domain="b.c")
+    response = Response("x").delete_cookie("a", path="/x", domain="b.c")
+    response.delete_cookie("__Host-b", partitioned=True)
+    ended = b"Max-Age=0; Expires=Thu, 01 Jan 1970 00:00:00 GMT"
     assert response.header_block() == (
-        b"Set-Cookie: a=; Max-Age=0; Expires=Thu, 01 Jan 1970 00:00:00 GMT; Path=/x; "
-        b"Domain=b.c; HttpOnly; SameSite=Lax\r\n"
+        b"Set-Cookie: a=; "
+        + ended
+        + b"; Path=/x; Domain=b.c; HttpOnly; SameSite=Lax\r\n"
+        b"Set-Cookie: __Host-b=; " + ended + b"; Path=/; "
+        b"Secure; HttpOnly; SameSite=Lax; Partitioned\r\n"
     )
+
+
+def test_what_changes_a_response_returns_it() -> None:
+    """Or `return Response(...).set_cookie(...)` would be a 204, without a word."""
+    response = Response("x")
+    assert response.set_cookie("a", "b").delete_cookie("c").etag("v7") is response
+    assert to_response(response).header_block().count(b"Set-Cookie") == 2
 
 
 def test_a_sealed_response_can_be_changed() -> None:
