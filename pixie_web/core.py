@@ -121,7 +121,7 @@ import time
 import types
 from bisect import bisect_left
 from collections import deque
-from contextvars import Context, copy_context
+from contextvars import Context, ContextVar, copy_context
 from enum import Enum
 from functools import lru_cache, partial
 from typing import (
@@ -523,6 +523,13 @@ MAX_COOKIE_ATTRIBUTE_CHARS = 1024  # RFC 6265bis 5.6
 _COOKIE_VALUE_SAFE = rb"!#$&'()*+-./:<=>?@[]^_`{|}~"  # RFC 6265 cookie-octet, less %
 
 
+def _utf8_or_latin1(raw: bytes) -> str:
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError:
+        return raw.decode("latin-1")
+
+
 def _cookie_text(value: str) -> str:
     if value[:1] == '"' == value[-1:] and len(value) > 1:
         value = value[1:-1]
@@ -538,13 +545,6 @@ def _cookie_text(value: str) -> str:
         except UnicodeDecodeError:  # some % begins no escape
             pass
     return _utf8_or_latin1(percent_decode(value.encode("latin-1", "replace")))
-
-
-def _utf8_or_latin1(raw: bytes) -> str:
-    try:
-        return raw.decode("utf-8")
-    except UnicodeDecodeError:
-        return raw.decode("latin-1")
 
 
 def parse_cookies(header: str) -> Dict[str, str]:
@@ -619,6 +619,68 @@ def escape(value: object) -> str:
 _ONE_DIGIT = bytes.maketrans(b"123456789", b"0" * 9)
 
 
+# Set while a request is answered: its application's word on what none of this knows.
+json_default_hook: ContextVar[Optional[Callable[[Any], object]]] = ContextVar(
+    "json_default_hook", default=None
+)
+
+
+def _moment_text(moment: Any) -> str:
+    """Return a datetime as RFC 3339 has it; without an offset, if it says none."""
+    offset = moment.utcoffset()
+    if offset is not None and offset.total_seconds() % 60:  # RFC 3339 5.6: hh:mm
+        from datetime import timezone
+
+        moment = moment.astimezone(timezone.utc)
+    return str(moment.isoformat())
+
+
+def _decimal_text(number: Any) -> str:
+    # Not a number: whoever reads one makes a float of it, which has 15 digits.
+    if not number.is_finite():
+        raise ValueError(f"Decimal {number} is not JSON")
+    return str(number)
+
+
+@lru_cache(maxsize=1)
+def _json_rules() -> Tuple[Tuple[Any, Callable[[Any], object]], ...]:
+    from datetime import date, datetime, time
+    from decimal import Decimal
+    from uuid import UUID
+
+    return (
+        (Enum, lambda member: member.value),
+        (UUID, str),
+        (datetime, _moment_text),
+        ((date, time), lambda moment: moment.isoformat()),
+        (Decimal, _decimal_text),
+    )
+
+
+def _json_default(value: object) -> object:
+    """Return what to write for a value that is none of JSON's own.
+
+    Enum and UUID orjson writes by itself, and has no option against it.
+    """
+    kind = type(value)
+    if issubclass(kind, (str, int, float, list, tuple, dict)):
+        raise TypeError("orjson asks for subclasses; json writes them by itself")
+    for known, rule in _json_rules():
+        if isinstance(value, known):
+            return rule(value)
+    if hasattr(kind, "__dataclass_fields__"):
+        from dataclasses import fields
+
+        return {one.name: getattr(value, one.name) for one in fields(cast(Any, value))}
+    hook = json_default_hook.get()
+    if hook is not None:
+        return hook(value)
+    raise TypeError(
+        f"Object of type {kind.__name__} is not JSON serializable; make it text, a "
+        "number, a list or a dict, or let app.json_default do so"
+    )
+
+
 @lru_cache(maxsize=1)
 def _fast_json() -> Optional[Tuple[Callable[[object], bytes], Callable[..., object]]]:
     """Return orjson's `dumps` and `loads`; None where it is not installed.
@@ -632,20 +694,16 @@ def _fast_json() -> Optional[Tuple[Callable[[object], bytes], Callable[..., obje
         return None
     option = orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_DATETIME
     option |= orjson.OPT_PASSTHROUGH_SUBCLASS
-    return partial(orjson.dumps, option=option), orjson.loads
+    dumps = partial(orjson.dumps, default=_json_default, option=option)
+    return dumps, orjson.loads
 
 
-def _json_default(value: object) -> object:
-    """Return what to write for a value that is none of JSON's own.
-
-    These two orjson writes by itself, and has no option against it.
-    """
-    if isinstance(value, Enum):
-        return value.value
-    uuid = sys.modules.get("uuid")  # whoever made one has imported it
-    if uuid is not None and isinstance(value, uuid.UUID):
-        return str(value)
-    raise TypeError(f"Object of type {type(value).__name__} is not JSON serializable")
+def parse_float(text: str) -> float:
+    """Return a float that is finite; raise ValueError for any other text."""
+    number = float(text)
+    if number - number != 0:
+        raise ValueError(f"{text[:30]} is too large a number")
+    return number
 
 
 def _refuse_constant(name: str) -> object:
@@ -663,14 +721,17 @@ def _json() -> Tuple[Callable[[object], str], Callable[[str], object]]:
         allow_nan=False,
         default=_json_default,
     )
-    return encoder.encode, json.JSONDecoder(parse_constant=_refuse_constant).decode
+    decoder = json.JSONDecoder(parse_float=parse_float, parse_constant=_refuse_constant)
+    return encoder.encode, decoder.decode
 
 
 def dump_json(value: object) -> bytes:
     """Return `value` as compact JSON in UTF-8.
 
-    A UUID is its text, a member of an Enum its value, a tuple a list. What is written
-    means the same whether orjson is installed or not.
+    A datetime, date or time is its RFC 3339 text, a Decimal and a UUID their text, a
+    member of an Enum its value, a dataclass the object of its fields, a tuple a list.
+    For anything else `Application.json_default` is asked, while a request is answered.
+    What is written means the same whether orjson is installed or not.
 
     Raises:
         TypeError: a value that JSON can't say.
@@ -685,7 +746,7 @@ def dump_json(value: object) -> bytes:
             # orjson writes NaN as null, which is not equal to it when read back.
             if b"null" not in data or loads(data) == value:
                 return data
-        except TypeError:
+        except Exception:  # of values that do not compare, too
             pass  # json may know better, or says why
     # Half a surrogate pair can't be UTF-8, but its \\udXXX is JSON.
     return _json()[0](value).encode("utf-8", "backslashreplace")
@@ -702,7 +763,7 @@ def load_json(data: bytes) -> object:
 
     Raises:
         HTTPError: 400, with the reason: bad syntax, bad UTF-8, NaN, nested too deeply,
-            or a number too long to convert.
+            or a number that is too large for a float or too long to convert.
     """
     fast = _fast_json()
     if fast is not None and not _has_long_integer(data):  # orjson would round it
@@ -2672,6 +2733,8 @@ def _secure_or_not(
     name: str, secure: Optional[bool], samesite: Optional[str], partitioned: bool
 ) -> Optional[bool]:
     """Return whether a cookie is Secure; None: if its request came over https."""
+    if samesite is not None and samesite.lower() not in ("lax", "strict", "none"):
+        raise ValueError(f"samesite is Lax, Strict or None, got {samesite!r}")
     prefixed = name.lower().startswith(("__secure-", "__host-"))
     if not (prefixed or partitioned or (samesite or "").lower() == "none"):
         return secure
@@ -2865,8 +2928,6 @@ class Response:
             max_age = int(whole)
         if name.lower().startswith("__host-") and (path != "/" or domain is not None):
             raise ValueError(f'a cookie named {name} needs path="/" and no domain')
-        if samesite is not None and samesite.lower() not in ("lax", "strict", "none"):
-            raise ValueError(f"samesite is Lax, Strict or None, got {samesite!r}")
         attributes: Dict[str, Any] = {
             "Max-Age": max_age,
             "Expires": _cookie_date(expires),
@@ -4577,13 +4638,6 @@ class Filter:
 Filters = Mapping[str, Filter]
 
 
-def _finite(text: str) -> float:
-    number = float(text)
-    if number - number != 0:
-        raise ValueError(f"{text} is too large")
-    return number
-
-
 _DIGITS = f"[0-9]{{1,{MAX_NUMBER_DIGITS}}}"
 _FLOAT = (
     rf"[-+]?(?:{_DIGITS}(?:\.(?:{_DIGITS})?)?|\.{_DIGITS})(?:[eE][-+]?[0-9]{{1,3}})?"
@@ -4591,7 +4645,7 @@ _FLOAT = (
 _SEGMENT = Filter("[^/]+")
 _PATH = Filter("(?s:.+?)")
 _FILTERS = {
-    "float": Filter(_FLOAT, _finite),
+    "float": Filter(_FLOAT, parse_float),
     "int": Filter(f"[-+]?{_DIGITS}", int),
     "path": _PATH,
 }
@@ -8223,6 +8277,7 @@ def answer(route: Route, request: Request) -> Response:
     """
     before, _, after, _ = route.triggers
     request.app = route.app
+    json_default_hook.set(route.app._json_default)
     response = ask_first(route.app, before, request) if before else None
     if response is None:
         try:
@@ -8465,6 +8520,7 @@ class Application:
         self._routes: List[Route] = []
         self._mounts: List[Tuple[str, Application]] = []
         self._triggers = Triggers()
+        self._json_default: Optional[Callable[[Any], object]] = None
         self._status_handlers: Dict[int, Handler] = {}
         self._error_handlers: Dict[Type[BaseException], Handler] = {}
         self._on_start: List[Callable[[], Any]] = []
@@ -8768,6 +8824,30 @@ class Application:
 
         return declare
 
+    @property
+    def json_default(self) -> Optional[Callable[[Any], object]]:
+        """A function that returns what JSON can say in place of a value, or None.
+
+        It is asked, in main and in workers, for what `dump_json` has no rule for, and
+        raises TypeError for what it does not know either. A mounted application that
+        has none takes that of the one above it.
+
+        Raises:
+            RouteError: set to what is no plain `def`, or when the server has started.
+        """
+        return self._json_default
+
+    @json_default.setter
+    def json_default(self, function: Optional[Callable[[Any], object]]) -> None:
+        self._check_open("app.json_default")
+        if function is not None and (
+            not callable(function) or handler_kind(function) != "def"
+        ):
+            raise RouteError(
+                f"app.json_default is a plain def that takes a value, got {function!r}"
+            )
+        self._json_default = function
+
     def on_start(self, function: HandlerType) -> HandlerType:
         """Have `function()` called in main before it serves, after the pool exists."""
         self._on_start.append(function)
@@ -8848,6 +8928,9 @@ class Application:
             for _, mounted in application._mounts:
                 if mounted.secrets == ():
                     mounted.secrets = application.secrets
+                mounted._json_default = (
+                    mounted._json_default or application._json_default
+                )
         for index, route in enumerate(self.routes):
             route.index = index
             route.triggers = join_triggers(route)
@@ -8880,6 +8963,7 @@ class Application:
         if not self._frozen:
             self.freeze()
         owner = request.app = self._owner(request)
+        json_default_hook.set(owner._json_default)
         response = await owner._respond(request)
         if isinstance(response.body, StaticFile):
             try:
