@@ -392,6 +392,8 @@ _unescape = codecs.unicode_escape_decode
 _URL_SAFE = frozenset(
     b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~"
 )
+# Of Windows, in every directory; also with blanks behind it, or an extension.
+WINDOWS_DEVICE = r"(?:con|prn|aux|nul|conin\$|conout\$|(?:com|lpt)[0-9\xb9\xb2\xb3])"
 
 
 def is_token(text: str) -> bool:
@@ -1931,9 +1933,7 @@ class MultipartParser:
 
 # Uploads ------------------------------------------------------------------------------
 
-_RESERVED_ON_WINDOWS = expression(
-    r"(?i)(?:con|prn|aux|nul|conin\$|conout\$|(?:com|lpt)[0-9\xb9\xb2\xb3])(?:\..*)?"
-)
+_RESERVED_ON_WINDOWS = expression(rf"(?i){WINDOWS_DEVICE} *(?:\..*)?")
 _UNSAFE_IN_FILENAME = expression(
     # Control characters, what Windows forbids, and what turns or hides text on screen.
     '[\x00-\x1f\x7f-\x9f<>:"|?*\u200b-\u200f\u2028-\u202e\u2060-\u206f\ud800-\udfff\ufeff]'
@@ -3343,7 +3343,7 @@ _TYPE_OF = {end: name for name, ends in _TYPES.items() for end in ends.split()}
 _UNSAFE_NAME = r"[\0\\]|(?:^|/)\.{0,2}(?:/|$)"
 _UNSAFE_ON_WINDOWS = (
     _UNSAFE_NAME + r'|[\x00-\x1f<>:"|?*]|[. ](?:/|$)'
-    r"|(?i:(?:^|/)(?:aux|con|nul|prn|(?:com|lpt)[0-9¹²³])(?:[./]|$))"
+    rf"|(?i:(?:^|/){WINDOWS_DEVICE} *(?:[./]|$))"
 )
 
 
@@ -3543,12 +3543,15 @@ def directory_file(
     index: Optional[str] = None,
     max_age: Optional[int] = None,
     cache: Optional[bool] = None,
+    query: str = "",
 ) -> Response:
     """Return the Response for a path below a directory that is served as it is.
 
     Args:
         index: the file that stands for a directory ("index.html"); by default a
             directory is a 404 like every name that is not there.
+        query: `env.query_string`, to be kept where a directory without its last slash
+            is redirected.
 
     Raises:
         HTTPError: 404, as `static_file`.
@@ -3563,7 +3566,8 @@ def directory_file(
     static_file(f"{filename}/{index}", root)  # a 404 unless the index is there
     # Relative, so that it holds wherever the directory is served.
     last = percent_encode(filename.rpartition("/")[2])
-    return Response("", 302, headers={"Location": f"./{last}/"})
+    location = f"./{last}/?{query}" if query else f"./{last}/"
+    return Response("", 302, headers={"Location": location})
 
 
 # Representations, and the memory that keeps them --------------------------------------
@@ -8687,7 +8691,7 @@ class Application:
             raise RouteError(f"static: there is no directory {root}")
 
         def serve_static(env: Request, filename: str = "") -> Response:
-            return directory_file(root, filename, **options)
+            return directory_file(root, filename, query=env.query_string, **options)
 
         index = [prefix] if options.get("index") else []
         paths = [f"{prefix}<filename:path>", *index]
