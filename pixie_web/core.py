@@ -1715,6 +1715,36 @@ def parse_parameters(value: str) -> Tuple[str, Dict[str, str]]:
     return word.strip(" \t").lower(), parameters
 
 
+_CODECS = {
+    "utf-8": "utf-8",
+    "utf8": "utf-8",
+    "us-ascii": "ascii",
+    "ascii": "ascii",
+    "iso-8859-1": "latin-1",
+    "latin1": "latin-1",
+    "windows-1252": "cp1252",
+    "cp1252": "cp1252",
+}
+
+
+def codec_of(content_type: str) -> str:
+    """Return the codec of the text that has this Content-Type: its charset's, or utf-8.
+
+    SECURITY: never codecs.lookup, which imports and keeps whatever a client names.
+
+    Raises:
+        HTTPError: 415, for a charset that is none of those above.
+    """
+    if "charset" not in content_type.lower():
+        return "utf-8"
+    charset = parse_parameters(content_type)[1].get("charset", "utf-8")
+    codec = _CODECS.get(charset.lower())
+    if codec is None:
+        text = f"Send text in UTF-8; the charset {charset[:40]!r} is not known here."
+        raise HTTPError(415, text)
+    return codec
+
+
 # The parser ---------------------------------------------------------------------------
 
 _BOUNDARY = expression(r"[0-9A-Za-z'()+_,\-./:=? ]{0,69}[0-9A-Za-z'()+_,\-./:=?]")
@@ -2177,7 +2207,8 @@ def _parse_multipart(parser: MultipartParser, body: Union[bytes, BodyFile]) -> F
                 if part.encoding:
                     data = decode_transfer(part.encoding, data)
                 if part.filename is None:
-                    fields.append((part.name, data.decode("utf-8", "replace")))
+                    text = data.decode(codec_of(part.content_type), "replace")
+                    fields.append((part.name, text))
                 elif part.filename or data:
                     part.offset, part.size = 0, len(data)
                     files.append((part.name, FileUpload(part, data)))
@@ -2194,8 +2225,9 @@ def parse_form(
 ) -> Form:
     """Return the text fields and the files of a form; none if the body is no form.
 
-    Text is UTF-8 (`_charset_` is ignored), and bytes that are not become U+FFFD. A file
-    input in which nothing was chosen (no filename, no data) is left out.
+    Text is UTF-8, unless a part has a charset of its own (RFC 7578 5.1.2; `_charset_`
+    is ignored), and bytes that are not become U+FFFD. A file input in which nothing was
+    chosen (no filename, no data) is left out.
 
     Args:
         content_type: the value of the Content-Type header.
@@ -2204,7 +2236,8 @@ def parse_form(
         limits: see `FormLimits`.
 
     Raises:
-        HTTPError: 400 for a malformed form, 413 for one over a limit.
+        HTTPError: 400 for a malformed form, 413 for one over a limit, 415 for a charset
+            that is not known.
     """
     if not isinstance(body, (bytes, BodyFile)):
         body = BodyFile(body)
@@ -2602,15 +2635,18 @@ class Request:
 
     @property
     def text(self) -> str:
-        """The body as text, in UTF-8.
+        """The body as text, in the charset of its Content-Type, or in UTF-8.
 
         Raises:
-            HTTPError: 400, when it is not UTF-8.
+            HTTPError: 400, when it is not in that; 415, when it is none of utf-8,
+                us-ascii, iso-8859-1 and windows-1252.
         """
+        codec = codec_of(self.headers.get("content-type") or "")
         try:
-            return self.body.decode("utf-8")
+            return self.body.decode(codec)
         except UnicodeDecodeError as error:
-            raise HTTPError(400, f"The body is not UTF-8: {error.reason}.") from None
+            text = f"The body is not {codec.upper()}: {error.reason}."
+            raise HTTPError(400, text) from None
 
     @property
     def json(self) -> Any:
@@ -2632,7 +2668,7 @@ class Request:
         """The text fields of the form in the body; empty for any other body.
 
         Raises:
-            HTTPError: 400 when it is malformed, 413 over a limit.
+            HTTPError: 400 when it is malformed, 413 over a limit, 415 for a charset.
         """
         return self._parse_form()[0]
 

@@ -292,18 +292,53 @@ def test_a_name_that_is_no_utf8_gets_replacement_characters() -> None:
     assert form_of(body) == {"a\ufffd": ["\ufffd"]}
 
 
-def test_the_charset_field_and_a_parts_charset_change_nothing() -> None:
-    head = FIELD.replace(
-        b"\r\n\r\n", b"\r\nContent-Type: text/plain; charset=utf-16\r\n\r\n"
-    )
-    body = (
-        FIELD.replace(b'"a"', b'"_charset_"')
-        + b"utf-16\r\n"
-        + head
-        + "ä".encode()
-        + END
-    )
-    assert form_of(body) == {"_charset_": ["utf-16"], "a": ["ä"]}
+def test_the_charset_field_changes_nothing() -> None:
+    body = FIELD.replace(b'"a"', b'"_charset_"') + b"utf-16\r\n" + FIELD
+    assert form_of(body + "ä".encode() + END) == {"_charset_": ["utf-16"], "a": ["ä"]}
+
+
+def of_charset(charset: str, data: bytes, head: bytes = FIELD) -> bytes:
+    line = f"\r\nContent-Type: text/plain{charset}\r\n\r\n"
+    return head.replace(b"\r\n\r\n", line.encode("utf-8")) + data + END
+
+
+@pytest.mark.parametrize(
+    "charset, data, text",
+    [
+        ("", "München".encode(), "München"),
+        ("; charset=UTF-8", "München €".encode(), "München €"),
+        (";charset=utf8", b"M\xfcnchen", "M\ufffdnchen"),
+        ("; charset=ISO-8859-1", b"M\xfcnchen \x80", "München \x80"),
+        ('; Format=flowed; CHARSET="iso-8859-1" ;', b"M\xfcnchen", "München"),
+        ("; charset=windows-1252", b"M\xfcnchen \x80\x81", "München €\ufffd"),
+        ("; charset=US-ASCII", b"Munich \xc3\xbc", "Munich \ufffd\ufffd"),
+        ("; x=charset", "ü".encode(), "ü"),
+    ],
+)
+def test_a_fields_own_charset_counts(charset: str, data: bytes, text: str) -> None:
+    assert form_of(of_charset(charset, data)) == {"a": [text]}
+
+
+@pytest.mark.parametrize(
+    "charset, status",
+    [
+        *((f"; charset={name}", 415) for name in ("utf-16", "x", '""', "utf-7", "hex")),
+        (f"; charset={'x' * 1000}", 415),
+        ("; charset", 400),
+        ('; charset="', 400),
+        ("; charset=utf-8; charset=utf-8", 400),
+    ],
+)
+def test_another_charset_is_refused(charset: str, status: int) -> None:
+    assert status_of(of_charset(charset, b"x")) == status
+    # It is nothing to a file, whose bytes are given as they came.
+    assert content_of(b"", upload_of(of_charset(charset, b"\xff", FILE))) == b"\xff"
+
+
+def test_a_charset_is_read_after_its_transfer_encoding() -> None:
+    head = b"\r\nContent-Transfer-Encoding: quoted-printable\r\n\r\n"
+    body = of_charset("; charset=iso-8859-1", b"M=FCnchen").replace(b"\r\n\r\n", head)
+    assert form_of(body) == {"a": ["München"]}
 
 
 def test_the_short_way_through_a_head_means_what_the_long_way_means() -> None:

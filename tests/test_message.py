@@ -113,6 +113,21 @@ def test_the_body_is_bytes_and_text() -> None:
     assert (request.body, request.text) == ("größe".encode(), "größe")
 
 
+def test_text_is_read_in_the_charset_that_it_names() -> None:
+    for charset, data, text in [
+        ("utf-8", "größe".encode(), "größe"),
+        ("ISO-8859-1", b"gr\xf6\xdfe", "größe"),
+        ("windows-1252", b"\x80", "€"),
+        ("us-ascii", b"x", "x"),
+    ]:
+        line = f"Content-Type: text/plain; charset={charset}"
+        assert request_of("/", line, body=data).text == text
+    for charset, status in (("us-ascii", 400), ("windows-1252", 400), ("utf-16", 415)):
+        line = f"Content-Type: text/plain; charset={charset}"
+        with pytest.raises(HTTPError, match=str(status)):
+            assert request_of("/", line, body=b"\x81").text
+
+
 def test_text_that_is_not_utf_8_is_a_400() -> None:
     with pytest.raises(HTTPError) as refused:
         assert request_of("/", body=b"\xff").text
