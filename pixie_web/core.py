@@ -1656,6 +1656,7 @@ def encode_chunk(data: bytes) -> bytes:
 # `filename*` is ignored (RFC 7578 section 4.2 forbids it).
 
 MAX_FORM_FIELDS = 1000  # urlencoded; Django, PHP, aiohttp, qs
+MAX_PADDING_BYTES = 64  # blanks after a boundary; no HTTP client sends any
 MAX_PREAMBLE_BYTES = 64  # line ends ahead of the first boundary: some clients send one
 MAX_FILENAME_BYTES = 200  # file systems allow 255; leaves room for a prefix
 BODY_PIECE_BYTES = 256 * 1024  # read from a file at once; larger is not faster
@@ -1748,6 +1749,10 @@ def codec_of(content_type: str) -> str:
 # The parser ---------------------------------------------------------------------------
 
 _BOUNDARY = expression(r"[0-9A-Za-z'()+_,\-./:=? ]{0,69}[0-9A-Za-z'()+_,\-./:=?]")
+# RFC 2046 5.1.1: blanks after a boundary are those of gateways, and are to be taken.
+_AFTER_BOUNDARY = expression(
+    rb"([ \t]{%d})|[ \t]*(?:\r(?:(\n)|\Z)|\Z)|-(?:(-)|\Z)" % (MAX_PADDING_BYTES + 1)
+)
 _PART_HEAD = expression(  # RFC 9112 section 5, without folded lines
     rf"(?:[{TOKEN_BYTES.decode()}]+:[^\x00-\x08\x0a-\x1f\x7f]*(?:\r\n|\Z))+"
 )
@@ -1878,21 +1883,19 @@ class MultipartParser:
                 self._part, self._in_head = part, False
                 position = part.offset - self._offset
                 yield part
-            end, after = self._find_delimiter(buffer, position)
+            end, stop, is_last = self._find_delimiter(buffer, position)
             if end > position:
                 piece = buffer[position:end]
                 self._check_data(piece, self._offset + end)
                 if self._part is not None:
                     yield piece
                 position = end
-            if not after:
+            if not stop:
                 break
             if self._part is not None:
                 yield None
-            position += len(self._delimiter) + 2
-            self._part = None
-            self._ended = after == b"--"
-            self._in_head = not self._ended
+            position, self._part = stop, None
+            self._ended, self._in_head = is_last, not is_last
         self._offset += position
         self._rest = b"" if self._ended else buffer[position:]
 
@@ -1901,8 +1904,11 @@ class MultipartParser:
         if not self._ended and self._offset + len(self._rest):
             raise HTTPError(400, "The multipart body ends before its last boundary.")
 
-    def _find_delimiter(self, buffer: bytes, position: int) -> Tuple[int, bytes]:
-        """Return where the data ends, and the two bytes after the delimiter or b""."""
+    def _find_delimiter(self, buffer: bytes, position: int) -> Tuple[int, int, bool]:
+        """Return where the data ends, where its delimiter does, and if it is the last.
+
+        The second is 0 while the delimiter is not here to its end.
+        """
         delimiter, length = self._delimiter, len(self._delimiter)
         search = position
         while True:
@@ -1912,15 +1918,15 @@ class MultipartParser:
                 end = buffer.rfind(b"\r", max(position, len(buffer) - length + 1))
                 if end < 0 or not delimiter.startswith(buffer[end:]):
                     end = len(buffer)
-                return end, b""
+                return end, 0, False
             search = end + length
-            after = buffer[search : search + 2]
-            if after == b"\r\n" or after == b"--":
-                return end, after
-            if len(after) < 2:
-                return end, b""
-            # A line that only begins like a delimiter. RFC 2046 5.1.1 allows for blanks
-            # after one, put there by mail gateways; no HTTP client sends any.
+            found = _AFTER_BOUNDARY.match(buffer, search)
+            if found is None:
+                continue  # a line that only begins like a delimiter
+            if found.group(1):
+                raise HTTPError(400, "Too many blanks after a multipart boundary.")
+            is_whole = found.group(2) or found.group(3)
+            return end, found.end() if is_whole else 0, bool(found.group(3))
 
     def _take_head(self, buffer: bytes, position: int) -> Optional[Part]:
         """Return the part that begins at a position; None while its head goes on."""

@@ -235,8 +235,26 @@ GOOD: List[Tuple[str, bytes, Seen]] = [
     ("an epilogue", FIELD + b"1" + END + b"--xYz\r\nx", [("a", None, "", b"1")]),
     (
         "what only begins like a boundary",
-        FIELD + b"\r\n--xY\r\n--xYzz\r\n--xYz \r\n--xYz-\r\n\r\n--xYz\r-" + END,
-        [("a", None, "", b"\r\n--xY\r\n--xYzz\r\n--xYz \r\n--xYz-\r\n\r\n--xYz\r-")],
+        FIELD + b"\r\n--xY\r\n--xYzz\r\n--xYz x\r\n--xYz-\r\n\r\n--xYz\r-" + END,
+        [("a", None, "", b"\r\n--xY\r\n--xYzz\r\n--xYz x\r\n--xYz-\r\n\r\n--xYz\r-")],
+    ),
+    (
+        "blanks after boundaries",
+        FIELD.replace(b"z\r", b"z \t\r")
+        + b"1\r\n"
+        + FILE.replace(b"z\r", b"z\t\r")
+        + b"\r\n--xYz  --\r\n--xYz \n\r\n--xYz \r \r\n--xYz -"
+        + END
+        + b" \r\n",
+        [
+            ("a", None, "", b"1"),
+            ("f", "f.txt", "", b"\r\n--xYz  --\r\n--xYz \n\r\n--xYz \r \r\n--xYz -"),
+        ],
+    ),
+    (
+        "as many blanks as there may be",
+        FIELD.replace(b"z\r", b"z" + b" " * 64 + b"\r") + b"1" + END,
+        [("a", None, "", b"1")],
     ),
     (
         "other order, case and blanks",
@@ -385,6 +403,15 @@ REFUSED = {
     "text after a quote": file_part('name="a"b'),
     "a parameter without value": file_part("name="),
     "a parameter without name": file_part("name=a; =b"),
+    "too many blanks after a boundary": FIELD.replace(b"z\r", b"z" + b" " * 65 + b"\r")
+    + END,
+    "many blanks after what may be a boundary": FIELD
+    + b"\r\n--xYz"
+    + b" " * 99
+    + b"x"
+    + END,
+    "blanks to the end": FIELD + b"1\r\n--xYz  ",
+    "blanks ahead of the last dashes": FIELD + b"1\r\n--xYz --\r\n",
     "a header without colon": FIELD.replace(b"\r\n\r\n", b"\r\nX\r\n\r\n") + b"1" + END,
     "a header without name": FIELD.replace(b"\r\n\r\n", b"\r\n: x\r\n\r\n")
     + b"1"
@@ -552,7 +579,7 @@ def test_files_do_not_count_as_form_data() -> None:
 
 
 @pytest.mark.parametrize(
-    "filler", [b"\r", b"\n", b"\r\n", b"\r\n--xY", b"\r\n--xYz ", b"--xYz", b"-"]
+    "filler", [b"\r", b"\n", b"\r\n", b"\r\n--xY", b"\r\n--xYz x", b"--xYz", b"-"]
 )
 @pytest.mark.parametrize("size", [1, 7, 1024])
 def test_the_parser_keeps_no_more_than_a_delimiter(filler: bytes, size: int) -> None:
@@ -566,6 +593,14 @@ def test_the_parser_keeps_no_more_than_a_delimiter(filler: bytes, size: int) -> 
     parser.close()
     assert got == data
     assert kept <= len("\r\n--xYz") + 1
+
+
+def test_megabytes_of_blanks_after_a_boundary_are_not_kept() -> None:
+    parser = MultipartParser(B, UNLIMITED)
+    list(parser.feed(FILE + b"\r\n--xYz"))
+    list(parser.feed(b" " * 64))
+    with pytest.raises(HTTPError, match="blanks"):
+        list(parser.feed(b" "))
 
 
 class CountingBytes(bytes):
