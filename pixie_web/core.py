@@ -43,6 +43,7 @@ from __future__ import annotations
 __version__ = "0.1.0"
 
 __all__ = [
+    "BadValue",
     "ClientDisconnected",
     "FileUpload",
     "HTTPError",
@@ -258,7 +259,8 @@ REASONS = {
 #     |-- HTTPError            an answer with a status; abort() and redirect() raise it
 #     |   |-- ProtocolError    the bytes are not HTTP, or over a limit: answer and close
 #     |   |-- AnswerLost       a handler ran too long, or its worker died: 504, 502
-#     |   `-- MissingValue     env.form["x"] without an x: 400 (it is a KeyError too)
+#     |   |-- MissingValue     env.form["x"] without an x: 400 (it is a KeyError too)
+#     |   `-- BadValue         env.form.get("x", type=int) of "y": 400 (and ValueError)
 #     |-- ClientDisconnected   the client left before its request had arrived
 #     |-- RouteError           a route, filter or trigger is declared wrongly
 #     |-- TemplateError        a template is missing, or wrong; names its line
@@ -273,12 +275,21 @@ class PixieError(Exception):
     """The root of every error that pixie_web defines."""
 
 
+def check_status(status: object) -> int:
+    """Return a status as a plain int; raise ValueError if it is no final one."""
+    is_number = isinstance(status, int) and not isinstance(status, bool)
+    if not is_number or not 200 <= cast(int, status) <= 999:
+        raise ValueError(f"a status is a number from 200 to 999, got {status!r}")
+    return int(cast(int, status))
+
+
 class HTTPError(PixieError):
     """An answer with a status, raised instead of returned.
 
     Args:
         status: the status code, 200 to 999 (int).
-        text: what to tell the client (str); the reason phrase when empty.
+        text: what to tell the client (str); the reason phrase when empty. A dict or a
+            list is sent as JSON: it is the attribute `json` then, and else None.
         headers: further response headers (mapping of str to str).
 
     Raised in a handler, it becomes the response, or what the error handler for its
@@ -291,14 +302,14 @@ class HTTPError(PixieError):
     def __init__(
         self,
         status: int = 500,
-        text: str = "",
+        text: Union[str, Dict[Any, Any], List[Any]] = "",
         headers: Optional[Mapping[str, str]] = None,
     ) -> None:
-        if type(status) is not int or not 200 <= status <= 999:
-            raise ValueError(f"a status is a number from 200 to 999, got {status!r}")
-        super().__init__(status, text)
-        self.status = status
-        self.text = text or REASONS.get(status, "Error")
+        self.status = check_status(status)
+        super().__init__(self.status, text)
+        self.json = text if isinstance(text, (dict, list)) else None
+        reason = REASONS.get(self.status, "Error")
+        self.text = reason if isinstance(text, (dict, list)) else text or reason
         self.headers = dict(headers or {})
 
     def __str__(self) -> str:
@@ -321,6 +332,18 @@ class MissingValue(HTTPError, KeyError):
 
     def __init__(self, name: str) -> None:
         super().__init__(400, f"The request lacks the value {name!r}.")
+
+
+class BadValue(HTTPError, ValueError):
+    """A query or form value is not of the type it was asked for as: status 400.
+
+    Its cause is what the type said to it.
+    """
+
+    def __init__(self, name: str, value: object, kind: str) -> None:
+        shown = repr(value)
+        shown = shown if len(shown) <= 60 else f"{shown[:60]}..."
+        super().__init__(400, f"The value {name!r} is {shown}, no valid {kind}.")
 
 
 class ClientDisconnected(PixieError):
@@ -998,10 +1021,11 @@ class MultiDict(Generic[T]):
         default: Any = None,
         type: Optional[Callable[[Any], Any]] = None,
     ) -> Any:
-        """Return the last value, converted by `type`, or `default`.
+        """Return the last value, converted by `type`; without one, `default`.
 
-        What `type` refuses with ValueError, TypeError or ArithmeticError (Decimal)
-        gives `default` too.
+        Raises:
+            BadValue: `type` has refused the value, by ValueError, TypeError or
+                ArithmeticError (Decimal); it answers 400 unless the handler catches it.
         """
         values = self._values.get(name)
         if not values:
@@ -1010,8 +1034,11 @@ class MultiDict(Generic[T]):
             return values[-1]
         try:
             return type(values[-1])
-        except (ValueError, TypeError, ArithmeticError):
-            return default
+        except HTTPError:
+            raise
+        except (ValueError, TypeError, ArithmeticError) as error:
+            kind = type.__name__ if isinstance(type, builtins.type) else "value"
+            raise BadValue(name, values[-1], kind) from error
 
     def getall(self, name: str) -> List[T]:
         """Return all values sent under `name`, in order; a list that may be empty."""
@@ -2405,7 +2432,8 @@ class Request:
         prefix: the path under which the application is mounted, "" at the root.
         route: the matched route, or None where nothing matched.
         params: the path's arguments by name, converted by their filters.
-        context: a dict for triggers and handlers; travels to the pool as JSON.
+        context: a dict for triggers and handlers; travels to the pool as JSON. The
+            request takes no attributes but its own.
         debug: whether error pages show tracebacks.
     """
 
@@ -2730,6 +2758,9 @@ def log_failure(request: Request, error: BaseException, midway: bool = False) ->
     Args:
         midway: a part of its answer has been sent.
     """
+    if isinstance(error, AttributeError) and "'Request' object has no" in str(error):
+        # PERF: said here, and not by a __setattr__, which would cost each request 8 us.
+        error.args = (f"{error}; values of your own go into env.context, a dict",)
     route = request.route
     where = f" in {route.path} ({route.placement.name})" if route is not None else ""
     where += ", in the middle of its answer" if midway else ""
@@ -2858,8 +2889,8 @@ class Response:
         "_content_type",
         "_cookies",
         "_headers",
+        "_status",
         "body",
-        "status",
         "stream_bytes",
     )
 
@@ -2871,10 +2902,8 @@ class Response:
         headers: Union[Mapping[str, str], Iterable[Tuple[str, str]], None] = None,
         cookies: Optional[Mapping[str, str]] = None,
     ) -> None:
-        if type(status) is not int or not 200 <= status <= 999:
-            raise ValueError(f"a status is a number from 200 to 999, got {status!r}")
         self.body: AnyBody = body
-        self.status = status
+        self._status = check_status(status)
         self._content_type = content_type
         self._headers = Headers(headers) if headers else None
         self._cookies: List[Tuple[str, Any, Dict[str, Any], bool]] = []
@@ -2888,7 +2917,7 @@ class Response:
     def from_block(cls, status: int, block: bytes, body: AnyBody) -> Response:
         """Return a response whose header block is rendered, e.g. by a worker."""
         response = cls.__new__(cls)
-        response.status = status
+        response._status = status
         response.body = body
         response._content_type = None
         response._headers = None
@@ -2896,6 +2925,15 @@ class Response:
         response._block = block
         response.stream_bytes = None
         return response
+
+    @property
+    def status(self) -> int:
+        """The status; setting what is none raises ValueError."""
+        return self._status
+
+    @status.setter
+    def status(self, status: int) -> None:
+        self._status = check_status(status)
 
     @property
     def headers(self) -> Headers:
@@ -3106,11 +3144,12 @@ class Response:
 
 
 def _from_tuple(value: Tuple[Any, ...]) -> Response:
-    if len(value) not in (2, 3) or type(value[1]) is not int:
+    has_status = len(value) in (2, 3) and isinstance(value[1], int)
+    if not has_status or value[1] is True or value[1] is False:
         shape = ", ".join(type(part).__name__ for part in value)
         raise TypeError(f"a tuple is (body, status[, headers]), not ({shape})")
     response = value[0] if isinstance(value[0], Response) else Response(value[0])
-    response.status = Response(status=value[1]).status
+    response.status = value[1]
     if len(value) == 3:
         for name, text in Headers(value[2]).items():
             response.headers[name] = text
@@ -3170,12 +3209,15 @@ def open_stream(response: Response, first: object) -> Tuple[Response, bytes]:
     return response, b"" if first is None else to_chunk(first)
 
 
-def abort(status: int = 500, text: str = "") -> NoReturn:
+def abort(
+    status: int = 500, text: Union[str, Dict[Any, Any], List[Any]] = ""
+) -> NoReturn:
     """Leave the handler with an error answer.
 
     Args:
         status: the status code (int).
-        text: what to tell the client; the reason phrase when empty.
+        text: what to tell the client, on a page; the reason phrase when empty. A dict
+            or a list is sent as JSON.
 
     Raises:
         HTTPError: always; the error handler for the status makes the page.
@@ -3210,7 +3252,14 @@ def redirect(url: str, status: int = 303) -> NoReturn:
 
 
 def error_page(error: HTTPError, traceback_text: str = "") -> Response:
-    """Return the page for an error: its status and text, and a traceback if given."""
+    """Return the page for an error: its status and text, and a traceback if given.
+
+    Of an error that has JSON to say, it is that.
+    """
+    if error.status in (204, 304):
+        return Response("", error.status, headers=error.headers).settle()
+    if error.json is not None:
+        return Response(error.json, error.status, headers=error.headers).settle()
     reason = REASONS.get(error.status, "Error")
     title = f"{error.status} {reason}"
     text = f"<p>{escape(error.text)}</p>\n" if error.text != reason else ""
@@ -3220,8 +3269,6 @@ def error_page(error: HTTPError, traceback_text: str = "") -> Response:
         f"<title>{escape(title)}</title>\n<h1>{escape(title)}</h1>\n"
         f"{text}{trace}</html>\n"
     )
-    if error.status in (204, 304):
-        return Response("", error.status, headers=error.headers).settle()
     return Response(page, error.status, HTML, error.headers).settle()
 
 

@@ -8,11 +8,20 @@ import re
 import tempfile
 import threading
 from datetime import date, datetime, timedelta, timezone
+from http import HTTPStatus
 from typing import Any, BinaryIO, Callable, Dict, List, Optional, cast
 
 import pytest
 
-from pixie_web import HTTPError, PixieError, Request, Response, abort, redirect
+from pixie_web import (
+    BadValue,
+    HTTPError,
+    PixieError,
+    Request,
+    Response,
+    abort,
+    redirect,
+)
 from pixie_web.core import (
     BodyFile,
     BodySource,
@@ -21,6 +30,7 @@ from pixie_web.core import (
     StaticFile,
     error_page,
     is_stream,
+    log_failure,
     open_stream,
     parse_head,
     to_chunk,
@@ -81,8 +91,10 @@ def test_the_query_is_a_multi_dict() -> None:
     assert (query["a"], query.getall("a"), query["b"], query["c"]) == (
         *("2", ["1", "2"], "ü x", ""),
     )
-    assert query.get("n", 7, type=int) == 7
+    assert query.get("m", 7, type=int) == 7
     assert query.get("a", type=int) == 2
+    with pytest.raises(BadValue):
+        query.get("n", 7, type=int)
 
 
 def test_a_missing_value_is_a_400_and_a_key_error() -> None:
@@ -651,6 +663,46 @@ def test_a_sealed_response_can_be_changed() -> None:
     assert response.header_block() == block
 
 
+@pytest.mark.parametrize(
+    "status", ["201 Created", "201", None, 99, 199, 1000, -200, True, 200.0, [200]]
+)
+def test_a_status_that_is_none_is_refused_where_it_is_set(status: Any) -> None:
+    response = Response("x", 404)
+    for way in (
+        lambda: setattr(response, "status", status),
+        lambda: Response("x", status),
+        lambda: HTTPError(status),
+    ):
+        with pytest.raises(ValueError, match="a status is a number from 200 to 999"):
+            way()
+    assert response.status == 404
+
+
+def test_a_status_may_be_of_the_standard_library() -> None:
+    response = Response("x", HTTPStatus.CREATED)
+    assert (response.status, type(response.status)) == (201, int)
+    response.status = HTTPStatus.ACCEPTED
+    assert (response.status, type(response.status)) == (202, int)
+    assert to_response(("x", HTTPStatus.NOT_FOUND)).status == 404
+    assert repr(HTTPError(HTTPStatus.GONE, "")) == "HTTPError(410, '')"
+
+
+@pytest.mark.parametrize("name", ["start", "user", "foo_bar"])
+def test_a_request_takes_no_attributes_but_its_own(name: str) -> None:
+    request = request_of("/")
+    for way in (lambda: setattr(request, name, 1), lambda: getattr(request, name)):
+        with pytest.raises(AttributeError) as refused:
+            way()
+        log_failure(request, refused.value)  # where a handler has not caught it
+        text = str(refused.value)
+        assert f"no attribute '{name}'" in text
+        assert text.endswith("; values of your own go into env.context, a dict")
+    with pytest.raises(AttributeError) as refused:
+        setattr("a string", name, 1)
+    log_failure(request, refused.value)
+    assert "env.context" not in str(refused.value)
+
+
 def test_a_response_says_what_it_is() -> None:
     assert repr(Response("x", 404)) == "<Response 404 str>"
 
@@ -715,6 +767,28 @@ def test_abort_raises_an_http_error() -> None:
     with pytest.raises(HTTPError) as raised:
         abort(404)
     assert str(raised.value) == "404 Not Found"
+    assert raised.value.json is None
+
+
+@pytest.mark.parametrize(
+    "value, body",
+    [
+        ({"text": "<b>ü</b>"}, '{"text":"<b>ü</b>"}'.encode()),
+        ([1, None], b"[1,null]"),
+        ({}, b"{}"),
+        ([], b"[]"),
+    ],
+)
+def test_abort_with_a_dict_or_a_list_is_json(value: Any, body: bytes) -> None:
+    with pytest.raises(HTTPError) as raised:
+        abort(422, value)
+    error = raised.value
+    assert (error.json, error.text) == (value, "Unprocessable Content")
+    assert str(error) == "422 Unprocessable Content"
+    error.headers["X-A"] = "b"
+    response = error_page(error)
+    assert (response.status, response.body) == (422, body)
+    assert response.header_block() == b"Content-Type: application/json\r\nX-A: b\r\n"
 
 
 @pytest.mark.parametrize("status", [99, 100, 199, 1000, "404", None, True])

@@ -276,6 +276,16 @@ STREAMS = [
 ERRORS = [
     Ask("/aborted", failed("418 I'm a teapot", "no <coffee>")),
     Ask("/aborted_bare", failed("403 Forbidden")),
+    Ask(
+        "/aborted_json",
+        plain(
+            "422 Unprocessable Content",
+            JSON,
+            body=as_json({"problem": ["<größe>", None]}),
+        ),
+    ),
+    Ask("/own_attribute", ERROR_500),
+    Ask("/set_status", ERROR_500),
     Ask("/aborted_handled", plain("410 Gone", HTML, body=b"gone: it went")),
     Ask(
         "/redirected",
@@ -340,11 +350,16 @@ REQUESTS = [
         headers=("X-One: 1", "X-Two:2", "X-Two:  ü  "),
     ),
     Ask(
-        "/request_query?a=1&a=%C3%BC+b&n=7&n&%zz=%",
+        "/request_query?a=1&a=%C3%BC+b&n&n=7&%zz=%",
         found(
-            [[["a", "1"], ["a", "ü b"], ["n", "7"], ["n", ""], ["%zz", "%"]]]
-            + [["1", "ü b"], "none", 0]
+            [[["a", "1"], ["a", "ü b"], ["n", ""], ["n", "7"], ["%zz", "%"]]]
+            + [["1", "ü b"], "none", 7]
         ),
+    ),
+    Ask("/request_query", found([[], [], "none", 0])),
+    Ask(
+        "/request_query?n=7&n=%3Cb%3E",
+        failed("400 Bad Request", "The value 'n' is '<b>', no valid int."),
     ),
     Ask(
         "/request_missing",
@@ -412,6 +427,12 @@ REQUESTS = [
         found([[["a", "1"], ["a", "2"], ["n", "3"]], 3, 0]),
     ),
     post("/request_form", "text/plain", b"a=1", found([[], None, 0])),
+    post(
+        "/request_form",
+        URLENCODED,
+        b"n=x",
+        failed("400 Bad Request", "The value 'n' is 'x', no valid int."),
+    ),
     post("/request_form", URLENCODED, b"&".join([b"a"] * 5000), None),
     post(
         "/request_files",
@@ -638,6 +659,10 @@ def test_unusable_results_are_logged_with_type_and_route(server: Server) -> None
         mark = server.mark()
         server.get(f"/{placement}/unusable")
         server.wait_for_log(f"failed in /unusable ({placement})", mark)
+        server.get(f"/{placement}/own_attribute")
+        server.wait_for_log("values of your own go into env.context", mark)
+        server.get(f"/{placement}/set_status")
+        server.wait_for_log("from 200 to 999, got '201 Created'", mark)
         server.wait_for_log(re.compile("TypeError: a handler returns .* not set"), mark)
 
 
