@@ -43,6 +43,7 @@ from __future__ import annotations
 __version__ = "0.1.0"
 
 __all__ = [
+    "BadValue",
     "ClientDisconnected",
     "FileUpload",
     "HTTPError",
@@ -121,7 +122,7 @@ import time
 import types
 from bisect import bisect_left
 from collections import Counter, deque
-from contextvars import Context, copy_context
+from contextvars import Context, ContextVar, copy_context
 from enum import Enum
 from functools import lru_cache, partial
 from heapq import nsmallest
@@ -158,7 +159,7 @@ from typing import (
 )
 
 if TYPE_CHECKING:
-    from datetime import datetime, timedelta
+    from datetime import date, timedelta
     from queue import SimpleQueue
 
 MAX_REQUEST_LINE_BYTES = 8190  # gunicorn 4094, Apache and aiohttp 8190; RFC asks 8000
@@ -260,7 +261,8 @@ REASONS = {
 #     |-- HTTPError            an answer with a status; abort() and redirect() raise it
 #     |   |-- ProtocolError    the bytes are not HTTP, or over a limit: answer and close
 #     |   |-- AnswerLost       a handler ran too long, or its worker died: 504, 502
-#     |   `-- MissingValue     env.form["x"] without an x: 400 (it is a KeyError too)
+#     |   |-- MissingValue     env.form["x"] without an x: 400 (it is a KeyError too)
+#     |   `-- BadValue         env.form.get("x", type=int) of "y": 400 (and ValueError)
 #     |-- ClientDisconnected   the client left before its request had arrived
 #     |-- RouteError           a route, filter or trigger is declared wrongly
 #     |-- TemplateError        a template is missing, or wrong; names its line
@@ -275,12 +277,21 @@ class PixieError(Exception):
     """The root of every error that pixie_web defines."""
 
 
+def check_status(status: object) -> int:
+    """Return a status as a plain int; raise ValueError if it is no final one."""
+    is_number = isinstance(status, int) and not isinstance(status, bool)
+    if not is_number or not 200 <= cast(int, status) <= 999:
+        raise ValueError(f"a status is a number from 200 to 999, got {status!r}")
+    return int(cast(int, status))
+
+
 class HTTPError(PixieError):
     """An answer with a status, raised instead of returned.
 
     Args:
         status: the status code, 200 to 999 (int).
-        text: what to tell the client (str); the reason phrase when empty.
+        text: what to tell the client (str); the reason phrase when empty. A dict or a
+            list is sent as JSON: it is the attribute `json` then, and else None.
         headers: further response headers (mapping of str to str).
 
     Raised in a handler, it becomes the response, or what the error handler for its
@@ -293,14 +304,14 @@ class HTTPError(PixieError):
     def __init__(
         self,
         status: int = 500,
-        text: str = "",
+        text: Union[str, Dict[Any, Any], List[Any]] = "",
         headers: Optional[Mapping[str, str]] = None,
     ) -> None:
-        if type(status) is not int or not 200 <= status <= 999:
-            raise ValueError(f"a status is a number from 200 to 999, got {status!r}")
-        super().__init__(status, text)
-        self.status = status
-        self.text = text or REASONS.get(status, "Error")
+        self.status = check_status(status)
+        super().__init__(self.status, text)
+        self.json = text if isinstance(text, (dict, list)) else None
+        reason = REASONS.get(self.status, "Error")
+        self.text = reason if isinstance(text, (dict, list)) else text or reason
         self.headers = dict(headers or {})
 
     def __str__(self) -> str:
@@ -325,6 +336,18 @@ class MissingValue(HTTPError, KeyError):
         super().__init__(400, f"The request lacks the value {name!r}.")
 
 
+class BadValue(HTTPError, ValueError):
+    """A query or form value is not of the type it was asked for as: status 400.
+
+    Its cause is what the type said to it.
+    """
+
+    def __init__(self, name: str, value: object, kind: str) -> None:
+        shown = repr(value)
+        shown = shown if len(shown) <= 60 else f"{shown[:60]}..."
+        super().__init__(400, f"The value {name!r} is {shown}, no valid {kind}.")
+
+
 class ClientDisconnected(PixieError):
     """The client closed the connection before its request had arrived whole."""
 
@@ -345,8 +368,16 @@ class RequestTimeout(BaseException):
     """Raised inside a pool handler when its deadline has passed, so `finally` runs.
 
     The client has had its 504 by then, and the worker is retired in every case; a
-    handler that catches this and goes on is killed after the grace period.
+    handler that catches this and goes on is killed after the grace period. One that
+    a program raises by itself is a failure like any other.
     """
+
+    of_deadline = False  # set where a worker raises it: nothing answers it then
+
+
+def ends_worker(error: BaseException) -> bool:
+    """Return whether an error is the deadline of a worker: no failure to answer."""
+    return isinstance(error, RequestTimeout) and error.of_deadline
 
 
 def companion(name: str, feature: str, extra: str = "") -> types.ModuleType:
@@ -386,6 +417,8 @@ _unescape = codecs.unicode_escape_decode
 _URL_SAFE = frozenset(
     b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~"
 )
+# Of Windows, in every directory; also with blanks behind it, or an extension.
+WINDOWS_DEVICE = r"(?:con|prn|aux|nul|conin\$|conout\$|(?:com|lpt)[0-9\xb9\xb2\xb3])"
 
 
 def is_token(text: str) -> bool:
@@ -513,7 +546,15 @@ def parse_urlencoded(data: bytes, max_fields: int) -> List[Tuple[str, str]]:
 # Cookies ------------------------------------------------------------------------------
 
 MAX_COOKIE_CHARS = 4096  # RFC 6265bis 5.7: browsers drop longer cookies, name included
+MAX_COOKIE_ATTRIBUTE_CHARS = 1024  # RFC 6265bis 5.6
 _COOKIE_VALUE_SAFE = rb"!#$&'()*+-./:<=>?@[]^_`{|}~"  # RFC 6265 cookie-octet, less %
+
+
+def _utf8_or_latin1(raw: bytes) -> str:
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError:
+        return raw.decode("latin-1")
 
 
 def _cookie_text(value: str) -> str:
@@ -530,11 +571,7 @@ def _cookie_text(value: str) -> str:
                 return text
         except UnicodeDecodeError:  # some % begins no escape
             pass
-    raw = percent_decode(value.encode("latin-1", "replace"))
-    try:
-        return raw.decode("utf-8")
-    except UnicodeDecodeError:
-        return raw.decode("latin-1")
+    return _utf8_or_latin1(percent_decode(value.encode("latin-1", "replace")))
 
 
 def parse_cookies(header: str) -> Dict[str, str]:
@@ -548,6 +585,8 @@ def parse_cookies(header: str) -> Dict[str, str]:
     for pair in header.split(";"):
         name, equals, value = pair.partition("=")
         name = name.strip(" \t")
+        if not plain and not name.isascii():
+            name = _utf8_or_latin1(name.encode("latin-1", "replace"))
         if equals and name and name not in cookies:
             value = value.strip(" \t")
             cookies[name] = value if plain else _cookie_text(value)
@@ -562,7 +601,7 @@ def format_cookie(name: str, value: object, attributes: Mapping[str, object]) ->
 
     Raises:
         ValueError: the name is no token, an attribute holds `;` or a control, or name
-            and value are too long (`MAX_COOKIE_CHARS`).
+            and value, or an attribute, are too long (`MAX_COOKIE_CHARS`).
         TypeError: the value is no text.
     """
     if not is_token(name):
@@ -583,6 +622,9 @@ def format_cookie(name: str, value: object, attributes: Mapping[str, object]) ->
         text = str(attribute)
         if ";" in text or _UNSAFE_IN_HEADER.search(text):
             raise ValueError(f"the cookie attribute {key} can't hold {text!r}")
+        if len(text) > MAX_COOKIE_ATTRIBUTE_CHARS:
+            most = MAX_COOKIE_ATTRIBUTE_CHARS
+            raise ValueError(f"browsers ignore a {key} of over {most} characters")
         parts.append(key if attribute is True else f"{key}={text}")
     return "; ".join(parts)
 
@@ -604,6 +646,68 @@ def escape(value: object) -> str:
 _ONE_DIGIT = bytes.maketrans(b"123456789", b"0" * 9)
 
 
+# Set while a request is answered: its application's word on what none of this knows.
+json_default_hook: ContextVar[Optional[Callable[[Any], object]]] = ContextVar(
+    "json_default_hook", default=None
+)
+
+
+def _moment_text(moment: Any) -> str:
+    """Return a datetime as RFC 3339 has it; without an offset, if it says none."""
+    offset = moment.utcoffset()
+    if offset is not None and offset.total_seconds() % 60:  # RFC 3339 5.6: hh:mm
+        from datetime import timezone
+
+        moment = moment.astimezone(timezone.utc)
+    return str(moment.isoformat())
+
+
+def _decimal_text(number: Any) -> str:
+    # Not a number: whoever reads one makes a float of it, which has 15 digits.
+    if not number.is_finite():
+        raise ValueError(f"Decimal {number} is not JSON")
+    return str(number)
+
+
+@lru_cache(maxsize=1)
+def _json_rules() -> Tuple[Tuple[Any, Callable[[Any], object]], ...]:
+    from datetime import date, datetime, time
+    from decimal import Decimal
+    from uuid import UUID
+
+    return (
+        (Enum, lambda member: member.value),
+        (UUID, str),
+        (datetime, _moment_text),
+        ((date, time), lambda moment: moment.isoformat()),
+        (Decimal, _decimal_text),
+    )
+
+
+def _json_default(value: object) -> object:
+    """Return what to write for a value that is none of JSON's own.
+
+    Enum and UUID orjson writes by itself, and has no option against it.
+    """
+    kind = type(value)
+    if issubclass(kind, (str, int, float, list, tuple, dict)):
+        raise TypeError("orjson asks for subclasses; json writes them by itself")
+    for known, rule in _json_rules():
+        if isinstance(value, known):
+            return rule(value)
+    if hasattr(kind, "__dataclass_fields__"):
+        from dataclasses import fields
+
+        return {one.name: getattr(value, one.name) for one in fields(cast(Any, value))}
+    hook = json_default_hook.get()
+    if hook is not None:
+        return hook(value)
+    raise TypeError(
+        f"Object of type {kind.__name__} is not JSON serializable; make it text, a "
+        "number, a list or a dict, or let app.json_default do so"
+    )
+
+
 @lru_cache(maxsize=1)
 def _fast_json() -> Optional[Tuple[Callable[[object], bytes], Callable[..., object]]]:
     """Return orjson's `dumps` and `loads`; None where it is not installed.
@@ -617,20 +721,16 @@ def _fast_json() -> Optional[Tuple[Callable[[object], bytes], Callable[..., obje
         return None
     option = orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_DATETIME
     option |= orjson.OPT_PASSTHROUGH_SUBCLASS
-    return partial(orjson.dumps, option=option), orjson.loads
+    dumps = partial(orjson.dumps, default=_json_default, option=option)
+    return dumps, orjson.loads
 
 
-def _json_default(value: object) -> object:
-    """Return what to write for a value that is none of JSON's own.
-
-    These two orjson writes by itself, and has no option against it.
-    """
-    if isinstance(value, Enum):
-        return value.value
-    uuid = sys.modules.get("uuid")  # whoever made one has imported it
-    if uuid is not None and isinstance(value, uuid.UUID):
-        return str(value)
-    raise TypeError(f"Object of type {type(value).__name__} is not JSON serializable")
+def parse_float(text: str) -> float:
+    """Return a float that is finite; raise ValueError for any other text."""
+    number = float(text)
+    if number - number != 0:
+        raise ValueError(f"{text[:30]} is too large a number")
+    return number
 
 
 def _refuse_constant(name: str) -> object:
@@ -648,14 +748,17 @@ def _json() -> Tuple[Callable[[object], str], Callable[[str], object]]:
         allow_nan=False,
         default=_json_default,
     )
-    return encoder.encode, json.JSONDecoder(parse_constant=_refuse_constant).decode
+    decoder = json.JSONDecoder(parse_float=parse_float, parse_constant=_refuse_constant)
+    return encoder.encode, decoder.decode
 
 
 def dump_json(value: object) -> bytes:
     """Return `value` as compact JSON in UTF-8.
 
-    A UUID is its text, a member of an Enum its value, a tuple a list. What is written
-    means the same whether orjson is installed or not.
+    A datetime, date or time is its RFC 3339 text, a Decimal and a UUID their text, a
+    member of an Enum its value, a dataclass the object of its fields, a tuple a list.
+    For anything else `Application.json_default` is asked, while a request is answered.
+    What is written means the same whether orjson is installed or not.
 
     Raises:
         TypeError: a value that JSON can't say.
@@ -670,7 +773,7 @@ def dump_json(value: object) -> bytes:
             # orjson writes NaN as null, which is not equal to it when read back.
             if b"null" not in data or loads(data) == value:
                 return data
-        except TypeError:
+        except Exception:  # of values that do not compare, too
             pass  # json may know better, or says why
     # Half a surrogate pair can't be UTF-8, but its \\udXXX is JSON.
     return _json()[0](value).encode("utf-8", "backslashreplace")
@@ -687,7 +790,7 @@ def load_json(data: bytes) -> object:
 
     Raises:
         HTTPError: 400, with the reason: bad syntax, bad UTF-8, NaN, nested too deeply,
-            or a number too long to convert.
+            or a number that is too large for a float or too long to convert.
     """
     fast = _fast_json()
     if fast is not None and not _has_long_integer(data):  # orjson would round it
@@ -989,10 +1092,11 @@ class MultiDict(Generic[T]):
         default: Any = None,
         type: Optional[Callable[[Any], Any]] = None,
     ) -> Any:
-        """Return the last value, converted by `type`, or `default`.
+        """Return the last value, converted by `type`; without one, `default`.
 
-        What `type` refuses with ValueError, TypeError or ArithmeticError (Decimal)
-        gives `default` too.
+        Raises:
+            BadValue: `type` has refused the value, by ValueError, TypeError or
+                ArithmeticError (Decimal); it answers 400 unless the handler catches it.
         """
         values = self._values.get(name)
         if not values:
@@ -1001,8 +1105,11 @@ class MultiDict(Generic[T]):
             return values[-1]
         try:
             return type(values[-1])
-        except (ValueError, TypeError, ArithmeticError):
-            return default
+        except HTTPError:
+            raise
+        except (ValueError, TypeError, ArithmeticError) as error:
+            kind = type.__name__ if isinstance(type, builtins.type) else "value"
+            raise BadValue(name, values[-1], kind) from error
 
     def getall(self, name: str) -> List[T]:
         """Return all values sent under `name`, in order; a list that may be empty."""
@@ -1717,6 +1824,8 @@ def encode_chunk(data: bytes) -> bytes:
 # `filename*` is ignored (RFC 7578 section 4.2 forbids it).
 
 MAX_FORM_FIELDS = 1000  # urlencoded; Django, PHP, aiohttp, qs
+MAX_PADDING_BYTES = 64  # blanks after a boundary; no HTTP client sends any
+MAX_FALSE_LINES = 1000  # in a body, that begin like a boundary; clients send none
 MAX_PREAMBLE_BYTES = 64  # line ends ahead of the first boundary: some clients send one
 MAX_FILENAME_BYTES = 200  # file systems allow 255; leaves room for a prefix
 BODY_PIECE_BYTES = 256 * 1024  # read from a file at once; larger is not faster
@@ -1776,10 +1885,43 @@ def parse_parameters(value: str) -> Tuple[str, Dict[str, str]]:
     return word.strip(" \t").lower(), parameters
 
 
+_CODECS = {
+    "utf-8": "utf-8",
+    "utf8": "utf-8",
+    "us-ascii": "ascii",
+    "ascii": "ascii",
+    "iso-8859-1": "latin-1",
+    "latin1": "latin-1",
+    "windows-1252": "cp1252",
+    "cp1252": "cp1252",
+}
+
+
+def codec_of(content_type: str) -> str:
+    """Return the codec of the text that has this Content-Type: its charset's, or utf-8.
+
+    SECURITY: never codecs.lookup, which imports and keeps whatever a client names.
+
+    Raises:
+        HTTPError: 415, for a charset that is none of those above.
+    """
+    if "charset" not in content_type.lower():
+        return "utf-8"
+    charset = parse_parameters(content_type)[1].get("charset", "utf-8")
+    codec = _CODECS.get(charset.lower())
+    if codec is None:
+        text = f"Send text in UTF-8; the charset {charset[:40]!r} is not known here."
+        raise HTTPError(415, text)
+    return codec
+
+
 # The parser ---------------------------------------------------------------------------
 
-_AFTER_DELIMITER = (b"\r\n", b"--")  # another part, or the end
 _BOUNDARY = expression(r"[0-9A-Za-z'()+_,\-./:=? ]{0,69}[0-9A-Za-z'()+_,\-./:=?]")
+# RFC 2046 5.1.1: blanks after a boundary are those of gateways, and are to be taken.
+_AFTER_BOUNDARY = expression(
+    rb"([ \t]{%d})|[ \t]*(?:\r(?:(\n)|\Z)|\Z)|-(?:(-)|\Z)" % (MAX_PADDING_BYTES + 1)
+)
 _PART_HEAD = expression(  # RFC 9112 section 5, without folded lines
     rf"(?:[{TOKEN_BYTES.decode()}]+:[^\x00-\x08\x0a-\x1f\x7f]*(?:\r\n|\Z))+"
 )
@@ -1881,6 +2023,7 @@ class MultipartParser:
         if not _BOUNDARY.fullmatch(boundary):
             raise HTTPError(400, "A multipart form needs a boundary (RFC 2046 5.1.1).")
         self._delimiter = b"\r\n--" + boundary.encode("ascii")
+        self._false_lines = 0  # that only begin like a delimiter
         self._limits = limits
         # The first delimiter may stand at the very beginning, without its CRLF.
         self._rest = b"\r\n"
@@ -1910,21 +2053,19 @@ class MultipartParser:
                 self._part, self._in_head = part, False
                 position = part.offset - self._offset
                 yield part
-            end, after = self._find_delimiter(buffer, position)
+            end, stop, is_last = self._find_delimiter(buffer, position)
             if end > position:
                 piece = buffer[position:end]
                 self._check_data(piece, self._offset + end)
                 if self._part is not None:
                     yield piece
                 position = end
-            if not after:
+            if not stop:
                 break
             if self._part is not None:
                 yield None
-            position += len(self._delimiter) + 2
-            self._part = None
-            self._ended = after == b"--"
-            self._in_head = not self._ended
+            position, self._part = stop, None
+            self._ended, self._in_head = is_last, not is_last
         self._offset += position
         self._rest = b"" if self._ended else buffer[position:]
 
@@ -1933,48 +2074,33 @@ class MultipartParser:
         if not self._ended and self._offset + len(self._rest):
             raise HTTPError(400, "The multipart body ends before its last boundary.")
 
-    def _find_delimiter(self, buffer: bytes, position: int) -> Tuple[int, bytes]:
-        """Return where the data ends, and the two bytes after the delimiter or b""."""
-        delimiter, length = self._delimiter, len(self._delimiter)
-        end = buffer.find(delimiter, position)
-        after = buffer[end + length : end + length + 2]
-        if end >= 0 and len(after) == 2 and after not in _AFTER_DELIMITER:
-            # A line that only begins like a delimiter. RFC 2046 5.1.1 allows for blanks
-            # after one, put there by mail gateways; no HTTP client sends any.
-            end = self._find_whole(buffer, end + length)
-            after = buffer[end + length : end + length + 2]
-        if end >= 0:
-            return end, after if len(after) == 2 else b""
-        # It may begin in the tail, and then at the last CR: it has no other.
-        end = buffer.rfind(b"\r", max(position, len(buffer) - length + 1))
-        if end < 0 or not delimiter.startswith(buffer[end:]):
-            end = len(buffer)
-        return end, b""
+    def _find_delimiter(self, buffer: bytes, position: int) -> Tuple[int, int, bool]:
+        """Return where the data ends, where its delimiter does, and if it is the last.
 
-    def _find_whole(self, buffer: bytes, position: int) -> int:
-        """Return where a delimiter stands with what may follow it; -1 for nowhere.
-
-        Also one in the last bytes, of which the end has not come.
-
-        SECURITY: each false one by itself, 16 MiB of them took 0.7 s of Python.
+        The second is 0 while the delimiter is not here to its end.
         """
-        opening = self._find_line(buffer, position, len(buffer), b"\r\n")
-        # As far as the other only: each byte is searched twice, and not for each part.
-        stop = opening if opening >= 0 else len(buffer)
-        closing = self._find_line(buffer, position, stop, b"--")
-        if closing >= 0 or opening >= 0:
-            return closing if closing >= 0 else opening
-        length = len(self._delimiter)
-        return buffer.find(self._delimiter, max(position, len(buffer) - length - 1))
-
-    def _find_line(self, buffer: bytes, position: int, stop: int, after: bytes) -> int:
-        """Return where a delimiter stands with `after` behind it; below 0: nowhere."""
-        line = self._delimiter + after
-        # PERF: without its CR LF. Where that abounds, Python takes twice as long with.
-        found = buffer.find(line[2:], position, stop) - 2
-        if found < 0 or buffer.startswith(line, found):
-            return found
-        return buffer.find(line, found, stop)
+        delimiter, length = self._delimiter, len(self._delimiter)
+        end, found = buffer.find(delimiter, position), None
+        while end >= 0:
+            found = _AFTER_BOUNDARY.match(buffer, end + length)
+            if found is not None:
+                break
+            # RFC 2046 5.1.1: no line of the data may begin like a delimiter.
+            # SECURITY: each is a turn of Python; 16 MiB of them took 0.7 s.
+            self._false_lines += 1
+            if self._false_lines > MAX_FALSE_LINES:
+                raise HTTPError(400, "Too many lines begin like a multipart boundary.")
+            end = buffer.find(delimiter, end + length)
+        if found is None:
+            # It may begin in the tail, and then at the last CR: it has no other.
+            end = buffer.rfind(b"\r", max(position, len(buffer) - length + 1))
+            if end < 0 or not delimiter.startswith(buffer[end:]):
+                end = len(buffer)
+            return end, 0, False
+        if found.group(1):
+            raise HTTPError(400, "Too many blanks after a multipart boundary.")
+        is_whole = found.group(2) or found.group(3)
+        return end, found.end() if is_whole else 0, bool(found.group(3))
 
     def _take_head(self, buffer: bytes, position: int) -> Optional[Part]:
         """Return the part that begins at a position; None while its head goes on."""
@@ -2017,9 +2143,7 @@ class MultipartParser:
 
 # Uploads ------------------------------------------------------------------------------
 
-_RESERVED_ON_WINDOWS = expression(
-    r"(?i)(?:con|prn|aux|nul|conin\$|conout\$|(?:com|lpt)[0-9\xb9\xb2\xb3])(?:\..*)?"
-)
+_RESERVED_ON_WINDOWS = expression(rf"(?i){WINDOWS_DEVICE} *(?:\..*)?")
 _UNSAFE_IN_FILENAME = expression(
     # Control characters, what Windows forbids, and what turns or hides text on screen.
     '[\x00-\x1f\x7f-\x9f<>:"|?*\u200b-\u200f\u2028-\u202e\u2060-\u206f\ud800-\udfff\ufeff]'
@@ -2263,7 +2387,8 @@ def _parse_multipart(parser: MultipartParser, body: Union[bytes, BodyFile]) -> F
                 if part.encoding:
                     data = decode_transfer(part.encoding, data)
                 if part.filename is None:
-                    fields.append((part.name, data.decode("utf-8", "replace")))
+                    text = data.decode(codec_of(part.content_type), "replace")
+                    fields.append((part.name, text))
                 elif part.filename or data:
                     part.offset, part.size = 0, len(data)
                     files.append((part.name, FileUpload(part, data)))
@@ -2280,8 +2405,9 @@ def parse_form(
 ) -> Form:
     """Return the text fields and the files of a form; none if the body is no form.
 
-    Text is UTF-8 (`_charset_` is ignored), and bytes that are not become U+FFFD. A file
-    input in which nothing was chosen (no filename, no data) is left out.
+    Text is UTF-8, unless a part has a charset of its own (RFC 7578 5.1.2; `_charset_`
+    is ignored), and bytes that are not become U+FFFD. A file input in which nothing was
+    chosen (no filename, no data) is left out.
 
     Args:
         content_type: the value of the Content-Type header.
@@ -2290,7 +2416,8 @@ def parse_form(
         limits: see `FormLimits`.
 
     Raises:
-        HTTPError: 400 for a malformed form, 413 for one over a limit.
+        HTTPError: 400 for a malformed form, 413 for one over a limit, 415 for a charset
+            that is not known.
     """
     if not isinstance(body, (bytes, BodyFile)):
         body = BodyFile(body)
@@ -2459,7 +2586,8 @@ class Request:
         prefix: the path under which the application is mounted, "" at the root.
         route: the matched route, or None where nothing matched.
         params: the path's arguments by name, converted by their filters.
-        context: a dict for triggers and handlers; travels to the pool as JSON.
+        context: a dict for triggers and handlers; travels to the pool as JSON. The
+            request takes no attributes but its own.
         debug: whether error pages show tracebacks.
     """
 
@@ -2703,15 +2831,18 @@ class Request:
 
     @property
     def text(self) -> str:
-        """The body as text, in UTF-8.
+        """The body as text, in the charset of its Content-Type, or in UTF-8.
 
         Raises:
-            HTTPError: 400, when it is not UTF-8.
+            HTTPError: 400, when it is not in that; 415, when it is none of utf-8,
+                us-ascii, iso-8859-1 and windows-1252.
         """
+        codec = codec_of(self.headers.get("content-type") or "")
         try:
-            return self.body.decode("utf-8")
+            return self.body.decode(codec)
         except UnicodeDecodeError as error:
-            raise HTTPError(400, f"The body is not UTF-8: {error.reason}.") from None
+            text = f"The body is not {codec.upper()}: {error.reason}."
+            raise HTTPError(400, text) from None
 
     @property
     def json(self) -> Any:
@@ -2733,7 +2864,7 @@ class Request:
         """The text fields of the form in the body; empty for any other body.
 
         Raises:
-            HTTPError: 400 when it is malformed, 413 over a limit.
+            HTTPError: 400 when it is malformed, 413 over a limit, 415 for a charset.
         """
         return self._parse_form()[0]
 
@@ -2771,7 +2902,9 @@ class Request:
             for function in after:
                 try:
                     function()
-                except (Exception, SystemExit):
+                except BaseException as error:
+                    if ends_worker(error):
+                        raise
                     log.exception("%r failed after its response", self)
         finally:
             if self.body_file is not None:
@@ -2787,6 +2920,9 @@ def log_failure(request: Request, error: BaseException, midway: bool = False) ->
     Args:
         midway: a part of its answer has been sent.
     """
+    if isinstance(error, AttributeError) and "'Request' object has no" in str(error):
+        # PERF: said here, and not by a __setattr__, which would cost each request 8 us.
+        error.args = (f"{error}; values of your own go into env.context, a dict",)
     route = request.route
     where = f" in {route.path} ({route.placement.name})" if route is not None else ""
     where += ", in the middle of its answer" if midway else ""
@@ -2820,30 +2956,74 @@ def _header_lines(headers: Headers) -> bytes:
     return "".join(lines).encode("latin-1")
 
 
-def _needs_secure(name: str, samesite: Optional[str]) -> bool:
+# What a browser ignores in a cookie, or drops it for, it never tells: so it is refused
+# where it is set.
+
+_COOKIE_TIMES = -11_644_473_600, 253_402_300_799  # RFC 6265 5.1.1: 1601 to 9999
+_COOKIE_PATH_SAFE = bytes(range(128)).replace(b" ", b"")  # check_header sees the rest
+_DOMAIN = expression(r"(?a)\.?[\w-]+(?:\.[\w-]+)*")
+
+
+def _secure_or_not(
+    name: str, secure: Optional[bool], samesite: Optional[str], partitioned: bool
+) -> Optional[bool]:
+    """Return whether a cookie is Secure; None: if its request came over https."""
+    if samesite is not None and samesite.lower() not in ("lax", "strict", "none"):
+        raise ValueError(f"samesite is Lax, Strict or None, got {samesite!r}")
     prefixed = name.lower().startswith(("__secure-", "__host-"))
-    return prefixed or (samesite is not None and samesite.lower() == "none")
+    if not (prefixed or partitioned or (samesite or "").lower() == "none"):
+        return secure
+    if secure is False:
+        raise ValueError(
+            f"the cookie {name} must be secure, for its prefix, SameSite=None or "
+            "Partitioned; leave secure out"
+        )
+    return True
 
 
-def _check_cookie_prefix(
-    name: str, secure: Optional[bool], path: Optional[str], domain: Optional[str]
-) -> None:
-    """Raise ValueError where a browser would refuse (RFC 6265bis section 4.1.3)."""
-    lower = name.lower()
-    if lower.startswith(("__secure-", "__host-")) and secure is False:
-        raise ValueError(f"a cookie named {name} must be secure; leave secure out")
-    if lower.startswith("__host-") and (path != "/" or domain is not None):
-        raise ValueError(f'a cookie named {name} needs path="/" and no domain')
-
-
-def _cookie_date(moment: Union[float, datetime, str, None]) -> Optional[str]:
-    if moment is None or isinstance(moment, str):
-        return moment
-    if not isinstance(moment, (int, float)):
+def _cookie_date(moment: Union[float, date, str, None]) -> Optional[str]:
+    if moment is None:
+        return None
+    seconds: Any = parse_date(moment) if isinstance(moment, str) else moment
+    if not isinstance(moment, (int, float, str)):
         import calendar
 
-        moment = calendar.timegm(moment.utctimetuple())
-    return format_date(moment)
+        seconds = calendar.timegm(getattr(moment, "utctimetuple", moment.timetuple)())
+    first, last = _COOKIE_TIMES
+    if seconds is None or not first <= seconds <= last:
+        raise ValueError(
+            "expires is seconds since 1970, a datetime, a date, or text as HTTP writes "
+            f"a date; from 1601 to 9999, or browsers drop it; got {moment!r}"
+        )
+    return format_date(seconds)
+
+
+def _cookie_path(path: Optional[str]) -> Optional[str]:
+    if path is None:
+        return None
+    if not path.startswith("/"):
+        raise ValueError(f'the path of a cookie begins with "/", got {path!r}')
+    return percent_encode(path, _COOKIE_PATH_SAFE)  # as browsers ask for it
+
+
+def _cookie_domain(domain: Optional[str]) -> Optional[str]:
+    if domain is None:
+        return None
+    text = domain
+    if not domain.isascii():
+        try:
+            text = domain.lstrip(".").encode("idna").decode("ascii")
+        except UnicodeError:
+            text = ""
+        # This codec is of 2003: it takes "ß" for "ss", which is another host today.
+        if text.encode().decode("idna") != domain.lstrip(".").lower():
+            text = ""
+    if not _DOMAIN.fullmatch(text):
+        raise ValueError(
+            "the domain of a cookie is the name of a host, without scheme and port, "
+            f"beyond ASCII perhaps to be written as xn--..., got {domain!r}"
+        )
+    return text
 
 
 def is_stream(body: object) -> bool:
@@ -2871,8 +3051,8 @@ class Response:
         "_content_type",
         "_cookies",
         "_headers",
+        "_status",
         "body",
-        "status",
         "stream_bytes",
     )
 
@@ -2884,10 +3064,8 @@ class Response:
         headers: Union[Mapping[str, str], Iterable[Tuple[str, str]], None] = None,
         cookies: Optional[Mapping[str, str]] = None,
     ) -> None:
-        if type(status) is not int or not 200 <= status <= 999:
-            raise ValueError(f"a status is a number from 200 to 999, got {status!r}")
         self.body: AnyBody = body
-        self.status = status
+        self._status = check_status(status)
         self._content_type = content_type
         self._headers = Headers(headers) if headers else None
         self._cookies: List[Tuple[str, Any, Dict[str, Any], bool]] = []
@@ -2901,7 +3079,7 @@ class Response:
     def from_block(cls, status: int, block: bytes, body: AnyBody) -> Response:
         """Return a response whose header block is rendered, e.g. by a worker."""
         response = cls.__new__(cls)
-        response.status = status
+        response._status = status
         response.body = body
         response._content_type = None
         response._headers = None
@@ -2909,6 +3087,15 @@ class Response:
         response._block = block
         response.stream_bytes = None
         return response
+
+    @property
+    def status(self) -> int:
+        """The status; setting what is none raises ValueError."""
+        return self._status
+
+    @status.setter
+    def status(self, status: int) -> None:
+        self._status = check_status(status)
 
     @property
     def headers(self) -> Headers:
@@ -2944,14 +3131,15 @@ class Response:
         *,
         secret: Union[MaybeSecrets, Literal[False]] = UNSET,
         max_age: Union[float, timedelta, None] = None,
-        expires: Union[float, datetime, str, None] = None,
+        expires: Union[float, date, str, None] = None,
         path: Optional[str] = "/",
         domain: Optional[str] = None,
         secure: Optional[bool] = None,
         httponly: bool = True,
         samesite: Optional[str] = "Lax",
-    ) -> None:
-        """Set a cookie (RFC 6265bis section 4.1).
+        partitioned: bool = False,
+    ) -> Response:
+        """Set a cookie (RFC 6265bis section 4.1), and return this response.
 
         Args:
             name: a token; `__Host-` and `__Secure-` names demand what browsers demand.
@@ -2963,13 +3151,16 @@ class Response:
                 leaves it unsigned.
             max_age: seconds to live, or a timedelta; the session when neither this nor
                 `expires`.
-            expires: seconds since 1970, a datetime (UTC if it does not say), or a date
-                as HTTP writes it.
+            expires: seconds since 1970, a datetime (UTC if it does not say), a date, or
+                text as HTTP writes a date.
+            path: begins with "/"; beyond ASCII it is percent-encoded.
+            domain: this host and all below; beyond ASCII it is written in IDNA.
             secure: send over https only; None means: if the request came over https.
             samesite: "Lax", "Strict", "None", or None to leave it out.
+            partitioned: inside of another site's page, one for each such site (CHIPS).
 
         Raises:
-            ValueError: a part holds what a cookie can't, or breaks a prefix's rule.
+            ValueError: a browser would drop the cookie, or ignore a part of it.
             PixieError: the secret is empty or too short.
         """
         signs = secret is UNSET  # if the application that sends it has secrets
@@ -2978,33 +3169,44 @@ class Response:
         if max_age is not None:
             whole: Any = getattr(max_age, "total_seconds", lambda: max_age)()
             max_age = int(whole)
-        _check_cookie_prefix(name, secure, path, domain)
-        if samesite is not None and samesite.lower() not in ("lax", "strict", "none"):
-            raise ValueError(f"samesite is Lax, Strict or None, got {samesite!r}")
+        if name.lower().startswith("__host-") and (path != "/" or domain is not None):
+            raise ValueError(f'a cookie named {name} needs path="/" and no domain')
         attributes: Dict[str, Any] = {
             "Max-Age": max_age,
             "Expires": _cookie_date(expires),
-            "Path": path,
-            "Domain": domain,
-            "Secure": True if _needs_secure(name, samesite) else secure,
+            "Path": _cookie_path(path),
+            "Domain": _cookie_domain(domain),
+            "Secure": _secure_or_not(name, secure, samesite, partitioned),
             "HttpOnly": httponly,
             "SameSite": samesite,
+            "Partitioned": partitioned,
         }
         if signs and not isinstance(value, str):
             dump_json(value)
         else:
             format_cookie(name, value, attributes)  # refuses here what can't be sent
         self._cookies.append((name, value, attributes, signs))
+        return self
 
     def delete_cookie(
-        self, name: str, *, path: Optional[str] = "/", domain: Optional[str] = None
-    ) -> None:
-        """Have the client drop a cookie; `path` and `domain` as when it was set."""
-        options: Any = {"secret": False, "path": path, "domain": domain}
-        self.set_cookie(name, "", max_age=0, expires=0, **options)
+        self,
+        name: str,
+        *,
+        path: Optional[str] = "/",
+        domain: Optional[str] = None,
+        partitioned: bool = False,
+    ) -> Response:
+        """Have the client drop a cookie, and return this response.
 
-    def etag(self, value: Optional[str] = None, weak: bool = False) -> None:
+        `path`, `domain` and `partitioned` are those with which it was set.
+        """
+        options: Any = {"path": path, "domain": domain, "partitioned": partitioned}
+        return self.set_cookie(name, "", secret=False, max_age=0, expires=0, **options)
+
+    def etag(self, value: Optional[str] = None, weak: bool = False) -> Response:
         """Set the entity tag: what tells this state of the resource from any other.
+
+        It returns this response.
 
         Args:
             value: any text without quotes and blanks, such as a version (str); by
@@ -3023,6 +3225,7 @@ class Response:
 
             value = hashlib.blake2b(body, digest_size=16).hexdigest()
         self.headers["ETag"] = quote_etag(value, weak)
+        return self
 
     def header_block(
         self, secure: bool = False, secrets: MaybeSecrets = UNSET
@@ -3106,11 +3309,12 @@ class Response:
 
 
 def _from_tuple(value: Tuple[Any, ...]) -> Response:
-    if len(value) not in (2, 3) or type(value[1]) is not int:
+    has_status = len(value) in (2, 3) and isinstance(value[1], int)
+    if not has_status or value[1] is True or value[1] is False:
         shape = ", ".join(type(part).__name__ for part in value)
         raise TypeError(f"a tuple is (body, status[, headers]), not ({shape})")
     response = value[0] if isinstance(value[0], Response) else Response(value[0])
-    response.status = Response(status=value[1]).status
+    response.status = value[1]
     if len(value) == 3:
         for name, text in Headers(value[2]).items():
             response.headers[name] = text
@@ -3170,12 +3374,15 @@ def open_stream(response: Response, first: object) -> Tuple[Response, bytes]:
     return response, b"" if first is None else to_chunk(first)
 
 
-def abort(status: int = 500, text: str = "") -> NoReturn:
+def abort(
+    status: int = 500, text: Union[str, Dict[Any, Any], List[Any]] = ""
+) -> NoReturn:
     """Leave the handler with an error answer.
 
     Args:
         status: the status code (int).
-        text: what to tell the client; the reason phrase when empty.
+        text: what to tell the client, on a page; the reason phrase when empty. A dict
+            or a list is sent as JSON.
 
     Raises:
         HTTPError: always; the error handler for the status makes the page.
@@ -3210,7 +3417,14 @@ def redirect(url: str, status: int = 303) -> NoReturn:
 
 
 def error_page(error: HTTPError, traceback_text: str = "") -> Response:
-    """Return the page for an error: its status and text, and a traceback if given."""
+    """Return the page for an error: its status and text, and a traceback if given.
+
+    Of an error that has JSON to say, it is that.
+    """
+    if error.status in (204, 304):
+        return Response("", error.status, headers=error.headers).settle()
+    if error.json is not None:
+        return Response(error.json, error.status, headers=error.headers).settle()
     reason = REASONS.get(error.status, "Error")
     title = f"{error.status} {reason}"
     text = f"<p>{escape(error.text)}</p>\n" if error.text != reason else ""
@@ -3220,8 +3434,6 @@ def error_page(error: HTTPError, traceback_text: str = "") -> Response:
         f"<title>{escape(title)}</title>\n<h1>{escape(title)}</h1>\n"
         f"{text}{trace}</html>\n"
     )
-    if error.status in (204, 304):
-        return Response("", error.status, headers=error.headers).settle()
     return Response(page, error.status, HTML, error.headers).settle()
 
 
@@ -3385,7 +3597,7 @@ _TYPE_OF = {end: name for name, ends in _TYPES.items() for end in ends.split()}
 _UNSAFE_NAME = r"[\0\\]|(?:^|/)\.{0,2}(?:/|$)"
 _UNSAFE_ON_WINDOWS = (
     _UNSAFE_NAME + r'|[\x00-\x1f<>:"|?*]|[. ](?:/|$)'
-    r"|(?i:(?:^|/)(?:aux|con|nul|prn|(?:com|lpt)[0-9¹²³])(?:[./]|$))"
+    rf"|(?i:(?:^|/){WINDOWS_DEVICE} *(?:[./]|$))"
 )
 
 # SECURITY: .git, .env and .htpasswd are put beside what is served, and not for it. What
@@ -3615,6 +3827,7 @@ def directory_file(
     max_age: Optional[int] = None,
     cache: Optional[bool] = None,
     dotfiles: bool = False,
+    query: str = "",
 ) -> Response:
     """Return the Response for a path below a directory that is served as it is.
 
@@ -3622,6 +3835,8 @@ def directory_file(
         index: the file that stands for a directory ("index.html"); by default a
             directory is a 404 like every name that is not there.
         dotfiles: serve `.git/config`, `.env` and their like too.
+        query: `env.query_string`, to be kept where a directory without its last slash
+            is redirected.
 
     Raises:
         HTTPError: 404, as `static_file`.
@@ -3638,7 +3853,8 @@ def directory_file(
     static_file(f"{filename}/{index}", root, dotfiles=dotfiles)
     # Relative, so that it holds wherever the directory is served.
     last = percent_encode(filename.rpartition("/")[2])
-    return Response("", 302, headers={"Location": f"./{last}/"})
+    location = f"./{last}/?{query}" if query else f"./{last}/"
+    return Response("", 302, headers={"Location": location})
 
 
 # Representations, and the memory that keeps them --------------------------------------
@@ -4725,13 +4941,6 @@ Key = Tuple[int, str]
 _FIRST, _LAST, _SLASH, _INNER = range(4)  # at a slash; anywhere between the wildcards
 
 
-def _finite(text: str) -> float:
-    number = float(text)
-    if number - number != 0:
-        raise ValueError(f"{text} is too large")
-    return number
-
-
 _DIGITS = f"[0-9]{{1,{MAX_NUMBER_DIGITS}}}"
 _FLOAT = (
     rf"[-+]?(?:{_DIGITS}(?:\.(?:{_DIGITS})?)?|\.{_DIGITS})(?:[eE][-+]?[0-9]{{1,3}})?"
@@ -4739,7 +4948,7 @@ _FLOAT = (
 _SEGMENT = Filter("[^/]+")
 _PATH = Filter("(?s:.+?)")
 _FILTERS = {
-    "float": Filter(_FLOAT, _finite),
+    "float": Filter(_FLOAT, parse_float),
     "int": Filter(f"[-+]?{_DIGITS}", int),
     "path": _PATH,
 }
@@ -4861,9 +5070,8 @@ class Pattern:
         expressions = _expressions(text, self._literals, self._filters)
         named = [f"(?P<{n}>{e})" for n, e in zip(names, expressions)]
         # PERF: compiled when it is first tried; 10,000 routes start in half the time.
-        self._expression = LazyExpression(
-            _join([re.escape(literal) for literal in self._literals], named)
-        )
+        source = _join([re.escape(literal) for literal in self._literals], named)
+        self._expression = expression(source)
 
     @property
     def keys(self) -> List[Key]:
@@ -5416,9 +5624,13 @@ class Gate:
             raise busy_error(1)
         loop = asyncio.get_running_loop()
         turn: asyncio.Future[None] = loop.create_future()
-        timer = loop.call_later(route.queue_timeout, self._give_up, turn)
+        timer = loop.call_later(route.queue_timeout, self._give_up, turn, busy_error(1))
+        left = ClientDisconnected("the client left while its request waited")
+        give_up = partial(self._give_up, turn, left)
         self._line.append(turn)
         arrived = time.monotonic()
+        if request.disconnect is not None:
+            request.disconnect.add(give_up)  # or it would keep others out of the line
         try:
             await turn
         except asyncio.CancelledError:
@@ -5427,10 +5639,12 @@ class Gate:
             raise
         finally:
             timer.cancel()
+            if request.disconnect is not None:
+                request.disconnect.remove(give_up)
             request.queue_seconds += time.monotonic() - arrived
         if request.disconnected:
             self.leave()
-            raise ClientDisconnected("the client left while its request waited")
+            raise left
 
     def leave(self) -> None:
         """Go out, and let the next one in."""
@@ -5441,10 +5655,10 @@ class Gate:
                 return
         self.inside -= 1
 
-    def _give_up(self, turn: asyncio.Future[None]) -> None:
+    def _give_up(self, turn: asyncio.Future[None], why: Exception) -> None:
         if not turn.done():
             self._line.remove(turn)
-            turn.set_exception(busy_error(1))
+            turn.set_exception(why)
 
 
 def set_bounds(
@@ -5501,7 +5715,14 @@ AsyncAnswer = Callable[[Route, Request], Awaitable[Response]]
 
 
 class HandlerLeft(PixieError):
-    """A handler called sys.exit() in the middle of its stream."""
+    """A handler left its stream by what is no Exception: sys.exit(), a cancellation.
+
+    As such it would pass for something else on its way through the event loop.
+    """
+
+    def __init__(self, error: BaseException) -> None:
+        super().__init__(f"the handler left by {error!r}")
+        self.__cause__ = error
 
 
 class Chunks:
@@ -5521,8 +5742,15 @@ class Chunks:
         first, self._first = self._first, None
         try:
             return to_chunk(next(self._rest)) if first is None else first
-        except (SystemExit, KeyboardInterrupt) as error:
-            raise HandlerLeft(f"the handler left by {error!r}") from error
+        except StopAsyncIteration as error:
+            # It would pass for the end. Of StopIteration, Python says the same.
+            raise RuntimeError("the stream raised StopAsyncIteration") from error
+        except Exception:
+            raise
+        except BaseException as error:
+            if ends_worker(error):
+                raise
+            raise HandlerLeft(error) from error
 
     def close(self) -> None:
         """Close the generator, so that its `finally` runs; log what that raises."""
@@ -5530,7 +5758,9 @@ class Chunks:
         try:
             if close is not None:
                 close()
-        except (Exception, SystemExit, KeyboardInterrupt):
+        except BaseException as error:
+            if ends_worker(error):
+                raise
             log.exception("a stream failed while it was closed")
 
 
@@ -5564,8 +5794,10 @@ class AsyncChunks:
     async def _step(self, step: Callable[..., Awaitable[Any]], *args: Any) -> bytes:
         try:
             return to_chunk(await step(*args))
-        except (SystemExit, KeyboardInterrupt) as error:
-            raise HandlerLeft(f"the handler left by {error!r}") from error
+        except (Exception, asyncio.CancelledError, GeneratorExit):
+            raise  # of the last two, how the Task ends tells more
+        except BaseException as error:
+            raise HandlerLeft(error) from error
 
     async def aclose(self) -> None:
         """Close the async generator, so that its `finally` runs; log what it raises."""
@@ -5573,7 +5805,9 @@ class AsyncChunks:
         try:
             if aclose is not None:
                 await aclose()
-        except (Exception, SystemExit, KeyboardInterrupt):
+        except (asyncio.CancelledError, GeneratorExit):
+            raise
+        except BaseException:
             log.exception("a stream failed while it was closed")
 
 
@@ -5882,17 +6116,17 @@ class TaskRun:
             await self._serve(cast(AsyncChunks, chunks))
 
     def _ended(self, task: asyncio.Task[None]) -> None:
-        if not task.cancelled() and task.exception() is None:
+        try:
+            task.result()
             return
-        error = None if task.cancelled() else task.exception()
-        if not isinstance(error, Exception):
-            if self._request.disconnected:
-                error = ClientDisconnected("the client left")
-            else:
-                error = PixieError(f"the handler left by {error or 'its cancellation'}")
+        except Exception as error:
+            end = error
+        except BaseException as error:
+            gone = self._request.disconnected
+            end = ClientDisconnected("the client left") if gone else HandlerLeft(error)
         if self._ready is not None and not self._ready.done():
-            self._ready.set_exception(error)
-        self._stop(error)
+            self._ready.set_exception(end)
+        self._stop(end)
 
     # The stream.
 
@@ -6339,7 +6573,9 @@ class WorkerProcess:
             import faulthandler
 
             faulthandler.dump_traceback(self._trace, all_threads=False)
-            raise RequestTimeout
+            timeout = RequestTimeout()
+            timeout.of_deadline = True
+            raise timeout
 
     def _run(self, route: Route, request: Request) -> bool:
         """Answer one request; return whether this worker may take another."""
@@ -8337,10 +8573,18 @@ def failure(
     Raises:
         RequestTimeout: main has sent an answer when it has a worker raise this.
     """
-    if isinstance(error, RequestTimeout) and proc_env.proc_type is ProcessType.pool:
+    if ends_worker(error):
         raise error
     request.fatal = request.fatal or not isinstance(error, Exception)
     return application.error_response(request, error)
+
+
+def is_cut_off(request: Request, error: BaseException) -> bool:
+    """Return whether an error is the end of a trigger's Task, and not its own doing.
+
+    While its client is there, nobody but the program itself cancels it.
+    """
+    return isinstance(error, asyncio.CancelledError) and request.disconnected
 
 
 def prime(response: Response) -> Response:
@@ -8384,9 +8628,9 @@ async def ask_first_async(
             value = await trigger(request)
             if value is not None:
                 return finish(value)
-    except (asyncio.CancelledError, GeneratorExit):
-        raise
     except BaseException as error:
+        if is_cut_off(request, error):
+            raise
         return failure(application, request, error)
     return None
 
@@ -8433,9 +8677,9 @@ async def run_after_async(
         try:
             body = response.body
             response = follow(response, body, await trigger(request, response))
-        except (asyncio.CancelledError, GeneratorExit):
-            raise
         except BaseException as error:
+            if is_cut_off(request, error):
+                raise
             response = failure(application, request, error)
     return response
 
@@ -8459,8 +8703,8 @@ def seal(application: Application, request: Request, response: Response) -> Resp
     secure = request.scheme == "https"
     try:
         return response.seal(secure, application.secrets)
-    except Exception as error:
-        failed = application.error_response(request, error)
+    except BaseException as error:
+        failed = failure(application, request, error)
         return failed.seal(secure, application.secrets)
 
 
@@ -8473,6 +8717,7 @@ def answer(route: Route, request: Request) -> Response:
     """
     before, _, after, _ = route.triggers
     request.app = route.app
+    json_default_hook.set(route.app._json_default)
     response = ask_first(route.app, before, request) if before else None
     if response is None:
         try:
@@ -8707,6 +8952,7 @@ class Application:
         self._routes: List[Route] = []
         self._mounts: List[Tuple[str, Application]] = []
         self._triggers = Triggers()
+        self._json_default: Optional[Callable[[Any], object]] = None
         self._status_handlers: Dict[int, Handler] = {}
         self._error_handlers: Dict[Type[BaseException], Handler] = {}
         self._on_start: List[Callable[[], Any]] = []
@@ -8885,7 +9131,7 @@ class Application:
             raise RouteError(f"static: there is no directory {root}")
 
         def serve_static(env: Request, filename: str = "") -> Response:
-            return directory_file(root, filename, **options)
+            return directory_file(root, filename, query=env.query_string, **options)
 
         index = [prefix] if options.get("index") else []
         paths = [f"{prefix}<filename:path>", *index]
@@ -9028,6 +9274,30 @@ class Application:
 
         return declare
 
+    @property
+    def json_default(self) -> Optional[Callable[[Any], object]]:
+        """A function that returns what JSON can say in place of a value, or None.
+
+        It is asked, in main and in workers, for what `dump_json` has no rule for, and
+        raises TypeError for what it does not know either. A mounted application that
+        has none takes that of the one above it.
+
+        Raises:
+            RouteError: set to what is no plain `def`, or when the server has started.
+        """
+        return self._json_default
+
+    @json_default.setter
+    def json_default(self, function: Optional[Callable[[Any], object]]) -> None:
+        self._check_open("app.json_default")
+        if function is not None and (
+            not callable(function) or handler_kind(function) != "def"
+        ):
+            raise RouteError(
+                f"app.json_default is a plain def that takes a value, got {function!r}"
+            )
+        self._json_default = function
+
     def on_start(self, function: HandlerType) -> HandlerType:
         """Have `function()` called in main before it serves, after the pool exists."""
         self._on_start.append(function)
@@ -9108,6 +9378,9 @@ class Application:
             for _, mounted in application._mounts:
                 if mounted.secrets is UNSET:
                     mounted.secrets = application.secrets
+                mounted._json_default = (
+                    mounted._json_default or application._json_default
+                )
         for index, route in enumerate(self.routes):
             route.index = index
             route.triggers = join_triggers(route)
@@ -9140,6 +9413,7 @@ class Application:
         if not self._frozen:
             self.freeze()
         owner = request.app = self._owner(request)
+        json_default_hook.set(owner._json_default)
         response = await owner._respond(request)
         if isinstance(response.body, StaticFile):
             try:
@@ -9160,7 +9434,7 @@ class Application:
     async def _respond(self, request: Request) -> Response:
         try:
             match = self._router.match(request.method, request.path)
-        except HTTPError as error:
+        except BaseException as error:  # HTTPError, or a filter's own
             return await self._unmatched(request, error)
         route = request.route = match.target
         request.params = dict(match.args)
@@ -9193,16 +9467,17 @@ class Application:
         if not route.stream_body:
             await read_body(request)
 
-    async def _unmatched(self, request: Request, error: HTTPError) -> Response:
+    async def _unmatched(self, request: Request, error: BaseException) -> Response:
         """Answer where no route matched; the application's triggers run as ever."""
+        headers = error.headers if isinstance(error, HTTPError) else {}
         before, before_async, after, after_async = self._triggers.sorted()
         response = await self._ask_first(before_async, request)
         if response is None:
             response = ask_first(self, before, request)
         if response is None:
             of_server = request.head.path == "*"  # RFC 9110 section 9.3.7
-            if request.method == "OPTIONS" and (of_server or "Allow" in error.headers):
-                response = Response(None, 204, headers=error.headers).settle()
+            if request.method == "OPTIONS" and (of_server or "Allow" in headers):
+                response = Response(None, 204, headers=headers).settle()
             else:
                 response = self.error_response(request, error)
         return await self._finish(request, response, after, after_async)
@@ -9255,9 +9530,9 @@ class Application:
                 response = error_page(HTTPError(500), text)
             # Refuses here what can't be sent later.
             response.header_block(secrets=self.secrets)
-        except RequestTimeout:
-            raise
         except BaseException as failure:
+            if ends_worker(failure):
+                raise
             log_failure(request, failure)
             return error_page(HTTPError(500))
         return response
@@ -10152,7 +10427,7 @@ class Connection(asyncio.Protocol):
         """Run the coroutine on, from its first wait."""
         try:
             awaited = coroutine.send(None)
-        except (StopIteration, asyncio.CancelledError):
+        except StopIteration:
             self._task_done()
         else:
             self._go_on_in_task(coroutine, awaited)
@@ -10253,17 +10528,26 @@ class Connection(asyncio.Protocol):
             return
         except ClientDisconnected:
             keep_alive = False
-        except Exception as error:
-            log.error("the answer to %r broke off", request, exc_info=error)
+        except (KeyboardInterrupt, SystemExit):
+            raise  # of the process; those of a handler have become its failure
+        except BaseException as error:
+            if isinstance(error, GeneratorExit) and self.server.loop.is_closed():
+                raise
+            self._note_outcome(error)
+            if self._outcome == "failed":
+                log.error("the answer to %r broke off", request, exc_info=error)
             self.transport.abort()
             keep_alive = False
         finally:
             if self._body is not None:
                 self._body.hold(0)
-        self._log(request, status)
-        request.close()
-        has_ended = self._body is None or await self._discard_body()
-        self._end_request(keep_alive, has_ended)
+        has_ended = False
+        try:
+            self._log(request, status)
+            request.close()
+            has_ended = self._body is None or await self._discard_body()
+        finally:
+            self._end_request(keep_alive, has_ended)
 
     def _end_request(self, keep_alive: bool, has_ended: bool) -> None:
         self._request = None
@@ -10455,8 +10739,6 @@ class Connection(asyncio.Protocol):
                 if head.chunked:
                     self.write(LAST_CHUNK)
         except (Exception, asyncio.CancelledError) as error:
-            if isinstance(error, asyncio.CancelledError) and not self.disconnect.gone:
-                raise  # the loop ends
             self._note_outcome(error)
             if self._outcome == "failed" and not isinstance(error, AnswerLost):
                 log_failure(request, error, midway=True)
@@ -10472,8 +10754,9 @@ class Connection(asyncio.Protocol):
 
     def _note_outcome(self, error: BaseException) -> None:
         """Note, for the access log, what has ended an answer before its end."""
-        of_client = ClientDisconnected, ProtocolError, asyncio.CancelledError
-        outcome = "left" if isinstance(error, of_client) else "failed"
+        cancelled = isinstance(error, asyncio.CancelledError) and self.disconnect.gone
+        left = cancelled or isinstance(error, (ClientDisconnected, ProtocolError))
+        outcome = "left" if left else "failed"
         if isinstance(error, AnswerLost) and error.status == 504:
             outcome = "timeout"
         self._outcome = self._outcome or outcome

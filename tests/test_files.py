@@ -717,6 +717,8 @@ ATTACKS = [
     "a.txt::$DATA",
     "CON",
     "CON.txt",
+    "CON .txt",
+    "conin$",
     "nul",
     "....//secret.txt",
     ".../secret.txt",
@@ -825,6 +827,11 @@ WINDOWS_NAMES = [
     "sub/a.txt::$DATA",
     "CON",
     "con.txt",
+    "con .txt",
+    "LPT1 .log",
+    "conin$",
+    "CONOUT$.txt",
+    "aux  /a.txt",
     "sub/NUL",
     "aux.tar.gz",
     "COM1",
@@ -851,7 +858,10 @@ def test_names_that_mean_something_else_on_windows(name):
 
 @pytest.mark.parametrize(
     "name",
-    ["a.txt", "console.txt", "sub/com10", "nullable", "a b.txt", ".htaccess", "é"],
+    [
+        *("a.txt", "console.txt", "sub/com10", "nullable", "a b.txt", ".htaccess", "é"),
+        *("con a.txt", "conin", "a con .txt", "xaux .c"),
+    ],
 )
 def test_names_that_are_safe_everywhere(name):
     assert is_safe_name(name, windows=True) is is_safe_name(name, windows=False) is True
@@ -1021,6 +1031,19 @@ def test_an_application_serves_dot_files_if_asked_to(dotted, dotfiles, status):
         head = f"GET {path} HTTP/1.1\r\nHost: a\r\n\r\n"
         request = Request(parse_head(head.encode()))
         assert asyncio.run(application.handle(request)).status == expected
+
+
+@pytest.mark.parametrize(
+    "query, expected",
+    [
+        ("", "./docs/"),
+        ("v=1&w=%20", "./docs/?v=1&w=%20"),
+        ("a/../b?", "./docs/?a/../b?"),
+    ],
+)
+def test_the_redirect_to_a_directory_keeps_the_query(pages, query, expected):
+    response = directory_file(pages, "docs", index="index.html", query=query)
+    assert response.headers["Location"] == expected
 
 
 @pytest.mark.parametrize("filename", ["", "docs", "docs/", "missing"])

@@ -278,6 +278,9 @@ def test_too_many_fields_are_413_and_are_not_split(data: bytes) -> None:
         ),
         ("a=%20%C3%A4; b=%zz; c=%ff", {"a": " ä", "b": "%zz", "c": "\xff"}),
         ("a=\xc3\xa4; b=\xe4", {"a": "ä", "b": "\xe4"}),
+        ("\xc3\xa4=\xc3\xa4; \xe4=1; %C3%A4=2", {"ä": "ä", "%C3%A4": "2"}),
+        ("\xe4=1; \xc3\xa4=2; b\xff=3", {"ä": "1", "bÿ": "3"}),
+        ('\xe6\x97\xa5 ="a"; b=%41', {"日": "a", "b": "A"}),
         ("a", {}),
         ("; ;;", {}),
         # Nameless: "=__Host-x=1" could pass for the cookie __Host-x.
@@ -325,6 +328,7 @@ def test_a_cookie_is_written_with_its_attributes() -> None:
         ("a", "1", {"Path": "/\r\nX: y"}),
         ("a", "1", {"Path": "/\0"}),
         ("a", "1", {"Domain": "日本"}),
+        ("a", "1", {"Path": "/" + "x" * 1024}),
     ],
 )
 def test_a_cookie_that_would_add_something_is_refused(
