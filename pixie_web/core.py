@@ -6581,6 +6581,7 @@ class WorkerProcess:
         """Answer one request; return whether this worker may take another."""
         request.disconnect = self._main_gone
         context = copy_context()
+        context.run(json_default_hook.set, route.app.json_default)
         try:
             self._interruptible = True
             response = context.run(self._program.answer, route, request)
@@ -8717,7 +8718,6 @@ def answer(route: Route, request: Request) -> Response:
     """
     before, _, after, _ = route.triggers
     request.app = route.app
-    json_default_hook.set(route.app._json_default)
     response = ask_first(route.app, before, request) if before else None
     if response is None:
         try:
