@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from harness import choose, core, run
 
-KEYS = ["old key", b"new key"]
+KEYS = ["an old key, long ago", b"a new key, of today"]
 NOW = 1_700_000_000.0
 SIGNED = core.sign("session", {"user": 1, "ä": [None, 1.5]}, KEYS, NOW)
 BY_NEW_KEY = core.sign("session", 0, KEYS[1:], NOW - 100)

@@ -9,7 +9,7 @@ import sys
 import tempfile
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Callable, Iterable, List, Tuple
+from typing import Any, Callable, Iterable, List, Tuple
 
 try:
     import atheris  # type: ignore[import-not-found, unused-ignore]
@@ -25,14 +25,16 @@ with atheris.instrument_imports(["pixie_web"]) if atheris else nullcontext():
     from pixie_web import core
 
     READERS = [core.RequestReader]
+    CHUNK_READERS: List[Any] = [core]  # the modules that they are from
     try:
-        from pixie_web.httptools import HttptoolsReader
+        from pixie_web import httptools
 
-        READERS.append(HttptoolsReader)
+        READERS.append(httptools.HttptoolsReader)
+        CHUNK_READERS.append(httptools)
     except ImportError:
         pass
 
-__all__ = ["READERS", "choose", "core", "cuts", "recorded", "run"]
+__all__ = ["CHUNK_READERS", "READERS", "choose", "core", "cuts", "recorded", "run"]
 
 OPTIONS = ["-max_total_time=600", "-timeout=10", "-rss_limit_mb=1024"]
 

@@ -121,10 +121,12 @@ import threading
 import time
 import types
 from bisect import bisect_left
-from collections import deque
+from collections import Counter, deque
 from contextvars import Context, ContextVar, copy_context
 from enum import Enum
 from functools import lru_cache, partial
+from heapq import nsmallest
+from operator import itemgetter
 from typing import (
     TYPE_CHECKING,
     Any,
@@ -804,6 +806,46 @@ def load_json(data: bytes) -> object:
         raise HTTPError(400, f"The body is not JSON: {error}.") from None
 
 
+# Lines of the log ---------------------------------------------------------------------
+
+# All that ends a line somewhere or moves a terminal's cursor, but LF and the tab.
+_CONTROL = expression(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029]")
+_NEXT_RECORD = expression(r"\n(?![ \t\n]|\Z)")
+
+
+def log_lines(text: str) -> str:
+    """Return a text for the log in which no line but the first can begin a record.
+
+    A record begins with its time: a line that begins with a blank goes on with the one
+    above it, to people and to what collects logs. 'a\\r\\nb' -> 'a\\x0d\\n  b'
+    """
+    text = _CONTROL.sub(lambda found: f"\\x{ord(found.group()):02x}", text)
+    return text.replace("\n", "\n  ") if _NEXT_RECORD.search(text) else text
+
+
+def check_record(record: logging.LogRecord) -> bool:
+    """Take out of a record what could pass for another one; a filter of `log`.
+
+    SECURITY: the text of an exception is often a client's, and comes after the line
+    feeds of a traceback: one of its own would forge a record (CWE-117). Here, and not
+    in a formatter, as that may be the program's.
+    """
+    try:
+        message = record.getMessage()
+    except (TypeError, ValueError):
+        return True  # a program's own; its handlers tell what is wrong with it
+    lines = log_lines(message)
+    if lines != message:
+        record.msg, record.args = lines, ()
+    if record.exc_info:
+        text = logging.Formatter().formatException(record.exc_info)
+        record.exc_text = log_lines(f"\n{text}")[1:]
+    return True
+
+
+log.addFilter(check_record)
+
+
 # Signed values ------------------------------------------------------------------------
 #
 # payload "." signature, both in base64url without padding. The payload is JSON, [time
@@ -814,17 +856,46 @@ def load_json(data: bytes) -> object:
 CLOCK_SKEW_SECONDS = 60  # between the machines of one site
 _SIGNING_PURPOSE = b"pixie_web signed cookie 1"
 
+MIN_SECRET_BYTES = 16  # 128 bits, if each is random; RFC 2104 section 3 asks for 32
+
 Secrets = Union[str, bytes, Sequence[Union[str, bytes]]]
 
 
+class _Unset(Enum):
+    """The type of UNSET, for type checkers."""
+
+    UNSET = "left out"
+
+
+# SECURITY: what stands for "no secrets were given" is nothing that a program can come
+# by in another way: os.environ.get("KEY") is None, "".split() is empty, and either
+# would have cookies unsigned.
+UNSET = _Unset.UNSET
+MaybeSecrets = Union[Secrets, _Unset]
+
+
 def secret_keys(secrets: Secrets) -> List[bytes]:
-    """Return one secret or several as bytes; raise PixieError if one is empty."""
-    several = [secrets] if isinstance(secrets, (str, bytes)) else secrets or ()
+    """Return one secret or several as bytes.
+
+    Raises:
+        PixieError: there is none, or one is empty or too short. None is shown.
+    """
+    is_one = isinstance(secrets, (str, bytes)) or not hasattr(secrets, "__iter__")
+    several = [secrets] if is_one else list(cast(Sequence[Union[str, bytes]], secrets))
     keys = [key.encode("utf-8") if isinstance(key, str) else key for key in several]
-    if not keys or not all(keys):
-        # SECURITY: never unsigned instead, for want of a variable in the environment.
-        raise PixieError("signing needs a secret, and none may be empty")
-    return keys
+    sizes = [len(key) if isinstance(key, bytes) else 0 for key in keys]
+    if not all(sizes) or not sizes:
+        raise PixieError(
+            "a secret is empty, or there is none: is a variable of the environment not "
+            "set? For cookies that are not signed, leave secrets= out, or say "
+            "secret=False"
+        )
+    if min(sizes) < MIN_SECRET_BYTES:
+        raise PixieError(
+            f"a secret has at least {MIN_SECRET_BYTES} bytes, got one of {min(sizes)}; "
+            'python -c "import secrets; print(secrets.token_hex(32))" prints a good one'
+        )
+    return cast(List[bytes], keys)
 
 
 def _signatures(name: str, payload: bytes, secrets: Secrets) -> List[bytes]:
@@ -849,7 +920,7 @@ def sign(name: str, value: object, secrets: Secrets, now: float) -> str:
 
     Raises:
         TypeError: a value that JSON can't say.
-        PixieError: no secret.
+        PixieError: no secret, or one that is too short.
     """
     from base64 import urlsafe_b64encode
 
@@ -871,7 +942,7 @@ def unsign(
 
     Raises:
         ValueError: it is forged, too old, from the future, or no signed value at all.
-        PixieError: no secret.
+        PixieError: no secret, or one that is too short.
     """
     if len(text) > MAX_COOKIE_CHARS or not text.isascii():
         raise ValueError("not a signed value")
@@ -1096,13 +1167,18 @@ class MultiDict(Generic[T]):
 # input was cut.
 #
 # Expressions that see a client's bytes are linear: in each, the next byte alone says
-# whether a repetition goes on.
+# whether a repetition goes on. For each one, tests/test_expressions.py counts the steps
+# that the worst texts take.
 
 MAX_METHOD_BYTES = 32  # the longest registered one has 17
 MAX_EMPTY_LINES = 16  # before a request line; RFC 9112 section 2.2 asks for one
 MAX_CHUNK_LINE_BYTES = 4096  # Go
 MAX_EXTENSION_BYTES = 16_384  # per body, beyond its own size; Go since CVE-2023-39326
 MAX_TRAILER_BYTES = 8190  # all trailer lines together
+MAX_SMALL_CHUNKS = 65_536  # of a body, beyond one for each MIN_CHUNK_BYTES of it
+MIN_CHUNK_BYTES = 16  # that chunks have on average, beyond MAX_SMALL_CHUNKS
+MAX_JOINED_CHUNKS = 256  # that make one event; some 0.2 ms
+MAX_JOINED_BYTES = 65_536  # of the buffer, for one event of several chunks
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 LAST_CHUNK = b"0\r\n\r\n"
@@ -1128,11 +1204,13 @@ _REG_NAME = r"(?:[\w.~!$&()*+;=-]|%[0-9A-Fa-f]{2})+"
 _HOST = expression(rf"(?a)(?:\[([0-9A-Fa-f:.]+)\]|{_REG_NAME})(?::([0-9]{{0,5}}))?")
 # SECURITY: 20 digits wrap round elsewhere; thousands make int() slow (CVE-2020-10735).
 _CONTENT_LENGTH = expression("[0-9]{1,19}")
-_CHUNK_LINE = expression(  # RFC 9112 section 7.1.1
+_CHUNK = (  # RFC 9112 section 7.1.1
     rb"([0-9A-Fa-f]{1,16})((?:[\t ]*;[\t ]*[%b]+(?:[\t ]*=[\t ]*(?:[%b]+|"
     rb'"(?:[\t !#-\[\]-~\x80-\xff]|\\[\t -~\x80-\xff])*"))?)*)'
     % (TOKEN_BYTES, TOKEN_BYTES)
 )
+_CHUNK_LINE = expression(_CHUNK)
+_CHUNK_START = expression(_CHUNK + rb"\r\n")
 
 
 class Head:
@@ -1317,10 +1395,12 @@ class RequestReader:
     at the end of input between two requests; inside one that is a ProtocolError. An
     error is final: each further call raises it again.
 
-    A companion may read chunks in another way: its class has `_read_chunk_line` anew.
+    Chunks that have come whole are one event, of MAX_JOINED_CHUNKS at most. A companion
+    may read them in another way: its class has `_take_chunks` anew.
 
     `max_body_bytes` may be set after each Head, which resets it to None: a chunked body
     that grows beyond it, by the size that a chunk announces, is a ProtocolError 413.
+    `chunks` counts those of all bodies: who reads them can tell what they have cost.
     """
 
     def __init__(
@@ -1342,8 +1422,8 @@ class RequestReader:
         self._max_head_bytes = max_head_bytes
         self._max_extension_bytes = max_extension_bytes
         self._max_trailer_bytes = max_trailer_bytes
-        # A head not longer than this keeps every limit on lines.
-        self._short_head_bytes = min(max_request_line_bytes, max_header_line_bytes)
+        # A line not longer than this keeps the limits, whichever it is.
+        self._short_line_bytes = min(max_request_line_bytes, max_header_line_bytes)
         # For the life of the connection. The step is a plain function: a bound method
         # would make a cycle of the reader, to be freed by the garbage collector only.
         self._buffer = b""
@@ -1351,6 +1431,7 @@ class RequestReader:
         self._step: Callable[[RequestReader], WireEvent] = RequestReader._read_head
         self._eof = False
         self._error: Optional[Tuple[int, str]] = None
+        self.chunks = 0
         # For one request.
         self._keep_alive = True
         self._after_data = RequestReader._end_message  # the next step
@@ -1358,6 +1439,7 @@ class RequestReader:
         self._remaining = 0  # bytes of the body, or of the chunk, still to come
         self._body_bytes = 0
         self._extension_bytes = 0
+        self._body_chunks = 0
         self.max_body_bytes: Optional[int] = None
         # For one head, trailer section or chunk line; offsets count from _position.
         self._line_start = 0
@@ -1420,10 +1502,11 @@ class RequestReader:
             return NEED_DATA
         end += 4
         raw = buffer[start:end]
-        if (
-            len(raw) > self._short_head_bytes
-            or raw.count(b"\r\n") > self._max_headers + 2
-        ):
+        is_usual = raw.count(b"\r\n") <= self._max_headers + 2
+        if is_usual and len(raw) > self._short_line_bytes:
+            # PERF: a large head of ordinary lines, 40 % of the time.
+            is_usual = max(map(len, raw.split(b"\r\n"))) <= self._short_line_bytes
+        if not is_usual:
             self._read_lines(end)
         try:
             head = parse_head(raw)
@@ -1437,6 +1520,7 @@ class RequestReader:
         self._move_to(end)
         self.max_body_bytes = None
         self._empty_lines = self._body_bytes = self._extension_bytes = 0
+        self._body_chunks = 0
         self._keep_alive = head.keep_alive
         self._remaining = head.content_length or 0
         self._step = RequestReader._read_body
@@ -1460,6 +1544,10 @@ class RequestReader:
         return data
 
     def _read_chunk_line(self) -> WireEvent:
+        """Return whole chunks as one; else read the line of the next one alone."""
+        content = b"" if self._searched else self._take_chunks()
+        if content:
+            return content
         line = self._next_line(self._chunk_line, len(self._buffer))
         if line is None:
             return NEED_DATA
@@ -1474,11 +1562,64 @@ class RequestReader:
         self._body_bytes += self._remaining
         if self.max_body_bytes is not None and self._body_bytes > self.max_body_bytes:
             raise ProtocolError(413, "The body is larger than this resource takes.")
+        self.chunks += 1
+        self._body_chunks += self._remaining > 0
+        most_chunks = MAX_SMALL_CHUNKS + self._body_bytes // MIN_CHUNK_BYTES
+        if self._body_chunks > most_chunks:
+            raise ProtocolError(400, "The body has too many small chunks: join them.")
         self._move_to(self._position + self._line_start)
         self._step = RequestReader._read_body
         if not self._remaining:
             self._step = RequestReader._read_trailers
         return self._step(self)
+
+    def _take_chunks(self) -> bytes:
+        """Return the content of the whole chunks that wait, MAX_JOINED_CHUNKS at most.
+
+        SECURITY: each as an event of its own costs 6 us and an object; in chunks of a
+        byte, that is a second for each 200 kB that a client sends.
+
+        It ends, or returns b"", at what is to be refused or has not come whole.
+        """
+        buffer, position = self._buffer, self._position
+        stop = min(len(buffer), position + MAX_JOINED_BYTES)
+        match, most_extra_bytes = _CHUNK_START.match, self._max_extension_bytes
+        most_bytes = sys.maxsize if self.max_body_bytes is None else self.max_body_bytes
+        most_chunks = MAX_SMALL_CHUNKS - self._body_chunks
+        body_bytes, extension_bytes = self._body_bytes, self._extension_bytes
+        pieces: List[bytes] = []
+        for count in range(MAX_JOINED_CHUNKS):
+            found = match(buffer, position, stop)
+            if found is None:
+                break
+            digits, extension = found.groups()
+            start = found.end()
+            end = start + int(digits, 16)
+            if end == start or end > stop or buffer[end : end + 2] != b"\r\n":
+                break
+            extra_bytes = extension_bytes + len(extension)
+            size = body_bytes + end - start
+            if (
+                start - 2 - position > self._chunk_line[1]
+                or extra_bytes > most_extra_bytes + body_bytes
+                or size > most_bytes
+                or count >= most_chunks + size // MIN_CHUNK_BYTES
+            ):
+                break
+            pieces.append(buffer[start:end])
+            body_bytes, extension_bytes, position = size, extra_bytes, end + 2
+        self._extension_bytes = extension_bytes
+        return self._count_chunks(pieces, position)
+
+    def _count_chunks(self, pieces: List[bytes], position: int) -> bytes:
+        """Note that chunks have been taken, and the buffer up to `position`."""
+        content = b"".join(pieces)
+        if content:
+            self.chunks += len(pieces)
+            self._body_chunks += len(pieces)
+            self._body_bytes += len(content)
+            self._move_to(position)
+        return content
 
     def _read_chunk_end(self) -> WireEvent:
         ending = self._buffer[self._position : self._position + 2]
@@ -1674,9 +1815,9 @@ def encode_chunk(data: bytes) -> bytes:
 #     piece of body -> MultipartParser.feed -> Part, bytes, bytes ..., None, Part ...
 #
 # The parser is pushed: it does no I/O, and keeps nothing but an unfinished part head or
-# what may begin a delimiter. It searches each byte once, for CRLF "--" boundary. An
-# upload is not copied: a large body lies in a file already, and `FileUpload.file` is a
-# window on that part of it.
+# what may begin a delimiter. It searches each byte once, for CRLF "--" boundary, or
+# twice, behind a line that only begins like one. An upload is not copied: a large body
+# lies in a file already, and `FileUpload.file` is a window on that part of it.
 #
 # SECURITY: what is ambiguous is refused (bare LF, folded or repeated headers, text
 # ahead of the first boundary, no end): a filter in front may read it otherwise.
@@ -1775,10 +1916,11 @@ def codec_of(content_type: str) -> str:
 
 # The parser ---------------------------------------------------------------------------
 
+# Another part, the end, and blanks put there by gateways (RFC 2046 5.1.1), then a part.
+_AFTER_DELIMITER = (b"\r\n", b"--", b" ", b"\t")
 _BOUNDARY = expression(r"[0-9A-Za-z'()+_,\-./:=? ]{0,69}[0-9A-Za-z'()+_,\-./:=?]")
-# RFC 2046 5.1.1: blanks after a boundary are those of gateways, and are to be taken.
 _AFTER_BOUNDARY = expression(
-    rb"([ \t]{%d})|[ \t]*(?:\r(?:(\n)|\Z)|\Z)|-(?:(-)|\Z)" % (MAX_PADDING_BYTES + 1)
+    rb"[ \t]{0,%d}(?:\r(?:(\n)|\Z)|\Z)|-(-)|[^ \t]\Z" % MAX_PADDING_BYTES
 )
 _PART_HEAD = expression(  # RFC 9112 section 5, without folded lines
     rf"(?:[{TOKEN_BYTES.decode()}]+:[^\x00-\x08\x0a-\x1f\x7f]*(?:\r\n|\Z))+"
@@ -1910,13 +2052,17 @@ class MultipartParser:
                 self._part, self._in_head = part, False
                 position = part.offset - self._offset
                 yield part
-            end, stop, is_last = self._find_delimiter(buffer, position)
+            end = self._find_delimiter(buffer, position)
             if end > position:
                 piece = buffer[position:end]
                 self._check_data(piece, self._offset + end)
                 if self._part is not None:
                     yield piece
                 position = end
+            after = end + len(self._delimiter)
+            if after > len(buffer):
+                break
+            stop, is_last = self._read_after(buffer, after)
             if not stop:
                 break
             if self._part is not None:
@@ -1931,29 +2077,52 @@ class MultipartParser:
         if not self._ended and self._offset + len(self._rest):
             raise HTTPError(400, "The multipart body ends before its last boundary.")
 
-    def _find_delimiter(self, buffer: bytes, position: int) -> Tuple[int, int, bool]:
-        """Return where the data ends, where its delimiter does, and if it is the last.
-
-        The second is 0 while the delimiter is not here to its end.
-        """
+    def _find_delimiter(self, buffer: bytes, position: int) -> int:
+        """Return where the data ends: where a delimiter begins, or may begin."""
         delimiter, length = self._delimiter, len(self._delimiter)
-        search = position
-        while True:
-            end = buffer.find(delimiter, search)
-            if end < 0:
-                # It may begin in the tail, and then at the last CR: it has no other.
-                end = buffer.rfind(b"\r", max(position, len(buffer) - length + 1))
-                if end < 0 or not delimiter.startswith(buffer[end:]):
-                    end = len(buffer)
-                return end, 0, False
-            search = end + length
-            found = _AFTER_BOUNDARY.match(buffer, search)
-            if found is None:
-                continue  # a line that only begins like a delimiter
-            if found.group(1):
-                raise HTTPError(400, "Too many blanks after a multipart boundary.")
-            is_whole = found.group(2) or found.group(3)
-            return end, found.end() if is_whole else 0, bool(found.group(3))
+        end = buffer.find(delimiter, position)
+        after = buffer[end + length : end + length + 2]
+        if end >= 0 and len(after) == 2 and not after.startswith(_AFTER_DELIMITER):
+            # A line that only begins like a delimiter.
+            end = self._find_whole(buffer, end + length)
+        if end >= 0:
+            return end
+        # It may begin in the tail, and then at the last CR: it has no other.
+        end = buffer.rfind(b"\r", max(position, len(buffer) - length + 1))
+        if end < 0 or not delimiter.startswith(buffer[end:]):
+            end = len(buffer)
+        return end
+
+    def _find_whole(self, buffer: bytes, position: int) -> int:
+        """Return where a delimiter stands with what may follow it; -1 for nowhere.
+
+        Also one in the last bytes, of which the end has not come.
+
+        SECURITY: each false one by itself, 16 MiB of them took 0.7 s of Python.
+        """
+        stop = len(buffer)
+        for after in _AFTER_DELIMITER:  # each as far as the one before only
+            line = self._delimiter + after
+            # PERF: without its CR LF. Where that abounds, Python takes twice as long.
+            found = buffer.find(line[2:], position, stop) - 2
+            if found >= 0 and not buffer.startswith(line, found):
+                found = buffer.find(line, found, stop)
+            stop = found if found >= 0 else stop
+        if stop < len(buffer):
+            return stop
+        length = len(self._delimiter)
+        return buffer.find(self._delimiter, max(position, len(buffer) - length - 1))
+
+    def _read_after(self, buffer: bytes, position: int) -> Tuple[int, bool]:
+        """Return where the delimiter before `position` ends, and if it is the last one.
+
+        The first is 0 while it is not here to its end.
+        """
+        found = _AFTER_BOUNDARY.match(buffer, position)
+        if found is None:
+            raise HTTPError(400, "A multipart boundary is no line of its own.")
+        is_whole = found.group(1) or found.group(2)
+        return found.end() if is_whole else 0, bool(found.group(2))
 
     def _take_head(self, buffer: bytes, position: int) -> Optional[Part]:
         """Return the part that begins at a position; None while its head goes on."""
@@ -2406,6 +2575,13 @@ class BodySource:
         """
         raise NotImplementedError
 
+    def hold(self, size: int) -> bool:
+        """Say how many bytes of memory the body takes now; return whether it may.
+
+        Whoever is told that it may not puts the body into a file, and says 0.
+        """
+        return True
+
     def check(self, size: int) -> None:
         """Raise HTTPError 413 if `size` bytes are more than may come."""
         most = self.max_body_bytes
@@ -2568,7 +2744,7 @@ class Request:
         name: str,
         default: Any = None,
         *,
-        secret: Union[Secrets, Literal[False], None] = None,
+        secret: Union[MaybeSecrets, Literal[False]] = UNSET,
         max_age: Optional[float] = None,
     ) -> Any:
         """Return a cookie's value, or `default`.
@@ -2580,14 +2756,22 @@ class Request:
 
         A signed cookie that is forged, too old or moved here from another name counts
         as not there.
+
+        Raises:
+            PixieError: the secret is empty or too short, whatever the client sent.
         """
         value = self.cookies.get(name)
-        if secret is None:
-            secret = cast(Secrets, getattr(self.app, "secrets", ()))
-        if value is None or secret is False or secret == ():
+        if secret is UNSET:
+            secret = cast(MaybeSecrets, getattr(self.app, "secrets", UNSET))
+        if secret is False or secret is UNSET:
             return default if value is None else value
+        keys = secret_keys(secret)
         try:
-            return unsign(name, value, secret, max_age, time.time())
+            return (
+                default
+                if value is None
+                else unsign(name, value, keys, max_age, time.time())
+            )
         except ValueError:
             return default
 
@@ -2967,7 +3151,7 @@ class Response:
         name: str,
         value: Any,
         *,
-        secret: Union[Secrets, Literal[False], None] = None,
+        secret: Union[MaybeSecrets, Literal[False]] = UNSET,
         max_age: Union[float, timedelta, None] = None,
         expires: Union[float, date, str, None] = None,
         path: Optional[str] = "/",
@@ -2999,9 +3183,10 @@ class Response:
 
         Raises:
             ValueError: a browser would drop the cookie, or ignore a part of it.
+            PixieError: the secret is empty or too short.
         """
-        signs = secret is None  # if the application that sends it has secrets
-        if secret is not None and secret is not False:
+        signs = secret is UNSET  # if the application that sends it has secrets
+        if secret is not UNSET and secret is not False:
             value = sign(name, value, secret, time.time())
         if max_age is not None:
             whole: Any = getattr(max_age, "total_seconds", lambda: max_age)()
@@ -3064,7 +3249,9 @@ class Response:
         self.headers["ETag"] = quote_etag(value, weak)
         return self
 
-    def header_block(self, secure: bool = False, secrets: Secrets = ()) -> bytes:
+    def header_block(
+        self, secure: bool = False, secrets: MaybeSecrets = UNSET
+    ) -> bytes:
         """Return the header lines as bytes, each ended by CRLF.
 
         Args:
@@ -3084,7 +3271,7 @@ class Response:
         if self.headers if self._block is not None else self._headers:
             block += _header_lines(self.headers)
         for name, value, attributes, signs in self._cookies:
-            if signs and secrets != ():
+            if signs and secrets is not UNSET:
                 value = sign(name, value, secrets, time.time())
             if attributes["Secure"] is None:
                 attributes = {**attributes, "Secure": secure}
@@ -3100,7 +3287,7 @@ class Response:
         """Whether its header block is rendered: nothing is left to be done but send."""
         return self._block is not None and not self._cookies
 
-    def seal(self, secure: bool = False, secrets: Secrets = ()) -> Response:
+    def seal(self, secure: bool = False, secrets: MaybeSecrets = UNSET) -> Response:
         """Return the response with its header block rendered; see `header_block`."""
         if self.is_sealed:
             return self
@@ -3435,6 +3622,10 @@ _UNSAFE_ON_WINDOWS = (
     rf"|(?i:(?:^|/){WINDOWS_DEVICE} *(?:[./]|$))"
 )
 
+# SECURITY: .git, .env and .htpasswd are put beside what is served, and not for it. What
+# lies in .well-known is for everybody (RFC 8615), as certbot's challenges are.
+_DOT_FILE = expression(r"^\.(?!well-known(?:/|$))|/\.")
+
 
 def is_safe_name(filename: str, windows: bool = os.name == "nt") -> bool:
     """Return whether a name of segments joined by "/" stays below where it is put."""
@@ -3480,9 +3671,10 @@ def _describe(
     mimetype: Optional[str],
     download: Union[bool, str, None],
     max_age: Optional[int],
+    dotfiles: bool,
 ) -> Tuple[str, Tuple[Tuple[str, str], ...]]:
     """Return the content type and further headers of a file that has a safe name."""
-    if not is_safe_name(filename):
+    if not is_safe_name(filename) or not (dotfiles or not _DOT_FILE.search(filename)):
         raise HTTPError(404)
     headers = []
     if download:
@@ -3564,8 +3756,25 @@ def _find(root: str, filename: str) -> Tuple[str, FileState]:
     return _look_inside(root, filename, state, int(time.monotonic())), state
 
 
-# Not bounded, as nothing that is asked for with cache=True: only what is there is kept.
-_find_once = lru_cache(maxsize=None)(_find)
+# Of what is asked for with cache=True as much is kept as there are files.
+# SECURITY: but not each name of a file. A link to a directory above it makes as many as
+# a client likes: a/link/a/link/a ... The first one is kept; the others are bounded.
+_first_names: Dict[Tuple[str, str], str] = {}  # by root and name, the real path
+_named_files: Set[Tuple[str, int, int]] = set()  # root, device, inode
+
+
+@lru_cache(maxsize=MAX_KNOWN_FILES)
+def _find_again(root: str, filename: str) -> str:
+    path, state = _find(root, filename)
+    if (root, *state[:2]) not in _named_files:
+        _named_files.add((root, *state[:2]))
+        _first_names[root, filename] = path
+    return path
+
+
+def _find_once(root: str, filename: str) -> str:
+    """Return the real path, without a look at the disk when the name is known."""
+    return _first_names.get((root, filename)) or _find_again(root, filename)
 
 
 def static_file(
@@ -3577,6 +3786,7 @@ def static_file(
     max_age: Optional[int] = None,
     cache: Optional[bool] = None,
     delete_after: bool = False,
+    dotfiles: bool = False,
 ) -> Response:
     """Return a Response that sends a file.
 
@@ -3592,19 +3802,25 @@ def static_file(
         cache: None: kept in memory up to 128 KiB and checked by one os.stat; True: kept
             whatever its size, and never looked at again; False: read each time.
         delete_after: send the file whole, then remove it.
+        dotfiles: send it even if its name, or a directory in `filename`, begins with a
+            dot. `.well-known/` may always be sent.
 
     Raises:
         HTTPError: 404 for all that can't be sent: missing, unreadable, no regular file,
-            outside of the root. The client can't tell which.
+            outside of the root, a dot file. The client can't tell which.
         ValueError: max_age is negative, or mimetype holds what a header can't.
     """
-    content_type, headers = _describe(filename, mimetype, download, max_age)
+    content_type, headers = _describe(filename, mimetype, download, max_age, dotfiles)
+    directory, state = os.fspath(root) or ".", None
     try:
-        path, state = (_find_once if cache else _find)(os.fspath(root) or ".", filename)
+        if cache:
+            path = _find_once(directory, filename)
+        else:
+            path, state = _find(directory, filename)
     except (OSError, ValueError) as error:
         raise _file_error(error) from None
     found = _FoundFile(path, cache, delete_after)
-    found.state = None if cache else state
+    found.state = state
     response = Response(found, content_type=content_type)
     if headers:
         response._headers = Headers.from_wire(headers)
@@ -3620,7 +3836,7 @@ def cached_file(
     the program, and fits into its memory.
 
     Args:
-        options: mimetype, download and max_age, as for `static_file`.
+        options: mimetype, download, max_age and dotfiles, as for `static_file`.
     """
     return static_file(filename, root, cache=True, **options)
 
@@ -3632,6 +3848,7 @@ def directory_file(
     index: Optional[str] = None,
     max_age: Optional[int] = None,
     cache: Optional[bool] = None,
+    dotfiles: bool = False,
     query: str = "",
 ) -> Response:
     """Return the Response for a path below a directory that is served as it is.
@@ -3639,6 +3856,7 @@ def directory_file(
     Args:
         index: the file that stands for a directory ("index.html"); by default a
             directory is a 404 like every name that is not there.
+        dotfiles: serve `.git/config`, `.env` and their like too.
         query: `env.query_string`, to be kept where a directory without its last slash
             is redirected.
 
@@ -3648,11 +3866,13 @@ def directory_file(
     if index and (not filename or filename.endswith("/")):
         filename += index
     try:
-        return static_file(filename, root, max_age=max_age, cache=cache)
+        options: Any = {"max_age": max_age, "cache": cache, "dotfiles": dotfiles}
+        return static_file(filename, root, **options)
     except HTTPError:
         if not index:
             raise
-    static_file(f"{filename}/{index}", root)  # a 404 unless the index is there
+    # A 404 unless the index is there.
+    static_file(f"{filename}/{index}", root, dotfiles=dotfiles)
     # Relative, so that it holds wherever the directory is served.
     last = percent_encode(filename.rpartition("/")[2])
     location = f"./{last}/?{query}" if query else f"./{last}/"
@@ -3752,14 +3972,21 @@ def _preferred(accept_encoding: Optional[str], available: Tuple[str, ...]) -> st
     return best[0] if best and best[0] in CODINGS else ""
 
 
+_required_files: Dict[Tuple[int, int], str] = {}  # by device and inode, the path
+
+
 @lru_cache(maxsize=None)
 def _require(path: str) -> Dict[str, Representation]:
     """Return a file, as "", and its siblings by their codings; for cache=True.
 
     Raises:
-        OSError: it can't be read, or changes while it is.
+        OSError: it can't be read, changes while it is, or is kept by another name.
     """
     state = _look(path)
+    # SECURITY: where upper and lower case are one, a name has as many as two to the
+    # power of its letters.
+    if _required_files.setdefault(state[:2], path) != path:
+        raise OSError(errno.EEXIST, "kept by another name", path)
     found = {"": _read(path, state, "")}
     for coding in _siblings(path, state, 0):
         sibling = path + CODINGS[coding]
@@ -3784,7 +4011,7 @@ def _choose(
             kept = _require(path)
             return kept[_preferred(accept_encoding, tuple(kept)[1:])], len(kept) > 1
         except OSError:
-            pass  # somebody writes to it: this time as it is
+            pass  # somebody writes to it, or it has a second name: as it is now
     state = file.take_state() if isinstance(file, _FoundFile) else None
     state = state or _look(path)
     available = _siblings(path, state, int(time.monotonic()))
@@ -3804,7 +4031,7 @@ NO_HEADERS = Headers()
 _DECIDING_LINE = expression(rb"\n(?:accept-encoding|if-|range)", re.IGNORECASE)
 _CODED = expression(rb"^content-encoding:", re.IGNORECASE | re.MULTILINE)
 _REPLACED = expression(
-    rb"^(?:accept-ranges|content-range|etag|last-modified):[^\r]*\r\n",
+    rb"^(?:accept-ranges|content-range|etag|last-modified):[^\r\n]*\r\n",
     re.IGNORECASE | re.MULTILINE,
 )
 _OF_CONTENT = frozenset(  # not in a 304 (RFC 9110 section 15.4.5), nor without content
@@ -4693,9 +4920,11 @@ def template(
 # answers HEAD, unless HEAD is declared for that path. A pattern that has the method
 # wins over an earlier one that lacks it; only when none has it is the answer 405.
 #
-# A static path is one lookup in a dictionary. The others are kept under what stands
-# before their first wildcard, up to the slash: "/a/b" may match what is kept under "/"
-# and "/a/". So the cost grows with the patterns that share such a beginning, no others.
+# A static path is one lookup in a dictionary. Each of the others is kept under one of
+# the literals around its wildcards, the one that the fewest patterns share: "/user/" of
+# "/user/<id>", "/files/" of "/<tenant>/files/<rest:path>". A path is cut where those
+# literals may stand in it: at its beginning, at its end, from each slash on. So only
+# patterns that share their rarest literal are tried one after the other.
 #
 # SECURITY: wildcards that may share a text out in many ways ("<a>-<b>-<n:int>") make an
 # expression try them all: half a second for a path of 8,000 dashes. Such patterns are
@@ -4729,6 +4958,9 @@ class Filter:
 
 
 Filters = Mapping[str, Filter]
+# A literal, and where a path must hold it: cheaper to look for first.
+Key = Tuple[int, str]
+_FIRST, _LAST, _SLASH, _INNER = range(4)  # at a slash; anywhere between the wildcards
 
 
 _DIGITS = f"[0-9]{{1,{MAX_NUMBER_DIGITS}}}"
@@ -4855,17 +5087,26 @@ class Pattern:
         self.names = tuple(names)
         self.is_static = not names
         self._readers = [(n, f.to_python) for n, f in zip(names, self._filters)]
-        self.beginning = self._literals[0].rpartition("/")[0]  # all paths share it
         # What two patterns have in common that differ in the names of wildcards only.
         self.shape = _join(self._literals, [f"<{f.expression}>" for f in self._filters])
         expressions = _expressions(text, self._literals, self._filters)
         named = [f"(?P<{n}>{e})" for n, e in zip(names, expressions)]
-        source = _join([re.escape(literal) for literal in self._literals], named)
-        self._fullmatch = re.compile(source).fullmatch
+        # PERF: compiled when it is first tried; 10,000 routes start in half the time.
+        self._expression = LazyExpression(
+            _join([re.escape(literal) for literal in self._literals], named)
+        )
+
+    @property
+    def keys(self) -> List[Key]:
+        """What each path that matches must hold, and where: one is enough to look."""
+        first, *inner, last = self._literals
+        keys: List[Key] = [(_FIRST, first), (_LAST, last)]
+        keys += [(_SLASH if text[:1] == "/" else _INNER, text) for text in inner]
+        return [key for key in keys if key[1]]
 
     def match(self, path: str) -> Optional[Tuple[str, ...]]:
         """Return the texts that stand for the wildcards, or None."""
-        found = self._fullmatch(path)
+        found = self._expression.fullmatch(path)
         return tuple(found.groupdict().values()) if found else None
 
     def convert(self, raw: Tuple[str, ...]) -> Dict[str, Any]:
@@ -4925,6 +5166,22 @@ class _Entry(NamedTuple):
     target: Any
 
 
+_Table = Dict[str, _Entry]  # by method
+
+
+def _look_up(
+    index: Dict[int, Dict[str, List[_Table]]], path: str, starts: Iterable[int]
+) -> List[_Table]:
+    """Return what is kept under the literals that begin at one of these places."""
+    found: List[_Table] = []
+    for length, tables in index.items():
+        # SECURITY: each literal once, however often a client repeats it.
+        pieces = {path[at : at + length] for at in starts}
+        for piece in pieces & tables.keys():
+            found += tables[piece]
+    return found
+
+
 def _enter(table: Dict[str, Target], methods: Iterable[str], entry: Target) -> None:
     """Put `entry` under each method; GET answers HEAD, unless HEAD is declared."""
     table.update(dict.fromkeys(methods, entry))
@@ -4947,9 +5204,9 @@ class Router(Generic[Target]):
         self._filters: Dict[str, Filter] = dict(_FILTERS)
         self._declared: Dict[Tuple[str, str], str] = {}  # (shape, method) to text
         self._static: Dict[str, Dict[str, Match[Target]]] = {}
-        self._longest = 0  # of all beginnings
-        # By beginning, by shape, by method.
-        self._wild: Dict[str, Dict[str, Dict[str, _Entry]]] = {}
+        self._wild: Dict[str, _Table] = {}  # by shape
+        # By the kind of the key, by the length of its literal, by the literal.
+        self._index: Optional[List[Dict[int, Dict[str, List[_Table]]]]] = None
         self._frozen = False
 
     def add_filter(
@@ -4996,10 +5253,9 @@ class Router(Generic[Target]):
             match: Match[Target] = Match(target, {})
             _enter(self._static.setdefault(path, {}), methods, match)
         else:
-            self._longest = max(self._longest, len(pattern.beginning))
-            tables = self._wild.setdefault(pattern.beginning, {})
             entry = _Entry(order, pattern, target)
-            _enter(tables.setdefault(pattern.shape, {}), methods, entry)
+            _enter(self._wild.setdefault(pattern.shape, {}), methods, entry)
+            self._index = None
         return pattern
 
     def match(self, method: str, path: str) -> Match[Target]:
@@ -5013,25 +5269,23 @@ class Router(Generic[Target]):
             match = methods.get(method)
             if match is not None:
                 return match
-        match = self._match_wildcards(method, path)
+        tables = self._candidates(path)
+        match = self._match_wildcards(tables, method, path)
         if match is not None:
             return match
-        allowed = self.allowed(path)
+        allowed = self._allowed(tables, path)
         if not allowed:
             raise HTTPError(404)
         raise HTTPError(405, headers={"Allow": ", ".join(allowed)})
 
     def allowed(self, path: str) -> List[str]:
         """Return the methods of a path, sorted, OPTIONS too; [] if it has no route."""
-        methods = set(self._static.get(path, ()))
-        for method in {method for table in self._candidates(path) for method in table}:
-            if self._match_wildcards(method, path) is not None:
-                methods.add(method)
-        return sorted(methods | {"OPTIONS"}) if methods else []
+        return self._allowed(self._candidates(path), path)
 
     def freeze(self) -> None:
         """Refuse routes from now on: other threads and processes rely on these."""
         self._frozen = True
+        self._index = self._make_index()
 
     def _check_open(self, what: str) -> None:
         if self._frozen:
@@ -5039,8 +5293,16 @@ class Router(Generic[Target]):
                 f"routes are frozen when the server starts: declare {what} before run()"
             )
 
-    def _match_wildcards(self, method: str, path: str) -> Optional[Match[Target]]:
-        tables = self._candidates(path)
+    def _allowed(self, tables: List[_Table], path: str) -> List[str]:
+        methods = set(self._static.get(path, ()))
+        for method in {method for table in tables for method in table}:
+            if self._match_wildcards(tables, method, path) is not None:
+                methods.add(method)
+        return sorted(methods | {"OPTIONS"}) if methods else []
+
+    def _match_wildcards(
+        self, tables: List[_Table], method: str, path: str
+    ) -> Optional[Match[Target]]:
         entries = [table[method] for table in tables if method in table]
         if len(entries) > 1:
             entries.sort(key=lambda entry: entry.order)
@@ -5053,15 +5315,31 @@ class Router(Generic[Target]):
                     continue
         return None
 
-    def _candidates(self, path: str) -> List[Dict[str, _Entry]]:
-        """Return the tables of the patterns whose beginning fits."""
-        found: List[Dict[str, _Entry]] = []
-        end = path.find("/")
-        while 0 <= end <= self._longest:
-            tables = self._wild.get(path[:end])
-            if tables is not None:
-                found += tables.values()
-            end = path.find("/", end + 1)
+    def _make_index(self) -> List[Dict[int, Dict[str, List[_Table]]]]:
+        """Return all tables, each under the literal that the fewest of them share."""
+        keys = [next(iter(one.values())).pattern.keys for one in self._wild.values()]
+        shared = Counter(key for own in keys for key in own)
+        index: List[Dict[int, Dict[str, List[_Table]]]] = [{}, {}, {}, {}]
+        for own, table in zip(keys, self._wild.values()):
+            _, (kind, text) = min((shared[key], key) for key in own)
+            index[kind].setdefault(len(text), {}).setdefault(text, []).append(table)
+        return index
+
+    def _candidates(self, path: str) -> List[_Table]:
+        """Return the tables of the patterns whose rarest literal stands in the path."""
+        if self._index is None:
+            self._index = self._make_index()
+        first, last, slash, inner = self._index
+        found: List[_Table] = []
+        for length, tables in first.items():
+            found += tables.get(path[:length], ())
+        for length, tables in last.items():
+            found += tables.get(path[-length:], ())
+        if slash:
+            starts = [at for at, letter in enumerate(path) if letter == "/"]
+            found += _look_up(slash, path, starts)
+        if inner:
+            found += _look_up(inner, path, range(len(path)))
         return found
 
 
@@ -5523,12 +5801,18 @@ class AsyncChunks:
         first, self._first = self._first, None
         return await self._step(self._rest.__anext__) if first is None else first
 
-    async def throw(self, error: BaseException) -> bytes:
-        """Raise an error at the `yield` where the async generator stands."""
+    async def throw(self, error: BaseException) -> None:
+        """Raise an error at the `yield` where the async generator stands, and go on.
+
+        The next piece is what it yields then, behind what nobody has taken yet.
+        """
         if not hasattr(self._rest, "athrow"):
             raise error
-        self._first = None
-        return await self._step(self._rest.athrow, error)
+        try:
+            piece = await self._step(self._rest.athrow, error)
+        except StopAsyncIteration:
+            return  # the next step says so once more
+        self._first = (self._first or b"") + piece or None
 
     async def _step(self, step: Callable[..., Awaitable[Any]], *args: Any) -> bytes:
         try:
@@ -5870,7 +6154,6 @@ class TaskRun:
     # The stream.
 
     async def _serve(self, chunks: AsyncChunks) -> None:
-        early: Optional[bytes] = None
         try:
             while True:
                 try:
@@ -5878,9 +6161,9 @@ class TaskRun:
                         return
                 except asyncio.CancelledError as error:
                     # Cancelled at its `yield`, by an asyncio.timeout around it perhaps.
-                    early = await chunks.throw(error)
+                    await chunks.throw(error)
                     continue
-                chunk, early = early or await chunks.__anext__(), None
+                chunk = await chunks.__anext__()
                 if self._given is not None and not self._given.done():
                     self._given.set_result(chunk)
         except Exception as error:  # the end, or what the server logs
@@ -6446,8 +6729,13 @@ class WorkerProcess:
 # A new interpreter is told what to import by the frame BOOT.
 
 _ORDER = struct.Struct("!BII")  # what, the worker's number, a signal
-_REPORT = struct.Struct("!BIIi")  # what, the worker's number, its pid, its wait status
+# What, the worker's number, its pid; its wait status, or how many threads were forked.
+_REPORT = struct.Struct("!BIIi")
 START, SIGNAL, STARTED, EXITED = 1, 2, 3, 4
+THREADS_FORKED = (
+    "the pool is forked while %d threads run, and a lock that one of them holds stays "
+    'locked in each worker; use pool_start="spawn", or start threads in on_worker_start'
+)
 
 
 class Launch(NamedTuple):
@@ -6514,6 +6802,7 @@ class Zygote:
         program: what the workers it forks run; None: it has none, or can't fork, since
             it has threads. Then each worker is a new interpreter.
         command: what starts such an interpreter.
+        threads: how many ran when this was forked, or run now.
     """
 
     def __init__(
@@ -6521,10 +6810,12 @@ class Zygote:
         control: socket.socket,
         program: Optional[Program],
         command: Sequence[str] = (),
+        threads: int = 1,
     ) -> None:
         self._control = control
         self._program = program
         self._command = command
+        self._threads = threads
         self._pids: Dict[int, int] = {}  # worker's number to pid, alive ones only
 
     def serve(self) -> None:
@@ -6601,7 +6892,7 @@ class Zygote:
         except OSError:
             pass
         self._pids[number] = pid
-        self._report(STARTED, number, pid, 0)
+        self._report(STARTED, number, pid, self._threads)
 
     def _fork(
         self, descriptors: Sequence[int], inherited: Tuple[socket.socket, ...]
@@ -6655,12 +6946,45 @@ class Zygote:
             pass  # main is gone; the next receive says so
 
 
+def unnamed_file() -> int:
+    """Return a descriptor of an empty file without a name, in memory on Linux."""
+    if hasattr(os, "memfd_create"):
+        return os.memfd_create("pixie_web")
+    import tempfile
+
+    with tempfile.TemporaryFile() as file:
+        return os.dup(file.fileno())
+
+
 def count_threads() -> int:
     """Return how many threads this process has, those of C libraries too (Linux)."""
     try:
         return len(os.listdir("/proc/self/task"))
     except OSError:
         return threading.active_count()
+
+
+def count_lasting_threads() -> int:
+    """Return how many threads a fork would lose, this one included: 1 is safe.
+
+    Those that their library ends ahead of a fork, and starts again when it needs them,
+    do no harm: OpenBLAS does so, and an `import numpy` starts one for each CPU. To know
+    them, a process is forked that ends at once.
+    """
+    if count_threads() > 1:
+        import warnings
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Python 3.12: a fork with threads
+            pid = os.fork()
+        if pid == 0:
+            os._exit(0)
+        os.waitpid(pid, 0)
+        for _ in range(10):  # one that has ended is listed for a moment
+            if count_threads() == 1:
+                break
+            time.sleep(0.002)
+    return count_threads()
 
 
 def settle_memory() -> None:
@@ -6677,21 +7001,42 @@ def settle_memory() -> None:
     gc.freeze()
 
 
-def live_as_zygote(control: socket.socket, load: Load) -> NoReturn:
+def live_without_program(control: socket.socket, told: Dict[str, Any]) -> NoReturn:
+    """Go on as a zygote that starts interpreters: the program's memory is given back.
+
+    Raises:
+        OSError: the interpreter can't be executed.
+    """
+    setup = unnamed_file()
+    os.write(setup, dump_json({**told, "start": "spawn"}))
+    os.lseek(setup, 0, os.SEEK_SET)
+    descriptors = control.fileno(), setup
+    for descriptor in descriptors:
+        os.set_inheritable(descriptor, True)
+    flush_output()
+    command = [*told["command"], *map(str, descriptors)]
+    os.execv(command[0], command)
+
+
+def live_as_zygote(control: socket.socket, setup: bytes, load: Load) -> NoReturn:
     """Be an executed zygote until the end of the process; never returns."""
     code = 1
     try:
-        header = _FRAME.unpack(control.recv(_FRAME.size, socket.MSG_WAITALL))
-        setup = load_json(control.recv(header[0], socket.MSG_WAITALL))
-        assert isinstance(setup, dict)
-        program = load(setup) if setup["start"] != "spawn" else None
-        if setup["start"] == "auto" and count_threads() > 1:
-            # A fork would give a worker the locks that those threads hold.
-            log.warning("the program starts threads when it is imported: no forks")
-            program = None
+        told = load_json(setup)
+        assert isinstance(told, dict)
+        program = load(told) if told["start"] != "spawn" else None
+        threads = count_lasting_threads() if program else 1
+        if threads > 1 and told["start"] == "auto":
+            log.warning(
+                "the program starts threads when it is imported, so each worker "
+                'imports it, as with pool_start="spawn"'
+            )
+            live_without_program(control, told)
+        if threads > 1:
+            log.warning(THREADS_FORKED, threads)
         settle_memory()
         flush_output()  # what importing printed, or each fork would print it too
-        Zygote(control, program, setup["command"]).serve()
+        Zygote(control, program, told["command"], threads).serve()
         code = 0
     except BaseException:
         log.exception("the program can't be imported")
@@ -6707,7 +7052,8 @@ def live_apart(load: Load) -> NoReturn:
         load: imports the application as the frame BOOT says, and returns its program.
     """
     numbers = list(map(int, sys.argv[1:]))
-    descriptors = numbers[:3]  # of a zygote one, its socket
+    # Of a zygote its socket, and perhaps a file with what main has told it.
+    descriptors = numbers[:3]
     listing = "/proc/self/fd" if os.path.isdir("/proc/self/fd") else "/dev/fd"
     for name in os.listdir(listing):
         if int(name) not in (0, 1, 2, *descriptors):
@@ -6715,9 +7061,16 @@ def live_apart(load: Load) -> NoReturn:
                 os.close(int(name))  # a listener, which could be inherited
             except OSError:
                 pass  # it was the one that listed
-    if len(numbers) > 1:
+    if len(numbers) > 2:
         live_as_worker(descriptors, numbers[3], load)
-    live_as_zygote(socket.socket(fileno=descriptors[0]), load)
+    control = socket.socket(fileno=descriptors[0])
+    if len(numbers) == 2:
+        with open(descriptors[1], "rb") as file:
+            setup = file.read()
+    else:
+        header = _FRAME.unpack(control.recv(_FRAME.size, socket.MSG_WAITALL))
+        setup = control.recv(header[0], socket.MSG_WAITALL)
+    live_as_zygote(control, setup, load)
 
 
 class ZygoteLink:
@@ -6800,6 +7153,7 @@ def fork_zygote(program: Program, unwanted: Sequence[int] = ()) -> ZygoteLink:
     It closes the descriptors in `unwanted`: a listener would outlive main in it.
     """
     settle_memory()
+    threads = count_lasting_threads()
     control, remote = socket.socketpair()
     flush_output()
     pid = os.fork()
@@ -6812,7 +7166,7 @@ def fork_zygote(program: Program, unwanted: Sequence[int] = ()) -> ZygoteLink:
                 os.close(descriptor)
             for other in ZygoteLink.all:
                 other._control.close()  # of the other pools: their ends must be seen
-            Zygote(remote, program).serve()
+            Zygote(remote, program, threads=threads).serve()
             code = 0
         finally:
             flush_output()
@@ -6984,16 +7338,6 @@ class WorkerStream:
         self._pool.watch(self._job)
 
 
-def unnamed_file() -> int:
-    """Return a descriptor of an empty file without a name, in memory on Linux."""
-    if hasattr(os, "memfd_create"):
-        return os.memfd_create("pixie_web")
-    import tempfile
-
-    with tempfile.TemporaryFile() as file:
-        return os.dup(file.fileno())
-
-
 def open_worker_files() -> List[int]:
     """Return descriptors: main's ends of two pipes, the worker's, its trace.
 
@@ -7031,6 +7375,9 @@ class Worker:
         self.its_files = files[2:]  # for the zygote to hand on
         self.trace = files[-1]  # where it writes what it was at when it is killed
         self.pid = 0
+        self.forked_threads = (
+            1  # that ran in its zygote; what more than one held, hangs
+        )
         self.state = "starting"
         self.job: Optional[Job] = None
         self.slot_is_stream: Optional[bool] = None  # which kind of slot it takes up
@@ -7294,6 +7641,8 @@ def log_exit(worker: Worker, job: Optional[Job], status: int) -> None:
         how = "was stopped"
     elif not worker.crashed:
         return
+    if worker.forked_threads > 1 and (worker.hung or worker.late):
+        how += f" (forked while {worker.forked_threads} threads ran: see pool_start)"
     log.error("worker %d (pid %d) %s %s%s", worker.number, worker.pid, how, what, where)
 
 
@@ -7423,6 +7772,7 @@ class Pool:
 
     async def stop(self, seconds: float = STOP_SECONDS) -> None:
         """Let the workers end, kill the late ones after `seconds`, end the zygote."""
+        self.loop = asyncio.get_running_loop()  # it may not have come to `start`
         self._closing = True
         for timer in (self._sweeper, self._alarm):
             if timer is not None:
@@ -7474,6 +7824,7 @@ class Pool:
                 self._exited(number, status)
             elif number in self._workers:
                 self._workers[number].pid = pid
+                self._workers[number].forked_threads = status
 
     def _zygote_died(self, zygote: ZygoteLink) -> None:
         """Start another: what runs is lost, what waits goes on waiting."""
@@ -8084,6 +8435,8 @@ class Placements:
 Trigger = TypeVar("Trigger", bound=Callable[..., Any])
 Paths = Union[str, Iterable[str]]
 Where = Union[RouteType, str, None]
+PIECE_BYTES = 4096  # of a body in memory: smaller pieces are joined
+PIECE_COST_BYTES = 64  # of memory, for each: an object, its place in a list, rounding
 
 
 class Declare(Protocol):
@@ -8194,35 +8547,46 @@ async def _call_all(functions: Iterable[Callable[[], Any]]) -> None:
             await result
 
 
-async def _spool(request: Request, chunks: List[bytes]) -> None:
+async def _spool(request: Request, pieces: List[bytes]) -> None:
     try:
-        await off_the_loop(request.spool, chunks)
+        await off_the_loop(request.spool, pieces)
     except OSError as error:
         log.error("there is no room for the body of %r: %s", request, error.strerror)
         raise HTTPError(507, "There is no room for the body at the moment.") from None
 
 
 async def read_body(request: Request) -> None:
-    """Pull a request's body: into memory, a large one into a file.
+    """Pull a request's body: into memory, or into a file.
+
+    A file gets what is larger than SPOOL_BODY_BYTES; and from its first byte that for
+    which there is no room in the memory of all bodies.
 
     Raises:
         HTTPError: 413 when it is over the limit, 507 when the disk is full.
     """
     source = cast(BodySource, request.source)
-    chunks: List[bytes] = []
+    pieces: List[bytes] = []
     size = 0
     while True:
         chunk = await source.pull()
-        chunks.append(chunk)
-        size += len(chunk)
-        if not chunk and request.body_file is None:
-            request.body = b"".join(chunks)
-            return
-        if size > SPOOL_BODY_BYTES or not chunk:
-            await _spool(request, chunks)
-            chunks, size = [], 0
         if not chunk:
-            return
+            break
+        size += len(chunk)
+        # SECURITY: small ones are joined as they come. Kept as they are, pieces of two
+        # bytes take 17 times what they hold.
+        if pieces and len(chunk) < PIECE_BYTES > len(pieces[-1]):
+            chunk = pieces.pop() + chunk
+        pieces.append(chunk)
+        fits = source.hold(size + PIECE_COST_BYTES * len(pieces))
+        if size > SPOOL_BODY_BYTES or not fits:
+            await _spool(request, pieces)
+            pieces, size = [], 0
+            source.hold(0)
+    if request.body_file is None:
+        request.body = b"".join(pieces)
+    elif pieces:
+        await _spool(request, pieces)
+        source.hold(0)
 
 
 def failure(
@@ -8531,16 +8895,10 @@ class CompressedAsyncChunks(AsyncChunks):
         self._coder = _gzip()
 
     async def __anext__(self) -> bytes:
-        return await self._coded(super().__anext__)
-
-    async def throw(self, error: BaseException) -> bytes:
-        return await self._coded(super().throw, error)
-
-    async def _coded(self, step: Callable[..., Awaitable[bytes]], *args: Any) -> bytes:
         if self._coder is None:
             raise StopAsyncIteration
         try:
-            return _flushed(self._coder, await step(*args))
+            return _flushed(self._coder, await super().__anext__())
         except StopAsyncIteration:
             coder, self._coder = self._coder, None
             return cast(bytes, coder.flush())
@@ -8608,10 +8966,8 @@ class Application:
     form_limits: FormLimits  # set by run(); the defaults without it
 
     def __init__(
-        self, import_name: Optional[str] = None, *, secrets: Secrets = ()
+        self, import_name: Optional[str] = None, *, secrets: MaybeSecrets = UNSET
     ) -> None:
-        if secrets != ():
-            secret_keys(secrets)  # refuses here what can't sign later
         self.import_name = import_name
         self.secrets = secrets
         self.debug = False
@@ -8631,6 +8987,23 @@ class Application:
         self._frozen = False
         self.imported_from = ""  # the module that the command line named
         self.placements = Placements(answer, answer_async)
+
+    @property
+    def secrets(self) -> MaybeSecrets:
+        """What signs the cookies that name no secret of their own, as bytes.
+
+        Raises:
+            PixieError: when it is set: to nothing, or to what is too short.
+        """
+        return self._secrets
+
+    @secrets.setter
+    def secrets(self, secrets: MaybeSecrets) -> None:
+        # Refuses here what can't sign later, and keeps a copy: a list may change.
+        is_unset = secrets is UNSET
+        self._secrets = (
+            UNSET if is_unset else tuple(secret_keys(cast(Secrets, secrets)))
+        )
 
     # Declaring routes.
 
@@ -8769,7 +9142,8 @@ class Application:
         Args:
             prefix: the path, such as "/assets/".
             root: the directory.
-            options: index, max_age and cache, as for `directory_file`.
+            options: index, max_age, cache and dotfiles, as for `directory_file`. Files
+                and directories whose names begin with a dot are a 404 by default.
 
         Raises:
             RouteError: there is no such directory.
@@ -9025,7 +9399,7 @@ class Application:
             application.placements = self.placements
             application._router.freeze()
             for _, mounted in application._mounts:
-                if mounted.secrets == ():
+                if mounted.secrets is UNSET:
                     mounted.secrets = application.secrets
                 mounted._json_default = (
                     mounted._json_default or application._json_default
@@ -9225,10 +9599,12 @@ SEND_IDLE_SECONDS = 60.0  # without progress in sending; nginx
 DRAIN_SECONDS = 30.0  # gunicorn
 MIN_BYTES_PER_SECOND = 240.0  # of a body or an answer under way; Kestrel
 LINGER_SECONDS = 2.0  # after a refusal, for the client to read it; nginx 5
+GRACE_SECONDS = 2.0  # in which no connection gives way, however slow it begins
 READ_AHEAD_BYTES = 65_536  # asyncio's own high-water mark
 MAX_DISCARD_BYTES = 65_536  # of a body nobody wanted; more: the connection closes
 MAX_PIPELINED_REQUESTS = 16  # answered in one turn of the loop, then the others' turn
 MAX_CONNECTIONS = 10_000  # where descriptors allow it
+MAX_MEMORY_BODY_BYTES = 64 * 1024 * 1024  # of all bodies together, then files
 SPARE_DESCRIPTORS = 64  # for files and workers, of those that a process may have
 SMALL_BODY_BYTES = 65_536  # goes out in one write with its head
 SWEEP_SECONDS = 0.5
@@ -9273,6 +9649,7 @@ class ServerOptions(NamedTuple):
     tls_handshake_seconds: float = TLS_HANDSHAKE_SECONDS
     drain_seconds: float = DRAIN_SECONDS
     max_connections: int = 0  # as many as descriptors allow
+    max_connections_per_client: int = 0  # no limit: a proxy looks like one client
     max_pipelined_requests: int = MAX_PIPELINED_REQUESTS
     max_request_line_bytes: int = MAX_REQUEST_LINE_BYTES
     max_header_line_bytes: int = MAX_HEADER_LINE_BYTES
@@ -9282,9 +9659,11 @@ class ServerOptions(NamedTuple):
     max_extension_bytes: int = MAX_EXTENSION_BYTES
     max_trailer_bytes: int = MAX_TRAILER_BYTES
     max_body_bytes: int = MAX_BODY_BYTES
+    max_memory_body_bytes: int = MAX_MEMORY_BODY_BYTES
     access_log: bool = True
     access_log_format: str = ACCESS_LOG_FORMAT
     trusted_proxies: Tuple[str, ...] = ()
+    allowed_hosts: Tuple[str, ...] = ("*",)
     server_timing: bool = False
     debug: bool = False
     parser: str = "pixie"
@@ -9316,12 +9695,15 @@ class ConnectionBody(BodySource):
 
     def __init__(self, connection: Connection, head: Head) -> None:
         self._connection = connection
+        self._server = connection.server
+        options = self._server.options
         self.content_length = head.content_length
-        self.max_body_bytes = connection.server.options.max_body_bytes
+        self.max_body_bytes = options.max_body_bytes
         self._expects_continue = head.expects_continue
+        self._held_bytes = 0
         self.ended = False
         self.was_dropped = False  # in part, since the answer had begun
-        self.waited_seconds = 0.0  # for the client; not while nobody wanted more
+        self.patience_seconds = options.body_idle_seconds
 
     @property
     def asked_for(self) -> bool:
@@ -9340,13 +9722,53 @@ class ConnectionBody(BodySource):
             self._connection.write(CONTINUE)
         return await self._connection.read_body(self)
 
+    def hold(self, size: int) -> bool:
+        """Count the body in memory; return whether there is room for all that are."""
+        server = self._server
+        server.held_bytes += size - self._held_bytes
+        self._held_bytes = size
+        return server.held_bytes <= server.options.max_memory_body_bytes
+
+    def earn(self, size: int) -> None:
+        """Have more patience, for bytes that have come.
+
+        SECURITY: never more than `body_idle_seconds`. A client that has sent much at
+        once could else stay for minutes with a byte now and then.
+        """
+        options = self._server.options
+        if options.min_bytes_per_second:
+            patience = self.patience_seconds + size / options.min_bytes_per_second
+            self.patience_seconds = min(options.body_idle_seconds, patience)
+
+    def spend(self, seconds: float) -> None:
+        """Have less patience: that long the client was waited for.
+
+        SECURITY: without the least rate, a byte now and then keeps a connection for
+        years (R-U-Dead-Yet).
+        """
+        if self._server.options.min_bytes_per_second:
+            self.patience_seconds -= seconds
+
 
 # Proxies ------------------------------------------------------------------------------
 
+MAX_FORWARDED = 1000  # pairs of Forwarded, or hops of X-Forwarded-For
+
+# SECURITY: what may be missing begins with no blank, or a run of them could be shared
+# out between those before and those behind it, in as many ways as it is long.
 _FORWARDED_PAIR = expression(
-    rf'[\t ]*(?:([{_T}]+)=("(?:[^"\\]|\\.)*"|[^",;\s]*))?[\t ]*([,;]|$)'
+    rf'[\t ]*(?:([{_T}]+)=("(?:[^"\\]|\\.)*"|[^",;\s]*)[\t ]*)?([,;]|$)'
 )
 Hop = Dict[str, str]  # what one proxy says of who asked it: for, proto, host
+
+
+def _check_hops(count: int) -> None:
+    """Raise ProtocolError(400) for a header that only a client can have made so long.
+
+    SECURITY: a head of nothing but commas is 65,000 hops, and 50 ms of the loop.
+    """
+    if count > MAX_FORWARDED:
+        raise ProtocolError(400, f"A request passes {MAX_FORWARDED} proxies at most.")
 
 
 def _forwarded_hops(headers: Headers) -> List[Hop]:
@@ -9357,6 +9779,7 @@ def _forwarded_hops(headers: Headers) -> List[Hop]:
             what the proxy adds.
     """
     text = ",".join(headers.getall("forwarded"))
+    _check_hops(text.count(",") + text.count(";"))
     hops: List[Hop] = [{}]
     position, end = 0, "" if not text else ","
     while end:
@@ -9376,14 +9799,12 @@ def _forwarded_hops(headers: Headers) -> List[Hop]:
 
 def _x_forwarded_hops(headers: Headers) -> List[Hop]:
     """The same for X-Forwarded-For, -Proto and -Host; the last two are of one hop."""
-    texts = {
-        key: [
-            member.strip("\t ")
-            for member in ",".join(headers.getall(f"x-forwarded-{key}")).split(",")
-            if member.strip("\t ")
-        ]
-        for key in ("for", "proto", "host")
-    }
+    texts: Dict[str, List[str]] = {}
+    for key in ("for", "proto", "host"):
+        text = ",".join(headers.getall(f"x-forwarded-{key}"))
+        _check_hops(text.count(","))
+        members = [member.strip("\t ") for member in text.split(",")]
+        texts[key] = [member for member in members if member]
     if not any(texts.values()):
         return []
     hops = [{"for": text} for text in texts["for"]] or [{}]
@@ -9448,6 +9869,10 @@ class TrustedProxies:
         parsed = getattr(parsed, "ipv4_mapped", None) or parsed
         return any(parsed in network for network in self._networks)
 
+    def trusts(self, address: str) -> bool:
+        """Return whether an address, "" for a Unix socket, is one of the proxies."""
+        return self._trusts(address)
+
     def apply(self, request: Request) -> None:
         """Set client, scheme and host of a request that a trusted proxy has passed on.
 
@@ -9478,6 +9903,64 @@ class TrustedProxies:
                 return
 
 
+# Hosts --------------------------------------------------------------------------------
+
+_DNS_NAME = expression(r"(?a)[\w.-]+")
+_ALLOWED_HOST = expression(
+    r"(?a)(\*?\.)?([\w-]+(?:\.[\w-]+)*|\[[0-9A-Fa-f:.]+\])\.?(?::[0-9]{1,5})?"
+)
+
+
+def _without_port(host: str) -> str:
+    """Return a host as it compares: "WWW.Example.com.:80" -> "www.example.com"."""
+    if not host.endswith("]"):  # else it is an IPv6 address, and full of colons
+        host = host.rpartition(":")[0] or host
+    return host[: -1 if host.endswith(".") else None].lower()
+
+
+class AllowedHosts:
+    """The hosts that a request may be for, whatever its client says.
+
+    Args:
+        names: hosts; a port counts for nothing. "*.example.com" is all that are below
+            it, ".example.com" (as in Django) itself too, and "*" every host.
+
+    Raises:
+        PixieError: there is none, or one is no host.
+    """
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self._names: Set[str] = set()
+        self._ends: Tuple[str, ...] = ()
+        names = set(names)
+        self._has_all = "*" in names
+        if not names:
+            # SECURITY: not every host instead, for want of a variable.
+            raise PixieError('allowed_hosts is empty: leave it out, or say "*"')
+        for name in names - {"*"}:
+            found = _ALLOWED_HOST.fullmatch(name)
+            if found is None:
+                raise PixieError(
+                    "allowed_hosts are names such as example.com, .example.com or "
+                    f"*.example.com, in ASCII and without a scheme, got {name!r}"
+                )
+            below, host = found.groups()
+            if below:
+                self._ends += (f".{host.lower()}",)
+            if below != "*.":
+                self._names.add(host.lower())
+
+    def allow(self, host: str) -> bool:
+        """Return whether a request for this host, with or without port, is served."""
+        if self._has_all:
+            return True
+        name = _without_port(host)
+        if name in self._names:
+            return True
+        # SECURITY: "evil.example%2f.example.com" is a host, and to some clients a path.
+        return name.endswith(self._ends) and _DNS_NAME.fullmatch(name) is not None
+
+
 # The access log -----------------------------------------------------------------------
 
 _UNPRINTABLE = expression(r"[^ !#-\[\]-~]")
@@ -9502,7 +9985,8 @@ class AccessRecord(Mapping[str, Any]):
     `outcome` tells a whole answer from one that was cut off after its status had been
     sent: "complete", or else "failed" (the handler, or its worker died), "timeout" (its
     deadline passed), "left" (the client left, or read too slowly), "stopped" (the
-    server, before the answer had ended). Whole means handed to the kernel.
+    server, before the answer had ended). Whole means handed to the kernel. "refused" is
+    whole too: a 400 to a host that is none of `allowed_hosts`.
     """
 
     ITEMS: ClassVar[Dict[str, Callable[[Request, int, int, float, str], Any]]] = {
@@ -9647,22 +10131,38 @@ class Heartbeat:
 
 
 class Connection(asyncio.Protocol):
-    """One client's connection, from its first byte to its last."""
+    """One client's connection, from its first byte to its last.
 
-    def __init__(self, server: Server, refusal: Optional[ProtocolError] = None) -> None:
+    Args:
+        server: what it shares with the others.
+        accepted: its socket, until it is connected to a transport.
+        network: the client that it counts for; "" if it counts for none.
+    """
+
+    def __init__(
+        self,
+        server: Server,
+        accepted: Optional[socket.socket] = None,
+        network: str = "",
+    ) -> None:
         # For the life of the connection.
         self.server = server
+        self.network = network
+        self.refusal: Optional[ProtocolError] = None  # to whatever the client will say
         self.transport: asyncio.Transport
         self.deadline = NEVER
         self.client = ("", 0)
         self.scheme = "http"
         self.disconnect = Disconnect()
-        self._refusal = refusal  # the answer to whatever the client will say
+        self._accepted = accepted
+        self._began = server.loop.time()
         self._reader = server.make_reader()
+        self._chunks_before = 0  # of the reader's, when others last had their turn
         self._reading_paused = False
         self._writable: Optional[asyncio.Future[None]] = None  # set while it is not
         self._eof = False
         self._lingering = False
+        self.gives_way = False  # to a new one, as soon as it can
         self._answered = False  # at least once
         self._closed = False
         self._continuing = False  # more pipelined requests are read in the next turn
@@ -9688,12 +10188,14 @@ class Connection(asyncio.Protocol):
             self.client = (str(peer[0]), int(peer[1]))
         if transport.get_extra_info("ssl_object") is not None:
             self.scheme = "https"
+        self._accepted = None
+        self.server.arriving.pop(self, None)
         self.server.connections[self] = None
         self.deadline = self.server.loop.time() + self.server.options.head_seconds
         if self.server.closing:
             self.transport.abort()
-        elif self._refusal is not None:
-            self.refuse(self._refusal)
+        elif self.refusal is not None:
+            self.refuse(self.refusal)
 
     def data_received(self, data: bytes) -> None:
         """Take bytes: of a head, of a body that is pulled, or of what comes later."""
@@ -9755,11 +10257,53 @@ class Connection(asyncio.Protocol):
         """Whether a request is being answered."""
         return self._request is not None
 
-    @property
-    def is_kept_alive(self) -> bool:
-        """Whether it has been answered, and nothing of a next request has come."""
-        is_between = self._request is None and not self._started
-        return self._answered and is_between and not (self._continuing or self._ending)
+    def rank(self, now: float) -> Optional[Tuple[int, float]]:
+        """Return how soon this may end to make room for a new one; None: it may not.
+
+        Ahead of all is what has been idle for longest. Then comes a client for whose
+        head or body the server waits: the slowest, in bytes per second since it began.
+        """
+        if self.gives_way:
+            return None
+        if self._accepted is not None:
+            size, began = 0, self._began
+        elif self._ending or self._continuing:
+            return None
+        elif self._body is not None and self._body_waiter is not None:
+            size, began = self._body.received_bytes, self._started
+        elif self._request is not None:
+            return None
+        elif self._answered and not self._started:
+            return 0, self.deadline
+        else:
+            size, began = self._reader.buffered, self._started or self._began
+        seconds = now - began
+        return None if seconds <= GRACE_SECONDS else (1, size / seconds)
+
+    def give_way(self) -> None:
+        """End for a new connection: at once, and with a 408 where something has come.
+
+        It does not linger: the new one may need its descriptor.
+        """
+        if self.gives_way:
+            return
+        self.gives_way = True
+        self.server.leaving += 1
+        error = ProtocolError(408, "This came slowest, and the server is full.")
+        if self._accepted is not None:
+            try:
+                self._accepted.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                pass  # the client has left
+        elif self._body_waiter is not None:
+            self._fail_body(error)
+            # Or sooner: where its handler does not care.
+            seconds = self.server.options.linger_seconds
+            self.deadline = self.server.loop.time() + seconds
+        elif self._reader.buffered:
+            self._refuse_head(error)
+        else:
+            self._close()
 
     def drain(self) -> None:
         """End after the request at hand; at once, if there is none."""
@@ -9785,9 +10329,7 @@ class Connection(asyncio.Protocol):
             else:
                 self._reset()
         elif self._body_waiter is not None:
-            waiter, self._body_waiter = self._body_waiter, None
-            if not waiter.done():
-                waiter.set_exception(ProtocolError(408, "The body came too slowly."))
+            self._fail_body(ProtocolError(408, "The body came too slowly."))
         elif self._request is not None or self._lingering or not self._reader.buffered:
             self._close()
         else:
@@ -9824,6 +10366,9 @@ class Connection(asyncio.Protocol):
             return  # closed twice, a TLS transport of asyncio can't be aborted
         self._closed = True
         self.transport.close()
+        if self.gives_way:
+            # In the next turn: by then what was written has been sent.
+            self.server.loop.call_soon(self.transport.abort)
         self._expect_progress()
         self._look_again()
 
@@ -9924,6 +10469,8 @@ class Connection(asyncio.Protocol):
     async def read_body(self, body: ConnectionBody) -> bytes:
         """Return the next bytes of the body, waiting for them if need be."""
         while True:
+            if self._has_had_its_turn:
+                await self._let_others()
             if body is not self._body:
                 # SECURITY: a task that outlives its request must not take bytes of the
                 # next one, which a proxy may send for another client.
@@ -9931,6 +10478,7 @@ class Connection(asyncio.Protocol):
             self._reader.max_body_bytes = body.max_body_bytes
             event = self._reader.next_event()
             if isinstance(event, bytes):
+                body.earn(len(event))
                 return event
             if event is END:
                 body.ended = True
@@ -9941,28 +10489,35 @@ class Connection(asyncio.Protocol):
                 raise ClientDisconnected("the client left in the middle of its request")
             self._resume_reading()
             began = self.server.loop.time()
-            self.deadline = began + self._body_patience(body)
+            self.deadline = began + body.patience_seconds
             waiter = self._body_waiter = self.server.loop.create_future()
             await waiter
-            body.waited_seconds += self.server.loop.time() - began
+            self._chunks_before = self._reader.chunks
+            body.spend(self.server.loop.time() - began)
 
-    def _body_patience(self, body: ConnectionBody) -> float:
-        """Return how many seconds the next bytes of a body may take to come.
+    @property
+    def _has_had_its_turn(self) -> bool:
+        """Whether as many chunks as one event may have were read without a wait.
 
-        SECURITY: without the least rate, a byte now and then keeps a connection for
-        years (R-U-Dead-Yet).
+        SECURITY: all that reads a body looks here. Else the chunks that a client sends
+        at once, tens of thousands, are read while everybody else waits.
         """
-        options = self.server.options
-        if not options.min_bytes_per_second:
-            return options.body_idle_seconds
-        earned = body.received_bytes / options.min_bytes_per_second
-        return options.body_idle_seconds + min(0.0, earned - body.waited_seconds)
+        return self._reader.chunks - self._chunks_before >= MAX_JOINED_CHUNKS
+
+    async def _let_others(self) -> None:
+        await self.server.next_turn()
+        self._chunks_before = self._reader.chunks
 
     def _wake_body(self) -> None:
         waiter, self._body_waiter = self._body_waiter, None
         self.deadline = NEVER  # until whoever reads asks for more
         if waiter is not None and not waiter.done():
             waiter.set_result(None)
+
+    def _fail_body(self, error: ProtocolError) -> None:
+        waiter, self._body_waiter = self._body_waiter, None
+        if waiter is not None and not waiter.done():
+            waiter.set_exception(error)
 
     def _pause_reading(self) -> None:
         if not self._reading_paused:
@@ -9982,6 +10537,9 @@ class Connection(asyncio.Protocol):
         try:
             if self.server.proxies is not None:
                 self.server.proxies.apply(request)
+            if not self.server.hosts.allow(request.host):
+                self._outcome = "refused"
+                raise ProtocolError(400, "No such host is served here.")
             response = await self.server.handle(request)
             status = response.status
             keep_alive = await self._send(request, response)
@@ -10003,16 +10561,21 @@ class Connection(asyncio.Protocol):
                 log.error("the answer to %r broke off", request, exc_info=error)
             self.transport.abort()
             keep_alive = False
+        finally:
+            if self._body is not None:
+                self._body.hold(0)
+        has_ended = self._body is None
         try:
             self._log(request, status)
             request.close()
+            if not has_ended and not self.transport.is_closing():
+                has_ended = await self._discard_body()
         finally:
-            self._end_request(keep_alive)
+            self._end_request(keep_alive, has_ended)
 
-    def _end_request(self, keep_alive: bool) -> None:
+    def _end_request(self, keep_alive: bool, has_ended: bool) -> None:
         self._request = None
         self._started = 0.0
-        has_ended = self._discard_body()
         self._body = None
         if keep_alive and has_ended and not self.server.closing:
             self._answered = True
@@ -10026,7 +10589,7 @@ class Connection(asyncio.Protocol):
             # More requests may be on their way, for which TLS has no half-close.
             self._close_gently()
 
-    def _discard_body(self) -> bool:
+    async def _discard_body(self) -> bool:
         """Drop the rest of an unread body; return whether that reached its end."""
         body = self._body
         if body is None or body.ended:
@@ -10035,6 +10598,8 @@ class Connection(asyncio.Protocol):
             return False  # it may come or not: what follows can't be told apart
         size = 0
         while size <= MAX_DISCARD_BYTES:
+            if self._has_had_its_turn:
+                await self._let_others()
             try:
                 event = self._reader.next_event()
             except ProtocolError:
@@ -10080,7 +10645,7 @@ class Connection(asyncio.Protocol):
         if self.transport.is_closing():
             return
         self._lingering = True
-        if self._eof:
+        if self._eof or self.gives_way:
             self._close()
             return
         self._resume_reading()
@@ -10113,7 +10678,7 @@ class Connection(asyncio.Protocol):
             and request.route.stream_body
             and not isinstance(body, (bytes, FileSlice))
         )
-        at_end = reads_on or self._discard_body()
+        at_end = reads_on or self._body is None or await self._discard_body()
         block = response.header_block(request.scheme == "https")
         if self.server.options.server_timing:
             block += timing_line(request)
@@ -10329,9 +10894,10 @@ class Listener:
     """Accepts the connections of one socket, and starts TLS on those that ask for it.
 
     It looks at a TLS client's first byte without taking it: plain HTTP is answered in
-    plain HTTP, instead of by an alert that its client can't read. Where descriptors run
-    out it waits a second, and where there are too many connections until one has ended
-    or has nothing to do; what comes meanwhile queues in the kernel.
+    plain HTTP, instead of by an alert that its client can't read. Where there are too
+    many connections, or descriptors run out, one that is idle or slow gives way to each
+    new one; if there is none, it waits a second, or until one has ended or has nothing
+    to do. What comes meanwhile queues in the kernel.
     """
 
     def __init__(self, server: Server, listening: socket.socket, tls: Any) -> None:
@@ -10340,13 +10906,8 @@ class Listener:
         self._tls = tls
         self._loop = server.loop
         self._timer: Optional[asyncio.TimerHandle] = None  # set while it waits
-        self._peeking: Dict[socket.socket, asyncio.TimerHandle] = {}
+        self._peeking: Dict[socket.socket, Tuple[Connection, asyncio.TimerHandle]] = {}
         self._tasks: Set[asyncio.Task[None]] = set()
-
-    @property
-    def arriving(self) -> int:
-        """How many connections have been accepted and have no `Connection` yet."""
-        return len(self._peeking) + len(self._tasks)
 
     def open(self) -> None:
         """Begin to accept."""
@@ -10358,7 +10919,7 @@ class Listener:
         self._pause()
         self._socket.close()
         for one in list(self._peeking):
-            self._forget(one).close()
+            self._drop(one)
 
     def resume(self) -> None:
         """A connection has ended, or has nothing to do: there may be room again."""
@@ -10381,40 +10942,60 @@ class Listener:
         self._timer = self._loop.call_later(ACCEPT_PAUSE_SECONDS, self._watch)
 
     def _accept(self) -> None:
+        yielding: Optional[List[Connection]] = None
         for _ in range(MAX_ACCEPTED):
-            has_room = self._server.has_room()
-            idle = None if has_room else self._server.longest_idle()
-            if not has_room and idle is None:
-                self._server.is_full = True
-                self._wait()
-                return
+            if self._server.room() <= 0:
+                if yielding is None:
+                    yielding = self._server.yielding(MAX_ACCEPTED)
+                # Who gives way needs a moment: so many may be beyond the limit.
+                if not yielding or self._server.leaving >= MAX_ACCEPTED:
+                    self._server.is_full = True
+                    self._wait()
+                    return
             try:
-                one, _ = self._socket.accept()
+                one, address = self._socket.accept()
             except (BlockingIOError, ConnectionAbortedError):
                 return
             except OSError as error:  # EMFILE, ENFILE, ENOBUFS, ENOMEM
-                log.error("can't accept connections for a while: %s", error.strerror)
-                self._wait()
+                self._make_room(error)
                 return
-            one.setblocking(False)
-            if idle is not None:
-                idle.drain()
-            if self._tls is None:
-                self._start(one, Connection(self._server))
-            else:
-                seconds = self._server.options.head_seconds
-                timer = self._loop.call_later(seconds, self._drop, one)
-                self._peeking[one] = timer
-                self._loop.add_reader(one.fileno(), self._look, one)
+            self._begin(one, address)
+            while yielding and self._server.room() < 0:
+                yielding.pop(0).give_way()
 
-    def _forget(self, one: socket.socket) -> socket.socket:
-        self._peeking.pop(one).cancel()
+    def _make_room(self, error: OSError) -> None:
+        """Pause; and, for want of a descriptor, have a connection give way."""
+        yielding = self._server.yielding(1)
+        if yielding:
+            yielding[0].give_way()
+        else:
+            log.error("can't accept connections for a while: %s", error.strerror)
+        self._wait()
+
+    def _begin(self, one: socket.socket, address: Any) -> None:
+        one.setblocking(False)
+        network = self._server.network_of(address)
+        connection = Connection(self._server, one, network)
+        if not self._server.admit(connection):
+            one.close()
+        elif self._tls is None:
+            self._start(one, connection)
+        else:
+            seconds = self._server.options.head_seconds
+            timer = self._loop.call_later(seconds, self._drop, one)
+            self._peeking[one] = connection, timer
+            self._loop.add_reader(one.fileno(), self._look, one)
+
+    def _forget(self, one: socket.socket) -> Connection:
+        connection, timer = self._peeking.pop(one)
+        timer.cancel()
         self._loop.remove_reader(one.fileno())
-        return one
+        return connection
 
     def _drop(self, one: socket.socket) -> None:
-        self._forget(one).close()
-        self._server.resume()
+        connection = self._forget(one)
+        one.close()
+        self._server.forget(connection)
 
     def _look(self, one: socket.socket) -> None:
         try:
@@ -10426,23 +11007,20 @@ class Listener:
         if not first:
             self._drop(one)
             return
-        self._forget(one)
+        connection = self._forget(one)
         if first == b"\x16":  # RFC 8446 section 5.1: a handshake record
-            self._start(one, Connection(self._server), self._tls)
+            self._start(one, connection, self._tls)
         else:
-            error = ProtocolError(400, "This port speaks HTTPS: use https://.")
-            self._start(one, Connection(self._server, error))
+            text = "This port speaks HTTPS: use https://."
+            connection.refusal = ProtocolError(400, text)
+            self._start(one, connection)
 
     def _start(
         self, one: socket.socket, connection: Connection, tls: Any = None
     ) -> None:
         task = self._loop.create_task(self._connect(one, connection, tls))
         self._tasks.add(task)
-        task.add_done_callback(self._connected)
-
-    def _connected(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        self._server.resume()
+        task.add_done_callback(self._tasks.discard)
 
     async def _connect(
         self, one: socket.socket, connection: Connection, tls: Any
@@ -10455,6 +11033,9 @@ class Listener:
             await self._loop.connect_accepted_socket(lambda: connection, one, **options)
         except (OSError, asyncio.TimeoutError):
             one.close()  # a handshake that fails is the client's affair
+        finally:
+            if connection in self._server.arriving:
+                self._server.forget(connection)
 
 
 def connections_allowed() -> int:
@@ -10480,7 +11061,7 @@ class Server:
         options: the bounds.
 
     Raises:
-        PixieError: there is no such parser.
+        PixieError: there is no such parser, or a proxy or a host that is none.
     """
 
     def __init__(
@@ -10491,8 +11072,13 @@ class Server:
         self.make_reader = options.reader()
         proxies = options.trusted_proxies
         self.proxies = TrustedProxies(proxies) if proxies else None
+        self.hosts = AllowedHosts(options.allowed_hosts)
         self.max_connections = options.max_connections or connections_allowed()
+        self.arriving: Dict[Connection, None] = {}  # accepted, and not yet connected
         self.connections: Dict[Connection, None] = {}  # in the order they came
+        self.clients: Dict[str, Dict[Connection, None]] = {}  # by network, if limited
+        self.leaving = 0  # connections that give way, and are not gone yet
+        self.held_bytes = 0  # of memory, by all bodies
         self.is_full = False  # somebody waits for a connection's place
         self.closing = False
         self.loop: asyncio.AbstractEventLoop
@@ -10500,6 +11086,7 @@ class Server:
         self._listeners: List[Listener] = []
         self._sweeper: Optional[asyncio.TimerHandle] = None
         self._empty: Optional[asyncio.Future[None]] = None
+        self._turns: Deque[asyncio.Future[None]] = deque()  # who waits for one
         self._date_second = 0
         self._date_line = b""
 
@@ -10531,15 +11118,75 @@ class Server:
         if self._sweeper is not None:
             self._sweeper.cancel()
 
-    def has_room(self) -> bool:
-        """Return whether one more connection may be accepted."""
-        arriving = sum(listener.arriving for listener in self._listeners)
-        return len(self.connections) + arriving < self.max_connections
+    def room(self) -> int:
+        """Return how many more connections there may be."""
+        staying = len(self.connections) + len(self.arriving) - self.leaving
+        return self.max_connections - staying
 
-    def longest_idle(self) -> Optional[Connection]:
-        """Return the connection that may end to make room for a new one, if any."""
-        idle = [one for one in self.connections if one.is_kept_alive]
-        return min(idle, key=lambda one: one.deadline, default=None)
+    def yielding(self, count: int, network: str = "") -> List[Connection]:
+        """Return up to `count` connections that may end for new ones, in that order.
+
+        Args:
+            network: of which client; "": of all.
+        """
+        now = self.loop.time()
+        candidates = self.clients[network] if network else self.connections
+        arriving = {} if network else self.arriving
+        ranks = ((one.rank(now), one) for one in (*candidates, *arriving))
+        ranked = [(rank, one) for rank, one in ranks if rank is not None]
+        return [one for _, one in nsmallest(count, ranked, key=itemgetter(0))]
+
+    def network_of(self, address: Any) -> str:
+        """Return what counts as one client: an IPv4 address, the /64 of an IPv6 one.
+
+        "" is for what is not counted: Unix sockets, trusted proxies, all without limit.
+        """
+        is_limited = self.options.max_connections_per_client > 0
+        if not is_limited or not isinstance(address, tuple):
+            return ""
+        host: str = address[0]
+        if self.proxies is not None and self.proxies.trusts(host):
+            return ""
+        if ":" not in host:
+            return host
+        packed = socket.inet_pton(socket.AF_INET6, host.partition("%")[0])
+        if packed.startswith(bytes(10) + b"\xff\xff"):  # RFC 4291 section 2.5.5.2
+            return socket.inet_ntoa(packed[12:])
+        return packed[:8].hex()
+
+    def admit(self, connection: Connection) -> bool:
+        """Count a new connection, unless its client has too many; return whether.
+
+        One of that client's own gives way to it, if there is one that may.
+        """
+        network = connection.network
+        if network:
+            own = self.clients.setdefault(network, {})
+            if len(own) >= self.options.max_connections_per_client:
+                yielding = self.yielding(1, network)
+                if not yielding:
+                    return False
+                yielding[0].give_way()
+            own[connection] = None
+        self.arriving[connection] = None
+        return True
+
+    async def next_turn(self) -> None:
+        """Wait for a turn of the loop in which no other reads on in a long body."""
+        waiter = self.loop.create_future()
+        self._turns.append(waiter)
+        if len(self._turns) == 1:
+            self.loop.call_soon(self._give_turn)
+        await waiter
+
+    def _give_turn(self) -> None:
+        while self._turns:
+            waiter = self._turns.popleft()
+            if not waiter.done():
+                waiter.set_result(None)
+                break
+        if self._turns:
+            self.loop.call_soon(self._give_turn)
 
     def resume(self) -> None:
         """Have those listeners accept again that wait for a connection's place."""
@@ -10561,7 +11208,13 @@ class Server:
 
     def forget(self, connection: Connection) -> None:
         """Note that a connection has ended."""
+        self.arriving.pop(connection, None)
         self.connections.pop(connection, None)
+        self.leaving -= connection.gives_way
+        own = self.clients.get(connection.network, {})
+        own.pop(connection, None)
+        if connection.network and not own:
+            self.clients.pop(connection.network, None)
         if not self.connections and self._empty is not None and not self._empty.done():
             self._empty.set_result(None)
         self.resume()
@@ -10851,7 +11504,9 @@ def hand_down(application: Application) -> Dict[str, Any]:
     return {
         "form_limits": getattr(application, "form_limits", FORM_LIMITS),
         "secrets": [
-            [] if secrets == () else [key.hex() for key in secret_keys(secrets)]
+            None
+            if secrets is UNSET
+            else [key.hex() for key in cast(List[bytes], secrets)]
             for secrets in family
         ],
     }
@@ -10861,7 +11516,7 @@ def take_over(application: Application, settings: Mapping[str, Any]) -> None:
     """Set in a worker what `hand_down` returned in main."""
     set_form_limits(application, settings["form_limits"])
     for one, keys in zip(application._family(), settings["secrets"]):
-        one.secrets = tuple(bytes.fromhex(key) for key in keys)
+        one.secrets = UNSET if keys is None else [bytes.fromhex(key) for key in keys]
 
 
 # How a new interpreter finds the application: it gets sys.path, sys.argv and the names
@@ -10966,7 +11621,7 @@ class _Runner:
                 self._tls = tls_context(*self._certificate())
             loop = self._new_loop()
             sockets = self._bind()
-        except PixieError:
+        except BaseException:
             if loop is not None:
                 loop.close()
             self._end_zygotes(pools)
@@ -10979,6 +11634,8 @@ class _Runner:
             loop.run_until_complete(loop.shutdown_asyncgens())
             asyncio.set_event_loop(None)
             loop.close()
+            for one in sockets:
+                one.close()  # again, or where it has not come to listen on them
 
     def _certificate(self) -> Tuple[str, Optional[str]]:
         return self._settings["certfile"], self._settings["keyfile"] or None
@@ -11034,13 +11691,16 @@ class _Runner:
 
     def _choose_start(self) -> str:
         chosen = cast(str, self._settings["pool_start"])
-        if chosen != "auto":
-            return chosen
-        if sys.platform != "linux":
+        if chosen == "auto" and sys.platform != "linux":
             return "spawn"  # a fork without exec aborts in Apple's libraries
-        threads = count_threads()
+        if chosen not in ("auto", "zygote"):
+            return chosen
+        threads = count_lasting_threads()
         if threads == 1:
             return "zygote"
+        if chosen == "zygote":
+            log.warning(THREADS_FORKED, threads)
+            return chosen
         log.warning(
             "%d threads run already, so the pool can't be forked: it imports the "
             "program again; start threads in on_start and on_worker_start",
@@ -11149,14 +11809,15 @@ class Pixie(Application):
         import_name: a name for people to read; `Pixie(__name__)` as elsewhere.
         secrets: sign cookies that name no secret of their own (str or bytes, or
             several, of which the first signs and each verifies). An application that is
-            mounted and has none takes those of the one above it.
+            mounted and has none takes those of the one above it. Left out, cookies are
+            not signed; at least 16 bytes each, else.
 
     Raises:
-        PixieError: a secret is empty.
+        PixieError: a secret is empty or too short, or there is none in what is given.
     """
 
     def __init__(
-        self, import_name: Optional[str] = None, *, secrets: Secrets = ()
+        self, import_name: Optional[str] = None, *, secrets: MaybeSecrets = UNSET
     ) -> None:
         super().__init__(import_name, secrets=secrets)
         self._kept: Dict[str, Any] = {}  # the arguments of a run() that did nothing
@@ -11180,6 +11841,7 @@ class Pixie(Application):
         keyfile: Optional[str] = None,
         ssl_context: Any = None,
         trusted_proxies: Optional[Iterable[str]] = None,
+        allowed_hosts: Optional[Iterable[str]] = None,
         access_log: Optional[bool] = None,
         access_log_format: Optional[str] = None,
         **limits: float,
@@ -11210,6 +11872,9 @@ class Pixie(Application):
             ssl_context: an ssl.SSLContext of your own instead.
             trusted_proxies: addresses and networks, or "unix", whose X-Forwarded-For,
                 -Proto, -Host and Forwarded are believed.
+            allowed_hosts: the hosts that are served, ".example.com" with all below it;
+                a request for another one is 400. All of them, when left out: env.host
+                and env.url are then what the client says.
             access_log: log each request.
             access_log_format: with %(name)s for the items of `AccessRecord`.
             limits: the other fields of `ServerOptions`, and those of `PoolOptions` and

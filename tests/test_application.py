@@ -194,6 +194,16 @@ def test_an_error_handler_may_abort_or_redirect(
 
 
 @pytest.mark.parametrize("placement", PLACEMENTS)
+def test_the_headers_of_an_error_handler_win_over_those_of_the_error(
+    placement: str, server: Server
+) -> None:
+    answer = server.get(f"/raise/{placement}/429")
+    assert (answer.status, answer.text) == (429, "later")
+    assert answer.headers.get_all("Retry-After") == ["60"]
+    assert answer.headers.get_all("X-Limit") == ["5"]
+
+
+@pytest.mark.parametrize("placement", PLACEMENTS)
 @pytest.mark.parametrize(
     "what, logged",
     [

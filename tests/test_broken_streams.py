@@ -271,7 +271,7 @@ def test_a_stream_that_fails_is_one_record_with_its_cause(
     (record,) = records(server, mark)
     route = f"/{place}/break/<how>"
     where = f"GET {path} failed in {route} ({place}), in the middle of its answer\n"
-    assert f" ERROR {where}Traceback (most recent call last):" in record
+    assert f" ERROR {where}  Traceback (most recent call last):" in record
     if place == "asnc" and "end" in how:
         error = re.sub("(the stream|generator) raised", "async generator raised", error)
     assert record.rstrip().endswith(error)
@@ -305,7 +305,7 @@ def test_whatever_is_raised_wherever_is_one_answer_and_one_record(
         answer = server.get(path)
         expected = (200, "whole") if where == "after response" else (500, None)
         assert (answer.status, expected[1] or answer.text) == (expected[0], answer.text)
-        server.wait_for_log(re.compile(rf"^\S*\b{error}\b", re.M), mark)
+        server.wait_for_log(re.compile(rf"^ *\S*\b{error}\b", re.M), mark)
         (record,) = records(server, mark)
         assert " ERROR " in record
     wait_for(lambda: server.get("/left").json == [0, 0, 0], "the end of all")
@@ -398,7 +398,7 @@ def test_what_fails_while_it_is_closed_is_one_record(
     with asking(server, path) as (one,):
         read_until(one, b"more")
     assert access_line(server, path, mark)[::2] == ["200", "left"]
-    server.wait_for_log(re.compile(rf"^\S*\b{HOWS[how]}\b", re.M), mark)
+    server.wait_for_log(re.compile(rf"^ *\S*\b{HOWS[how]}\b", re.M), mark)
     (record,) = records(server, mark)
     assert " ERROR a stream failed while it was closed\n" in record
     wait_for(lambda: server.get("/left").json == [0, 0, 0], "the end of its thread")

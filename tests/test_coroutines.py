@@ -7,6 +7,7 @@ across an `await` and across a `yield`.
 
 from __future__ import annotations
 
+import gzip
 import importlib.util
 import re
 import socket
@@ -211,6 +212,25 @@ def test_a_timeout_at_a_yield_that_nobody_catches_cuts_the_stream(
         assert b"HTTP/1.1 200 OK" in read_until(one, b"\r\n\r\n")
         assert not read_all(one).endswith(b"0\r\n\r\n")
     server.wait_for_log("TimeoutError", mark)
+
+
+@pytest.mark.parametrize("coding", ["identity", "gzip"])
+@pytest.mark.parametrize(
+    "name, expected",
+    [
+        ("cancelled_at_its_first_yield", b"one late"),
+        ("cancelled_twice", b"0 1 late"),
+        ("ends_at_its_first_yield", b"one"),
+    ],
+)
+def test_what_a_handler_yields_is_sent_though_it_is_cancelled_there(
+    name: str, expected: bytes, coding: str, server: Server
+) -> None:
+    answer = server.get(f"/{name}", {"Accept-Encoding": coding})
+    assert answer.status == 200
+    is_coded = answer.headers["Content-Encoding"] == "gzip"
+    body = gzip.decompress(answer.body) if is_coded else answer.body
+    assert (body, is_coded) == (expected, coding == "gzip")
 
 
 # Clients that leave -------------------------------------------------------------------

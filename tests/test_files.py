@@ -6,6 +6,7 @@ tried with the file in memory, kept for good, and on disk: always the same bytes
 
 import asyncio
 import errno
+import itertools
 import os
 import re
 import shutil
@@ -19,6 +20,7 @@ from pixie_web.core import (
     FileSlice,
     Headers,
     HTTPError,
+    Pixie,
     Request,
     Response,
     StaticFile,
@@ -58,7 +60,10 @@ LARGE = core.MAX_CACHED_FILE_BYTES + 1
 @pytest.fixture(autouse=True)
 def _no_memory(monkeypatch):
     """Start with nothing kept for good, and with files that have long been settled."""
-    core._find_once.cache_clear()
+    core._find_again.cache_clear()
+    core._first_names.clear()
+    core._named_files.clear()
+    core._required_files.clear()
     core._require.cache_clear()
     core._siblings.cache_clear()
     core._keep.cache_clear()
@@ -396,6 +401,19 @@ def test_several_ranges_are_a_multipart(site, cache):
     ) % (boundary, content[-5:], boundary, content[:20], boundary)
     if not isinstance(response.body, bytes):
         assert response.stream_bytes == len(body)
+
+
+@pytest.mark.parametrize("cache", [None, False])
+def test_several_ranges_as_long_as_the_file_are_the_file(site, cache):
+    headers = {"Range": "bytes=0-0,9-9"}
+    put(site / "b.bin", b"x" * 999)
+    length = len(content_of(ask(site, "b.bin", headers=headers, cache=cache)))
+    answers = []
+    for size in (length - 1, length, length + 1):
+        assert len(str(size)) == 3  # it is part of what is sent
+        put(site / "b.bin", b"x" * size)
+        answers.append(ask(site, "b.bin", headers=headers, cache=cache).status)
+    assert answers == [200, 200, 206]
 
 
 def test_1200_ranges_are_answered_with_the_file_once(site):
@@ -945,6 +963,89 @@ def test_the_redirect_to_a_directory_keeps_the_query(pages, query, expected):
     assert response.headers["Location"] == expected
 
 
+DOT_FILES = [
+    ".git/config",
+    ".env",
+    ".htpasswd",
+    "docs/.svn/entries",
+    "docs/.DS_Store",
+    "...",
+    "docs/..a",
+    ".well-known/.git/config",
+    ".well-known-not/x",
+    ".well-knownx",
+    "docs/.well-known/x",
+    ".WELL-KNOWN/x",
+]
+NO_DOT_FILES = [
+    ".well-known/acme-challenge/x",
+    ".well-known/security.txt",
+    "a.b/c.d",
+    "docs/a.",
+    "well-known",
+]
+
+
+@pytest.fixture
+def dotted(pages):
+    for name in DOT_FILES + NO_DOT_FILES:
+        put(pages / name, name.encode())
+    put(pages / ".hidden" / "index.html", b"hidden")
+    return pages
+
+
+@pytest.mark.parametrize("cache", [None, True, False])
+@pytest.mark.parametrize("name", DOT_FILES)
+def test_a_dot_file_is_404_unless_asked_for(dotted, name, cache):
+    for index in (None, "index.html"):
+        with pytest.raises(HTTPError, match=r"^404 Not Found$"):
+            directory_file(dotted, name, index=index, cache=cache)
+    with pytest.raises(HTTPError, match=r"^404 Not Found$"):
+        static_file(name, dotted, cache=cache)
+    for found in (
+        directory_file(dotted, name, cache=cache, dotfiles=True),
+        static_file(name, dotted, cache=cache, dotfiles=True),
+    ):
+        answer = resolve_file("GET", core.NO_HEADERS, found)
+        assert content_of(answer) == name.encode()
+
+
+@pytest.mark.parametrize("name", NO_DOT_FILES)
+def test_a_dot_elsewhere_and_what_is_well_known_are_no_dot_files(dotted, name):
+    answer = resolve_file("GET", core.NO_HEADERS, directory_file(dotted, name))
+    assert content_of(answer) == name.encode()
+
+
+@pytest.mark.parametrize("filename", [".hidden", ".hidden/", ".well-known"])
+def test_a_directory_with_a_dot_has_no_index(dotted, filename):
+    with pytest.raises(HTTPError, match="404"):
+        directory_file(dotted, filename, index="index.html")
+
+
+def test_a_directory_with_a_dot_has_an_index_if_asked_for(dotted):
+    options = {"index": "index.html", "dotfiles": True}
+    moved = directory_file(dotted, ".hidden", **options)
+    assert moved.headers["Location"] == "./.hidden/"
+    found = directory_file(dotted, ".hidden/", **options)
+    assert content_of(resolve_file("GET", core.NO_HEADERS, found)) == b"hidden"
+
+
+def test_a_root_may_be_below_a_dot(dotted):
+    assert content_of(ask(dotted / ".hidden", "index.html")) == b"hidden"
+    (dotted / "current").symlink_to(".hidden")  # the name says no dot
+    assert content_of(ask(dotted, "current/index.html")) == b"hidden"
+
+
+@pytest.mark.parametrize("dotfiles, status", [(False, 404), (True, 200)])
+def test_an_application_serves_dot_files_if_asked_to(dotted, dotfiles, status):
+    application = Pixie()
+    application.static("/", dotted, dotfiles=dotfiles)
+    for path, expected in (("/.git/config", status), ("/docs/index.html", 200)):
+        head = f"GET {path} HTTP/1.1\r\nHost: a\r\n\r\n"
+        request = Request(parse_head(head.encode()))
+        assert asyncio.run(application.handle(request)).status == expected
+
+
 @pytest.mark.parametrize("filename", ["", "docs", "docs/", "missing"])
 def test_a_directory_is_404_if_not(pages, filename):
     with pytest.raises(HTTPError, match="404"):
@@ -1039,6 +1140,51 @@ def test_what_has_just_changed_is_not_kept(site, monkeypatch):
     assert isinstance(response.body, FileSlice)
     monkeypatch.setattr(core, "UNSETTLED_NANOSECONDS", 0)
     assert ask(site, "just.txt").body == b"now"
+
+
+def test_a_required_file_is_kept_once_by_however_many_names(guarded, disk):
+    os.symlink(".", guarded / "sub" / "here")
+    os.symlink("../sub", guarded / "sub" / "again")
+    for depth in range(12):
+        for turns in itertools.product(("here/", "again/"), repeat=min(depth, 6)):
+            name = f"sub/{''.join(turns)}b.txt"
+            assert content_of(ask(guarded, name, cache=True)) == b"b"
+    assert len(core._first_names) == len(core._named_files) == 1
+    assert core._find_again.cache_info().maxsize == core.MAX_KNOWN_FILES
+    assert core._require.cache_info().currsize == 1
+    os.unlink(guarded / "sub" / "b.txt")
+    core._find_again.cache_clear()  # as if other names had taken the room
+    disk.clear()
+    assert ask(guarded, "sub/b.txt", cache=True).body == b"b"
+    assert disk == []
+
+
+def test_a_second_link_to_a_required_file_is_sent_but_its_content_kept_once(guarded):
+    os.link(guarded / "a.txt", guarded / "A.TXT")
+    for name in ("a.txt", "A.TXT", "a.txt", "A.TXT"):
+        answer = ask(guarded, name, cache=True)
+        assert (content_of(answer), answer.headers["ETag"]) == (CONTENT, ETAG)
+    assert core._require.cache_info().currsize == 1
+
+
+def test_a_file_in_the_place_of_a_required_one_that_went_is_not_taken_for_it(site):
+    assert content_of(ask(site, cache=True)) == CONTENT
+    inode = os.stat(site / "a.txt").st_ino
+    os.rename(site / "a.txt", site / "b.txt")  # as where a number is given out again
+    (site / "b.txt").write_bytes(b"of b")
+    assert os.stat(site / "b.txt").st_ino == inode
+    assert content_of(ask(site, "b.txt", cache=True)) == b"of b"
+    assert content_of(ask(site, cache=True)) == CONTENT
+
+
+def test_a_file_below_two_roots_is_kept_for_each(guarded, disk):
+    ask(guarded, "sub/b.txt", cache=True)
+    ask(guarded / "sub", "b.txt", cache=True)
+    core._find_again.cache_clear()
+    disk.clear()
+    assert ask(guarded, "sub/b.txt", cache=True).body == b"b"
+    assert ask(guarded / "sub", "b.txt", cache=True).body == b"b"
+    assert disk == []
 
 
 @pytest.mark.parametrize("size, kept", [(0, True), (LARGE - 1, True), (LARGE, False)])

@@ -866,6 +866,9 @@ def test_an_error_may_bring_headers() -> None:
 # Signed cookies -----------------------------------------------------------------------
 
 
+SECRET = "s3cret, s3cret, s3cret"
+
+
 def request_with_cookie(pair: str) -> Request:
     raw = f"GET / HTTP/1.1\r\nHost: a\r\nCookie: {pair}\r\n\r\n".encode()
     return Request(parse_head(raw))
@@ -873,24 +876,26 @@ def request_with_cookie(pair: str) -> Request:
 
 def signed_pair(name: str = "user", **options: Any) -> str:
     response = Response()
-    response.set_cookie(name, {"id": 7}, secret="s3cret", **options)
+    response.set_cookie(name, {"id": 7}, secret=SECRET, **options)
     block = response.header_block().decode()
     return block.partition("Set-Cookie: ")[2].partition(";")[0]
 
 
 def test_a_signed_cookie_comes_back_as_the_value_that_was_set() -> None:
     env = request_with_cookie(signed_pair())
-    assert env.cookie("user", secret="s3cret") == {"id": 7}
-    assert env.cookie("user", secret=["new", "s3cret"], max_age=60) == {"id": 7}
+    assert env.cookie("user", secret=SECRET) == {"id": 7}
+    assert env.cookie("user", secret=["the new one, of today", SECRET], max_age=60) == {
+        "id": 7
+    }
 
 
 @pytest.mark.parametrize(
     "pair, secret",
     [
-        (signed_pair(), "another"),
-        (signed_pair()[:-1], "s3cret"),
-        (signed_pair("other").replace("other=", "user="), "s3cret"),
-        ("user=plain", "s3cret"),
+        (signed_pair(), "another one, not theirs"),
+        (signed_pair()[:-1], SECRET),
+        (signed_pair("other").replace("other=", "user="), SECRET),
+        ("user=plain", SECRET),
     ],
     ids=["another secret", "cut short", "of another name", "not signed"],
 )

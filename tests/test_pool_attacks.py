@@ -34,7 +34,6 @@ from support import (
     Server,
     children,
     process_is_alive,
-    read_all,
     read_until,
     serve,
     wait_for,
@@ -92,7 +91,13 @@ def garbage(kind):
     if kind == "pipe":
         if not os.path.exists("pipe"):
             os.mkfifo("pipe")
-        return frame(FILE, result(PLAIN, b"x" * 9)[:-9] + b"pipe", flags=4)
+        name = b"token of 16 byte" + b"pipe"
+        return frame(FILE, result(PLAIN, b"x" * 9)[:-9] + name, flags=4)
+    if kind == "another":
+        with open("another", "w") as file:
+            file.write("x" * 9 + "token of another")
+        name = b"token of 16 byte" + b"another"
+        return frame(FILE, result(PLAIN, b"x" * 9)[:-9] + name, flags=4)
     if kind == "log":
         return frame(LOG, b"\xff\r\n\x1b[2J" * 99, flags=255)
     if kind == "half":
@@ -273,7 +278,14 @@ def test_an_answer_in_a_pipe_does_not_stop_main(server: Server) -> None:
     # Nobody writes to it: to open it would take forever.
     with asking(server, "/garbage/pipe") as (one,):
         assert works(server, at_once=False)
-        assert b"late" not in read_all(one)
+        assert answer_on(one).status == 502
+
+
+def test_an_answer_in_the_file_of_another_is_not_sent(server: Server) -> None:
+    # A worker that has died may have given its number to another one.
+    with asking(server, "/garbage/another") as (one,):
+        assert works(server, at_once=False)
+        assert answer_on(one).status == 502
 
 
 @pytest.mark.parametrize(

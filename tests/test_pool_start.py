@@ -13,7 +13,17 @@ from pathlib import Path
 from typing import Dict, List, Set
 
 import pytest
-from pooling import PROGRAM, answer_on, ask, asking, figure, make, wait_for_note, zygote
+from pooling import (
+    PROGRAM,
+    answer_on,
+    ask,
+    asking,
+    figure,
+    make,
+    resident_bytes,
+    wait_for_note,
+    zygote,
+)
 from support import (
     LONG,
     MATRIX,
@@ -279,6 +289,63 @@ def test_a_program_that_has_threads_is_not_forked() -> None:
         assert [parent, pid] == children(server.pid)
         assert threads == 2
         server.wait_for_log("starts threads when it is imported")
+
+
+def test_threads_that_end_ahead_of_a_fork_do_not_prevent_it() -> None:
+    # OpenBLAS, below numpy, ends its own and starts them again.
+    program = THREADED.replace(
+        "threading.Thread(target=threading.Event().wait, daemon=True).start()",
+        """
+end = threading.Event()
+thread = threading.Thread(target=end.wait)
+thread.start()
+os.register_at_fork(before=lambda: (end.set(), thread.join()))
+""",
+    )
+    with serve(program, workers=1) as server:
+        pid, parent, threads = map(int, ask(server, "/pid")[1].split())
+        assert [parent, pid] == children(server.pid)
+        assert threads == 1
+        assert Path(f"/proc/{parent}/cmdline").read_bytes().count(b"program.py") == 1
+        assert "threads" not in server.log
+
+
+LOCKED = """
+import threading
+from pixie_web import route, run
+
+held, lock = threading.Event(), threading.Lock()
+
+def hold():
+    with lock:
+        held.set()
+        threading.Event().wait()
+
+threading.Thread(target=hold, daemon=True).start()
+held.wait()
+
+@route("/", timeout=0.3)
+def index(env):
+    lock.acquire()
+
+run()
+"""
+
+
+@pytest.mark.parametrize("start", ["zygote", "exec"])
+def test_a_fork_with_threads_that_was_asked_for_is_warned_of(start: str) -> None:
+    with serve(LOCKED, workers=1, pool_start=start) as server:
+        server.wait_for_log("forked while 2 threads run, and a lock that one of them")
+        assert ask(server, "/")[0] == 504
+        record = server.wait_for_log("while it ran /")
+        assert "(forked while 2 threads ran: see pool_start)" in record
+
+
+def test_what_starts_interpreters_does_not_keep_the_program() -> None:
+    program = "large = b'x' * 60_000_000\n" + THREADED
+    with serve(program, workers=1) as server:
+        _, parent, _ = map(int, ask(server, "/pid")[1].split())
+        assert resident_bytes(parent) < 40_000_000 < resident_bytes(server.pid)
 
 
 @pytest.mark.parametrize("start", STARTS)

@@ -437,14 +437,15 @@ def test_the_router_finds_what_trying_every_pattern_finds() -> None:
     hypothesis = pytest.importorskip("hypothesis")
     some = hypothesis.strategies
     piece = some.sampled_from(
-        ["a", "b", "", "<:>", "<:int>", "<:path>", "a<:>", "<:re:a|b>", "<:re:[+-9]+>"]
+        "a,b,,<:>,<:int>,<:path>,a<:>,<:>b,a<:int>b,<:re:a|b>,<:re:[+-9]+>".split(",")
     )
     pieces = some.lists(piece, min_size=1, max_size=3).map(
         lambda parts: (
             "/" + "/".join(p.replace("<:", f"<x{i}:") for i, p in enumerate(parts))
         )
     )
-    paths = some.lists(some.sampled_from(["a", "b", "", "ab", "1", "1.1"]), max_size=4)
+    segments = some.sampled_from(["a", "b", "", "ab", "1", "1.1", "a1b", "aab"])
+    paths = some.lists(segments, max_size=4)
 
     @hypothesis.given(some.lists(pieces, max_size=6), paths)
     def check(texts: List[str], segments: List[str]) -> None:
@@ -467,6 +468,54 @@ def test_the_router_finds_what_trying_every_pattern_finds() -> None:
         assert found == (fitting[0] if fitting else None)
 
     check()
+
+
+# For route number {}, of 900: its pattern, a path that it matches, and how many
+# patterns may be tried for it. The last ones share each of their literals with others.
+SHAPES = [
+    ("/route{}/<id:int>", "/route{}/7", 1),
+    ("/<tenant>/route{}/<id:int>", "/a/route{}/7", 1),
+    ("/<tenant>/route{}", "/a/route{}", 1),
+    ("/item{}-<id:int>", "/item{}-7", 1),
+    ("/<id:int>-item{}", "/7-item{}", 1),
+    ("/<a:int>-x{}-<b:int>", "/7-x{}-7", 1),
+    ("/<rest:path>/route{}/x", "/a/b/route{}/x", 1),
+    ("/<lang:re:de|en>/route{}/<x>", "/de/route{}/y", 1),
+    ("/api/<a>/{1}/<b>/x{0}", "/api/a/{1}/b/x{0}", 1),
+    ("/<a>/i{1}/<b>/j{2}", "/a/i{1}/b/j{2}", 30),
+]
+
+
+@pytest.mark.parametrize("pattern, path, most", SHAPES)
+def test_a_match_tries_few_of_many_patterns(
+    pattern: str, path: str, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: Router[int] = Router()
+    for number in range(900):
+        made.add(pattern.format(number, *divmod(number, 30)), ["GET"], number)
+    tried: List[str] = []
+    match = Pattern.match
+
+    def counted(self: Pattern, path: str) -> Any:
+        tried.append(self.text)
+        return match(self, path)
+
+    monkeypatch.setattr(Pattern, "match", counted)
+    for number in (0, 99, 500, 899):
+        del tried[:]
+        found = made.match("GET", path.format(number, *divmod(number, 30)))
+        assert found.target == number
+        assert len(tried) <= most
+    del tried[:]
+    with pytest.raises(HTTPError):
+        made.match("GET", path.format("none", 7, "none"))
+    assert len(tried) <= most
+
+
+def test_a_literal_that_a_client_repeats_is_looked_up_once() -> None:
+    made = router("GET /<a>/x/<b:int>", "GET /<a>-x-<b:int>")
+    path = "/a" + "/x" * 2000 + "-x-" * 600
+    assert len(made._candidates(path)) == 2
 
 
 # What a client can make slow ----------------------------------------------------------

@@ -416,6 +416,72 @@ def test_a_host_that_is_not_ours_is_one_line(host: str, tmp_path: Path) -> None:
     assert len(done.stderr.splitlines()) == 1
 
 
+NO_LOOP = """
+    import asyncio
+    asyncio.new_event_loop = fail
+"""
+NO_SECOND_FORK = """
+    first = [os.fork]
+    os.fork = lambda: first.pop()() if first else fail()
+"""
+NO_PIPES = """
+    pipes = [os.pipe] * {}
+    os.pipe = lambda: pipes.pop()() if pipes else fail()
+"""
+
+
+@pytest.mark.parametrize(
+    "wrong, spoil",
+    [
+        ("port=taken.getsockname()[1]", ""),
+        ("port=0, certfile='none.pem'", ""),
+        ("port=0, certfile=__file__", ""),
+        ("fd=taken.fileno(), certfile='none.pem'", ""),
+        ("uds='none/socket'", ""),
+        ("port=0", NO_LOOP),
+        ("port=0", NO_SECOND_FORK),
+        ("port=0, workers=2", NO_PIPES.format(0)),
+        ("port=0, workers=2", NO_PIPES.format(3)),
+        ("port=0, workers=2", NO_PIPES.format(4)),
+        ("port=0, workers=2", "app.on_start(fail)"),
+    ],
+    ids=["port", "no-file", "no-pem", "inherited", "no-directory", "loop", "fork"]
+    + ["first-worker", "second-worker", "second-pool", "on-start"],
+)
+def test_a_start_that_fails_leaves_no_child_to_who_goes_on(
+    wrong: str, spoil: str, tmp_path: Path
+) -> None:
+    program = SEED.replace(
+        "    run()",
+        f"""\
+    import os, socket
+    from pixie_web import app
+    app.pool("more", workers=1)
+    app.route("/more", pool="more")(lambda env: "")
+    taken = socket.socket()
+    taken.bind(("127.0.0.1", 0))
+    taken.listen()
+
+    def fail(*_):
+        raise OSError("none is left")
+    {spoil}
+    before = len(os.listdir("/proc/self/fd"))
+    try:
+        run(host="127.0.0.1", loop="asyncio", {wrong})
+    except SystemExit as end:
+        assert end.code == 1
+    try:
+        print(os.waitpid(-1, os.WNOHANG))
+    except ChildProcessError:
+        print("no child", len(os.listdir("/proc/self/fd")) - before)
+""",
+    )
+    (tmp_path / "program.py").write_text(program, encoding="utf-8")
+    done = python("program.py", directory=tmp_path)
+    assert done.stderr.startswith("pixie_web: ")
+    assert (done.returncode, done.stdout) == (0, "no child 0\n")
+
+
 def test_localhost_listens_on_each_family_there_is() -> None:
     with serve(SEED, host="localhost") as server:
         assert server.get("/").status == 200

@@ -411,6 +411,15 @@ def test_what_an_included_template_assigns_stays_there(views: pathlib.Path) -> N
     assert Template("% include('inner')\n{{a}}").render(a=1) == "1"
 
 
+@pytest.mark.parametrize("extra", ["", "% from math import *\n"], ids=["def", "exec"])
+def test_include_returns_no_name_of_the_machinery(
+    views: pathlib.Path, extra: str
+) -> None:
+    write(views / "inner.tpl", "{{a}}\\\\\n% b = len('xy')\n% def f():\n{{b}}\n% end\n")
+    source = f"{extra}% names = include('inner')\n{{{{' '.join(sorted(names))}}}}"
+    assert Template(source).render(a=1) == "1a b f"
+
+
 def test_an_included_def_can_be_used(views: pathlib.Path) -> None:
     write(views / "macros.tpl", "% def item(x):\n<li>{{x}}</li>\n% end\n")
     source = "% item = include('macros')['item']\n% item(1)\n% item('<')\n"
@@ -421,6 +430,16 @@ def test_include_in_a_def_sees_the_variables(views: pathlib.Path) -> None:
     write(views / "inner.tpl", "[{{a}}{{b}}]")
     source = "% a = 1\n% def f(b):\n% include('inner', b=b)\n% end\n% f(2)\n% f(3)"
     assert Template(source).render() == "[12][13]"
+
+
+@pytest.mark.parametrize("extra", ["", "% from math import *\n"], ids=["def", "exec"])
+def test_what_is_assigned_wins_over_what_was_given(
+    views: pathlib.Path, extra: str
+) -> None:
+    write(views / "inner.tpl", "[{{a}}]")
+    write(views / "layout.tpl", "<{{a}}{{!base}}>")
+    source = f"{extra}% a = 2\n% include('inner')\n% rebase('layout')\n"
+    assert Template(source).render(a=1) == "<2[2]>"
 
 
 @pytest.mark.parametrize("extra", ["", "% from math import *\n"], ids=["def", "exec"])

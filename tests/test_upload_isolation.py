@@ -273,8 +273,8 @@ def played(server: Server, name: str, drains: bool = False) -> Any:
         seen = None
         if not case.is_killed:
             seen = json.loads(wait_for_note(server, f"saw-{name}"))
-        others.end()
         assert case.is_killed == (not (directory(server) / f"saw-{name}").exists())
+        others.end()
     return seen
 
 

@@ -157,6 +157,11 @@ def to_own_status(env, error):
     return "own status", 411
 
 
+@app.error(429)
+def with_headers(env, error):
+    return Response("later", headers={"Retry-After": "60"})
+
+
 @app.error(421)
 def streams_iterator(env, error):
     return iter(["in ", "pieces"])
@@ -209,6 +214,8 @@ def raise_it(env, what):
     if what == "redirect":
         redirect("/elsewhere")
     headers = {"WWW-Authenticate": "Basic"} if what in ("401", "404") else None
+    if what == "429":
+        headers = {"Retry-After": "7", "X-Limit": "5"}
     raise HTTPError(int(what), headers=headers)
 
 

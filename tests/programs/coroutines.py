@@ -7,7 +7,7 @@ import sys
 from contextvars import ContextVar
 from typing import Any, List
 
-from pixie_web import RouteType, app, route
+from pixie_web import RouteType, app, compress, route
 
 user: ContextVar[str] = ContextVar("user", default="nobody")
 flags: List[str] = []
@@ -428,6 +428,42 @@ async def cancels_itself_at_yield(env):
     await asyncio.sleep(60)
 
 
+# The first piece may not have been taken yet when its generator is cancelled there.
+
+
+def cancel_soon():
+    asyncio.get_running_loop().call_soon(asyncio.current_task().cancel)
+
+
+@route("/cancelled_at_its_first_yield", RouteType.asnc, after=[compress])
+async def cancelled_at_its_first_yield(env):
+    try:
+        cancel_soon()
+        yield "one "
+    except asyncio.CancelledError:
+        yield "late"
+
+
+@route("/cancelled_twice", RouteType.asnc, after=[compress])
+async def cancelled_twice(env):
+    for number in range(2):
+        try:
+            cancel_soon()
+            yield f"{number} "
+        except asyncio.CancelledError:
+            pass
+    yield "late"
+
+
+@route("/ends_at_its_first_yield", RouteType.asnc, after=[compress])
+async def ends_at_its_first_yield(env):
+    try:
+        cancel_soon()
+        yield "one"
+    except asyncio.CancelledError:
+        return
+
+
 # anyio and httpx ----------------------------------------------------------------------
 
 
@@ -435,11 +471,16 @@ async def cancels_itself_at_yield(env):
 async def anyio_group(env):
     import anyio
 
-    found = []
+    found, turns = [], [anyio.Event() for _ in range(4)]
+    turns[0].set()
 
+    # Each waits for the one before it: timers of uvloop, which knows milliseconds only,
+    # are equal where they lie a millisecond apart, and come in the order they were set.
     async def add(number):
-        await anyio.sleep(0.001 * number)
+        await turns[number].wait()
+        await anyio.sleep(0.001)
         found.append(number)
+        turns[number + 1].set()
 
     async with anyio.create_task_group() as group:
         for number in (2, 0, 1):
