@@ -48,6 +48,7 @@ from .about import __version__ as __version__
 from .conditional import check_preconditions
 from .datastructures import Headers, MultiDict
 from .errors import (
+    BadValue,
     ClientDisconnected,
     HTTPError,
     MissingExtra,
@@ -85,6 +86,7 @@ from .staticfiles import cached_file, static_file
 from .templating.templates import Template, template
 
 __all__ = [
+    "BadValue",
     "ClientDisconnected",
     "FileUpload",
     "HTTPError",

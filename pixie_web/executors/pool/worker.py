@@ -14,7 +14,7 @@ from ...about import log
 from ...errors import PixieError, RequestTimeout
 from ...requests import MAX_CHUNK_BYTES, Request, log_failure
 from ...responses import Response, StaticFile, is_stream
-from ...text import dump_json, load_json
+from ...text import dump_json, json_default_hook, load_json
 from ..base import ProcessType, Route, proc_env
 from ..streams import Chunks, HandlerLeft
 from .frames import (
@@ -238,12 +238,15 @@ class Worker:
             import faulthandler
 
             faulthandler.dump_traceback(self._trace, all_threads=False)
-            raise RequestTimeout
+            timeout = RequestTimeout()
+            timeout.of_deadline = True
+            raise timeout
 
     def _run(self, route: Route, request: Request) -> bool:
         """Answer one request; return whether this worker may take another."""
         request.disconnect = self._main_gone
         context = copy_context()
+        context.run(json_default_hook.set, route.app.json_default)
         try:
             self._interruptible = True
             response = context.run(self._program.answer, route, request)
