@@ -4869,7 +4869,7 @@ class Router(Generic[Target]):
 #     starting --READY--> idle --RUN--> busy --RESPONSE, FILE, END--> idle
 #         \                |             |  deadline, crash, exit()
 #          `---------------+-------------+--> dying --exit seen--> (gone, replaced)
-#            can't boot,      too old, too large, of an old program: when another
+#            can't boot,      too old, too large, has done enough: when another
 #            other routes     worker is ready, and it has no job; or one too many
 #
 # A dying worker is asked to end (its pipes are closed; SIGUSR2 raises RequestTimeout),
@@ -5896,6 +5896,29 @@ def flush_output() -> None:
             pass  # closed, or replaced by None: nothing to lose
 
 
+def reopen_log_files() -> int:
+    """Open the files of all loggers again, as after logrotate; return how many."""
+    loggers = [logging.getLogger(), *logging.Logger.manager.loggerDict.values()]
+    handlers = {one for logger in loggers for one in getattr(logger, "handlers", ())}
+    count = 0
+    for one in handlers:
+        if isinstance(one, logging.FileHandler) and one.stream is not None:
+            errors = getattr(one, "errors", None)  # Python 3.9
+            try:
+                # Never by its own mode: "w" would empty what nobody has moved away.
+                new = open(  # noqa: SIM115
+                    one.baseFilename, "a", encoding=one.encoding, errors=errors
+                )
+            except OSError as error:
+                log.error("%s; the log file that is open stays", error)
+                continue
+            old = one.setStream(new)
+            if old is not None:
+                old.close()
+            count += 1
+    return count
+
+
 def _prctl(option: int, argument: Any) -> None:
     """Ask something of the Linux kernel for this process; elsewhere, or refused: no."""
     try:
@@ -5949,6 +5972,7 @@ class WorkerProcess:
         self._program: Program
         self._request_number = 0
         self._interruptible = False
+        self._logs_moved = False  # they are opened again before the next job
         self._answer: Optional[BinaryIO] = None  # a large one, until main has opened it
         self._answer_name = b""  # its token and its path, for main to open it
 
@@ -5968,6 +5992,9 @@ class WorkerProcess:
                 self._answer.close()
                 self._answer = None
             if kind == Frame.RUN:
+                if self._logs_moved:
+                    self._logs_moved = False
+                    reopen_log_files()
                 self._request_number = number
                 route = program.routes[index]
                 request = decode_run(frame, flags)
@@ -6010,8 +6037,9 @@ class WorkerProcess:
         # Only main decides when to stop; a Ctrl-C or a supervisor's SIGTERM to the
         # whole group must not end a running request. Handlers, not SIG_IGN: programs
         # that a handler starts would inherit the latter.
-        for ignored in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        for ignored in (signal.SIGINT, signal.SIGTERM):
             signal.signal(ignored, _do_nothing)
+        signal.signal(signal.SIGHUP, self._on_hangup)
         signal.signal(signal.SIGUSR2, self._on_deadline)
         # What a handler forks must not answer in its name, nor take the next request.
         os.register_at_fork(after_in_child=self._close)
@@ -6054,6 +6082,9 @@ class WorkerProcess:
             # reserved too: libraries reserve gigabytes.
             hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
             resource.setrlimit(resource.RLIMIT_DATA, (limit, hard))
+
+    def _on_hangup(self, *_: object) -> None:
+        self._logs_moved = True
 
     def _on_deadline(self, *_: object) -> None:
         if self._interruptible:
@@ -6314,7 +6345,10 @@ class Zygote:
             return False
         what, number, value = _ORDER.unpack(data)
         if what == SIGNAL:
-            self._kill(number, value)
+            if number:
+                self._kill(number, value)
+            else:  # to itself, but in the order of orders
+                reopen_log_files()
             return True
         descriptors = array.array("i")
         descriptors.frombytes(ancillary[0][2][:12])
@@ -7118,7 +7152,7 @@ class Pool:
         self._sweeper: Optional[asyncio.TimerHandle] = None
         self._program = program
         self._launch = launch
-        self._zygotes: List[ZygoteLink] = []  # the last one starts workers
+        self._zygote: Optional[ZygoteLink] = None
         self.loop: asyncio.AbstractEventLoop
         self._workers: Dict[int, Worker] = {}
         self._idle: List[Worker] = []
@@ -7147,9 +7181,9 @@ class Pool:
             PixieError: a new interpreter would not find the application.
         """
         if self.start_by == "zygote":
-            self._zygotes.append(fork_zygote(self._program, unwanted))
+            self._zygote = fork_zygote(self._program, unwanted)
         else:
-            self._zygotes.append(self._exec_zygote())
+            self._zygote = self._exec_zygote()
 
     def _exec_zygote(self) -> ZygoteLink:
         if self._launch is None:
@@ -7160,7 +7194,8 @@ class Pool:
     async def start(self) -> None:
         """Start the workers; jobs that come before they are ready wait for them."""
         self.loop = asyncio.get_running_loop()
-        self._listen(self._zygotes[-1])
+        assert self._zygote is not None
+        self._listen(self._zygote)
         proc_env.pool = proc_env.pool or self
         for _ in range(self._least):
             self._spawn()
@@ -7181,15 +7216,24 @@ class Pool:
             await self._all_gone
             timer.cancel()
             give_up.cancel()
-        for zygote in self._zygotes:
-            self.loop.remove_reader(zygote.fileno())
+        if self._zygote is not None:
+            self.loop.remove_reader(self._zygote.fileno())
         proc_env.pool = None
-        self.end_zygotes()
+        self.end_zygote()
 
-    def end_zygotes(self) -> None:
-        """End the zygotes; all there is to do for a pool that was never started."""
-        while self._zygotes:
-            self._zygotes.pop().end()
+    def end_zygote(self) -> None:
+        """End the zygote; all there is to do for a pool that was never started."""
+        zygote, self._zygote = self._zygote, None
+        if zygote is not None:
+            zygote.end()
+
+    def reopen_logs(self) -> None:
+        """Have the workers, and what starts them, open their log files again."""
+        if self._zygote is not None:
+            self._zygote.order(SIGNAL, 0, signal.SIGHUP)
+        for worker in self._workers.values():
+            if worker.booted:
+                worker.order(signal.SIGHUP)
 
     def hurry(self) -> None:
         """Kill the workers that `stop` waits for."""
@@ -7223,34 +7267,15 @@ class Pool:
     def _zygote_died(self, zygote: ZygoteLink) -> None:
         """Start another: what runs is lost, what waits goes on waiting."""
         zygote.kill()  # it may have done no more than close its socket
-        self._end_zygote(zygote)
-        if self._zygotes and not zygote.proven:
-            log.error("the program is not replaced: what serves now goes on")
-            self._outgoing = None
-        else:
-            log.critical("the zygote (pid %d), which starts workers, died", zygote.pid)
-            if not zygote.proven:
-                self._boot_failed()
-        for worker in list(self._workers.values()):
-            if worker.zygote is zygote:
-                self._lose_to_zygote(worker)
-        if not self._zygotes and not self._closing:
-            self.loop.call_later(self._boot_delay(), self._renew_zygote)
-
-    def _end_zygote(self, zygote: ZygoteLink) -> None:
         self.loop.remove_reader(zygote.fileno())
-        self._zygotes.remove(zygote)
-        zygote.end()
-
-    def roll(self) -> None:
-        """Replace all workers, one after another, by such that import the program anew.
-
-        Where that fails, or finds other routes, those that serve now stay.
-        """
-        if self._closing or len(self._zygotes) != 1:
-            return  # it is being done
-        self._renew_zygote()
-        self._recycle_next()
+        self.end_zygote()
+        log.critical("the zygote (pid %d), which starts workers, died", zygote.pid)
+        if not zygote.proven:
+            self._boot_failed()
+        for worker in list(self._workers.values()):
+            self._lose_to_zygote(worker)
+        if not self._closing:
+            self.loop.call_later(self._boot_delay(), self._renew_zygote)
 
     def _lose_to_zygote(self, worker: Worker) -> None:
         try:
@@ -7266,23 +7291,20 @@ class Pool:
         if self._closing:
             return
         try:
-            zygote = self._exec_zygote()
+            self._zygote = self._exec_zygote()
         except (PixieError, OSError) as error:
-            if self._zygotes:
-                log.error("the program is not replaced: %s", error)
-                return
             log.critical("no worker can be started, restart the server: %s", error)
             self._closing = True
             self._reject_waiting()
             return
-        self._zygotes.append(zygote)
-        self._listen(zygote)
+        self._listen(self._zygote)
         self._ensure_workers()
 
     # Workers.
 
     def _spawn(self) -> None:
-        worker = Worker(self, self._numbers + 1, self._zygotes[-1])
+        assert self._zygote is not None
+        worker = Worker(self, self._numbers + 1, self._zygote)
         self._numbers += 1
         self._workers[worker.number] = worker
         worker.timer = self.loop.call_later(BOOT_SECONDS, self._boot_late, worker)
@@ -7293,7 +7315,7 @@ class Pool:
 
         While one is being replaced, it is one more.
         """
-        if self._closing or not self._zygotes:
+        if self._closing or self._zygote is None:
             return 0
         wanted = max(self._least, self._jobs + self._streams) - self._starting
         if self._outgoing is not None:
@@ -7359,10 +7381,8 @@ class Pool:
     # Replacing workers: the new one is ready first, and one goes at a time.
 
     def _is_due(self, worker: Worker) -> bool:
-        """Return whether a worker has used up what it may, or is of an old program."""
+        """Return whether a worker has used up what it may."""
         options, share = self.options, worker.share
-        if worker.zygote is not self._zygotes[-1]:
-            return True
         tasks, age = options.max_tasks_per_worker, options.max_worker_age_seconds
         if tasks and worker.tasks >= tasks * share:
             return True
@@ -7378,7 +7398,7 @@ class Pool:
         """Have a worker replaced if it is due, and no other is being replaced."""
         if self._outgoing is not None or worker.last_job:
             return
-        if self._zygotes and self._is_due(worker):
+        if self._zygote is not None and self._is_due(worker):
             self._outgoing = worker
             self._ensure_workers()
 
@@ -7396,10 +7416,6 @@ class Pool:
         for worker in self._idle[: max(0, len(alive) - self._least)]:
             if worker.idle_since <= until:
                 self.retire(worker)
-        if self._zygotes and self._zygotes[-1].proven:
-            used = {worker.zygote for worker in self._workers.values()}
-            for zygote in set(self._zygotes[:-1]) - used:
-                self._end_zygote(zygote)  # `roll` has come to its end
 
     def release(self, worker: Worker, retire: bool) -> None:
         """Take back a worker whose job is done."""
@@ -7520,10 +7536,8 @@ class Pool:
             seconds = CRASH_REST_SECONDS
             log.error("%s is off for %g s: workers die of it", job.route.path, seconds)
             self._reject_waiting(job.route)
-        if not worker.booted and worker.zygote in self._zygotes:
+        if not worker.booted and worker.zygote is self._zygote:
             self._boot_failed()
-            if not worker.zygote.proven and len(self._zygotes) > 1:
-                worker.zygote.kill()  # `roll` has failed
         self._ensure_workers()
         self._recycle_next()
         self._dispatch()
@@ -10730,7 +10744,7 @@ class _Runner:
 
     def _end_zygotes(self, pools: Mapping[str, Pool]) -> None:
         for pool in pools.values():
-            pool.end_zygotes()
+            pool.end_zygote()
 
     def _choose_start(self) -> str:
         chosen = cast(str, self._settings["pool_start"])
@@ -10789,17 +10803,20 @@ class _Runner:
                 os.unlink(self._settings["uds"])
 
     def _on_hangup(self) -> None:
-        """Read certificate and program again; keep the old ones if the new are no good.
+        """Read certificate and log files again; if they are no good, the old ones stay.
 
-        The program's routes stay as they are: what is renewed is what workers run.
+        The program stays as it is, in main and in the workers: they must not differ.
         """
+        what = f"{reopen_log_files()} log files were opened again"
         for pool in self._application.placements.pools.values():
-            pool.roll()
+            pool.reopen_logs()
         if self._settings["certfile"]:
             try:
                 load_certificate(self._tls, *self._certificate())
+                what += " and the certificate was read again"
             except PixieError as error:
                 log.error("%s; the one in use stays", error)
+        log.info("SIGHUP: %s; new code needs a restart", what)
 
     def _on_signal(self) -> None:
         self._signals += 1

@@ -103,9 +103,6 @@ main()
 def test_what_needs_no_pool_is_served_when_nothing_can_start_workers() -> None:
     with serve(HIDDEN) as server:
         assert ask(server, "/pid")[0] == 200
-        server.process.send_signal(signal.SIGHUP)
-        server.wait_for_log("the program is not replaced: a new process would not")
-        assert ask(server, "/pid")[0] == 200
         os.kill(zygote(server), signal.SIGKILL)
         server.wait_for_log("no worker can be started, restart the server: a new ")
         assert server.get("/main").status == 200
