@@ -121,6 +121,7 @@ import time
 import types
 from bisect import bisect_left
 from collections import deque
+from contextlib import ExitStack
 from contextvars import Context, copy_context
 from enum import Enum
 from functools import lru_cache, partial
@@ -4891,6 +4892,7 @@ MAX_CRASHES = 3  # of a route, within the window: it is switched off for a while
 CRASH_WINDOW_SECONDS = 60.0
 CRASH_REST_SECONDS = 30.0
 POOL_SWEEP_SECONDS = 1.0  # how often a pool looks for workers that are old or too many
+BOOT_LOOK_SECONDS = 0.02  # from one look at whether a worker has booted to the next
 BOOT_SECONDS = 60.0  # a worker that is not ready by then is replaced
 MAX_FRAME_BYTES = 256 * 1024 * 1024  # a worker that announces more has gone mad
 RECEIVE_BYTES = 65_536  # at once, from a worker or from main
@@ -5896,6 +5898,18 @@ def flush_output() -> None:
             pass  # closed, or replaced by None: nothing to lose
 
 
+def fill_standard_descriptors() -> None:
+    """Open /dev/null as 0, 1 and 2 where these are closed (`<&- >&-`).
+
+    Or the next socket gets the number: print() of what is started would write there.
+    """
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:  # the lowest that is free is given out
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
+
+
 def reopen_log_files() -> int:
     """Open the files of all loggers again, as after logrotate; return how many."""
     loggers = [logging.getLogger(), *logging.Logger.manager.loggerDict.values()]
@@ -6485,6 +6499,7 @@ def live_apart(load: Load) -> NoReturn:
     Args:
         load: imports the application as the frame BOOT says, and returns its program.
     """
+    fill_standard_descriptors()
     numbers = list(map(int, sys.argv[1:]))
     descriptors = numbers[:3]  # of a zygote one, its socket
     listing = "/proc/self/fd" if os.path.isdir("/proc/self/fd") else "/dev/fd"
@@ -7234,6 +7249,20 @@ class Pool:
         for worker in self._workers.values():
             if worker.booted:
                 worker.order(signal.SIGHUP)
+
+    async def check_boot(self) -> None:
+        """Wait for a worker that is ready.
+
+        Raises:
+            PixieError: the first one to boot, or what starts it, has failed.
+        """
+        if not self._workers:
+            self._spawn()
+        while self._zygote is None or not self._zygote.proven:
+            if self._boot_failures:
+                where = f" of the pool {self.name}" if self.name else ""
+                raise PixieError(f"no worker{where} can boot: the log says why")
+            await asyncio.sleep(BOOT_LOOK_SECONDS)
 
     def hurry(self) -> None:
         """Kill the workers that `stop` waits for."""
@@ -10409,11 +10438,31 @@ def bind_unix(path: str, mode: int = UNIX_SOCKET_MODE) -> socket.socket:
     try:
         one.bind(path)
         os.chmod(path, mode)
-    except OSError:
+    except (OSError, ValueError):
         one.close()
         raise
     one.setblocking(False)
     return one
+
+
+def identity(path: str) -> Tuple[int, ...]:
+    """Return what tells a socket's file from another one that has its name.
+
+    The number of an inode is given out again, so the time is part of it.
+    """
+    found = os.stat(path)
+    return found.st_dev, found.st_ino, found.st_mtime_ns
+
+
+def remove_unix(path: str, own: Tuple[int, ...]) -> None:
+    """Remove a socket's file at the end, unless a successor's has taken its place."""
+    try:
+        if identity(path) == own:
+            os.unlink(path)
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        log.warning("%s is left: %s", path, error.strerror)
 
 
 # ======================================================================================
@@ -10443,9 +10492,9 @@ DEFAULT_SETTINGS: Dict[str, Any] = {
 _BOUNDS = {
     "port": (0, 65535),
     "threads": (1, 10_000),
-    "workers": (-1, 10_000),
-    "min_workers": (-1, 10_000),
-    "max_streams": (-1, 100_000),
+    "workers": (0, 10_000),
+    "min_workers": (0, 10_000),
+    "max_streams": (0, 100_000),
     "nice": (-20, 19),
     "uds_mode": (0, 0o777),
     "fd": (-1, float("inf")),
@@ -10455,6 +10504,7 @@ _WORDS = {
     "loop": ("auto", "uvloop", "asyncio"),
     "pool_start": ("auto", "zygote", "exec", "spawn"),
 }
+_AUTO = ("workers", "max_streams")  # names that end so take "auto", inside -1
 _BOOLEANS = {
     **dict.fromkeys(("1", "true", "yes", "on"), True),
     **dict.fromkeys(("0", "false", "no", "off", ""), False),
@@ -10467,17 +10517,20 @@ def _convert(name: str, value: Any, kind: type) -> Any:
     if kind is tuple:
         texts = value.replace(",", " ").split() if isinstance(value, str) else value
         return tuple(map(str, texts))
-    if value == "auto" and name.lower().endswith("workers"):
+    may_be_auto = name.lower().endswith(_AUTO)
+    if may_be_auto and value == "auto":
         return -1
     try:
         if name.lower().endswith("_mode") and isinstance(value, str):
             return int(value, 8)  # as chmod takes it
         converted = _BOOLEANS[str(value).lower()] if kind is bool else kind(value)
         if isinstance(value, str) or converted == value:
-            return converted
+            if not may_be_auto or converted >= 0:
+                return converted
     except (ValueError, TypeError, KeyError, OverflowError):
         pass
     what = {bool: "yes or no", int: "a whole number"}.get(kind, "a number")
+    what += ' from 0, or "auto"' if may_be_auto else ""
     raise PixieError(f"{name} is {what}, got {value!r}")
 
 
@@ -10501,6 +10554,8 @@ def read_settings(
         settings[name] = _convert(name, value, type(DEFAULT_SETTINGS[name]))
     for name, value in settings.items():
         least, most = _BOUNDS.get(name, (0, float("inf")))
+        if value == -1 and name.endswith(_AUTO):
+            continue
         if isinstance(value, (int, float)) and not least <= value <= most:
             raise PixieError(f"{name} is from {least:g} to {most:g}, got {value!r}")
     for name, words in _WORDS.items():
@@ -10528,6 +10583,26 @@ def cpu_count() -> int:
     except (OSError, ValueError):
         pass  # no cgroup, or "max": no quota
     return count
+
+
+def check_no_loop_runs() -> None:
+    """Raise PixieError inside a running event loop, where no other one can run."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return
+    raise PixieError(
+        "run() can't serve inside an event loop that runs, as that of a notebook or a "
+        "coroutine; write threading.Thread(target=app.run, daemon=True).start()"
+    )
+
+
+def say(text: str) -> None:
+    """Print a line for people; where it can't be written, the server serves anyway."""
+    try:
+        print(text, file=sys.stderr, flush=True)
+    except (OSError, ValueError):
+        pass  # a full disk, a pipe that nobody reads, a file that has been closed
 
 
 async def _cancel_tasks() -> None:
@@ -10652,19 +10727,29 @@ class _Runner:
     loading = False  # another runner imports the program: its own run() does nothing
 
     def __init__(
-        self, application: Pixie, settings: Dict[str, Any], tls: Any = None
+        self,
+        application: Pixie,
+        settings: Dict[str, Any],
+        tls: Any = None,
+        listens: bool = True,
     ) -> None:
         self._application = application
         self._settings = settings
+        self._listens = listens  # or it starts all else, and stops
         names = ServerOptions._fields
         options = ServerOptions(**{name: settings[name] for name in names})
         self._server = Server(application.handle, options)
         self._stop: asyncio.Event
         self._signals = 0
         self._tls = tls
+        # Signals come to the main thread alone, and `check` ends by itself.
+        is_main = threading.current_thread() is threading.main_thread()
+        self._takes_signals = is_main and listens
 
     def run(self) -> None:
-        """Start, serve, stop."""
+        """Start, serve, stop; a start that fails leaves nothing behind."""
+        check_no_loop_runs()
+        fill_standard_descriptors()
         configure_logging()
         application = self._application
         application.debug = self._server.options.debug
@@ -10673,42 +10758,46 @@ class _Runner:
         set_form_limits(application, limits)
         program = application.freeze()
         application.placements.threads = Threads(self._settings["threads"])
-        pools = self._make_pools(program)
-        loop: Optional[asyncio.AbstractEventLoop] = None
-        try:
+        with ExitStack() as undo:
+            pools = self._make_pools(program)
+            undo.callback(self._end_zygotes, pools)
             if self._settings["certfile"]:
                 self._tls = tls_context(*self._certificate())
+            sockets = self._bind(undo) if self._listens else []
             loop = self._new_loop()
-            sockets = self._bind()
-        except PixieError:
-            if loop is not None:
-                loop.close()
-            self._end_zygotes(pools)
-            raise
-        asyncio.set_event_loop(loop)
-        try:
+            undo.callback(self._close_loop, loop)
+            asyncio.set_event_loop(loop)
             loop.run_until_complete(self._serve(pools, sockets))
-        finally:
+
+    def _close_loop(self, loop: asyncio.AbstractEventLoop) -> None:
+        try:
             loop.run_until_complete(_cancel_tasks())
             loop.run_until_complete(loop.shutdown_asyncgens())
+        finally:
             asyncio.set_event_loop(None)
             loop.close()
 
     def _certificate(self) -> Tuple[str, Optional[str]]:
         return self._settings["certfile"], self._settings["keyfile"] or None
 
-    def _bind(self) -> List[socket.socket]:
+    def _bind(self, undo: ExitStack) -> List[socket.socket]:
         settings = self._settings
         host, port, path, fd = (settings[key] for key in ("host", "port", "uds", "fd"))
         try:
             if fd >= 0:
-                return [inherit(fd)]
-            if path:
-                return [bind_unix(path, settings["uds_mode"])]
-            return bind(host, port)
-        except OSError as error:
+                sockets = [inherit(fd)]
+            elif path:
+                sockets = [bind_unix(path, settings["uds_mode"])]
+                undo.callback(remove_unix, os.path.abspath(path), identity(path))
+            else:
+                sockets = bind(host, port)
+        except (OSError, ValueError) as error:  # UnicodeError: of a host
             where = f"descriptor {fd}" if fd >= 0 else path or f"{host}:{port}"
-            raise PixieError(f"can't listen on {where}: {error.strerror}") from None
+            reason = getattr(error, "strerror", None) or error  # "path too long"
+            raise PixieError(f"can't listen on {where}: {reason}") from None
+        for one in sockets:
+            undo.callback(one.close)
+        return sockets
 
     def _make_pools(self, program: Program) -> Dict[str, Pool]:
         """Return the pools that some route needs, by name, their zygotes started."""
@@ -10736,7 +10825,8 @@ class _Runner:
 
     def _pool_options(self, name: str) -> PoolOptions:
         given = self._application.named_pools().get(name, {})
-        settings = read_settings({**self._settings, **given}, {})
+        own = read_settings(given, {})
+        settings = {**self._settings, **{key: own[key] for key in given}}
         options = PoolOptions(**{key: settings[key] for key in PoolOptions._fields})
         if options.workers < 0:
             options = options._replace(workers=cpu_count())
@@ -10781,26 +10871,29 @@ class _Runner:
     ) -> None:
         loop = asyncio.get_running_loop()
         self._stop = asyncio.Event()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, self._on_signal)
-        loop.add_signal_handler(signal.SIGHUP, self._on_hangup)
+        if self._takes_signals:
+            for number in (signal.SIGINT, signal.SIGTERM):
+                loop.add_signal_handler(number, self._on_signal)
+            loop.add_signal_handler(signal.SIGHUP, self._on_hangup)
         application = self._application
         application.placements.pools = pools
         try:
             for pool in pools.values():
                 await pool.start()
             await application.start()
-            await self._server.listen(sockets, self._tls)
-            self._print_banner(sockets, loop)
-            await self._stop.wait()
-            await self._server.close()
+            if self._listens:
+                await self._server.listen(sockets, self._tls)
+                self._print_banner(sockets, loop)
+                await self._stop.wait()
+                await self._server.close()
+            else:
+                for pool in pools.values():
+                    await pool.check_boot()
             await application.stop()
         finally:
             seconds = STOP_SECONDS if self._signals < 2 else 0.0
             await asyncio.gather(*(pool.stop(seconds) for pool in pools.values()))
             application.placements.threads.stop()
-            if self._settings["uds"]:
-                os.unlink(self._settings["uds"])
 
     def _on_hangup(self) -> None:
         """Read certificate and log files again; if they are no good, the old ones stay.
@@ -10851,11 +10944,10 @@ class _Runner:
         pools = self._application.placements.pools.values()
         workers = f"{sum(pool.size for pool in pools) or 'no'} workers"
         python = ".".join(map(str, sys.version_info[:3]))
-        print(
-            f"pixie_web {__version__} on {address} (Ctrl-C stops it)\n"
-            f"main process {os.getpid()}, {workers}, {kind}, Python {python}",
-            file=sys.stderr,
-            flush=True,
+        ends = "Ctrl-C stops it" if self._takes_signals else "it ends with its process"
+        say(
+            f"pixie_web {__version__} on {address} ({ends})\n"
+            f"main process {os.getpid()}, {workers}, {kind}, Python {python}"
         )
 
 
@@ -10941,12 +11033,15 @@ class Pixie(Application):
         if _Runner.loading:
             self._kept = given
             return
+        self._run(given)
+
+    def _run(self, given: Dict[str, Any], listens: bool = True) -> None:
         given = {**self._kept, **given}
         try:
             tls = given.pop("ssl_context", None)
-            _Runner(self, read_settings(given, os.environ), tls).run()
+            _Runner(self, read_settings(given, os.environ), tls, listens).run()
         except (PixieError, OSError) as error:
-            print(f"pixie_web: {error}", file=sys.stderr)
+            say(f"pixie_web: {error}")
             raise SystemExit(1) from None
 
 
@@ -11061,9 +11156,11 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     """Run the command line and return its exit status.
 
     `app:app --port 8080` serves; `routes app:app` lists the routes; `check app:app`
-    imports the program and says whether its routes can be served.
+    does all of a start but the listening, stops, and says whether that went well.
     """
     import argparse
+
+    fill_standard_descriptors()  # ahead of what the program opens
 
     parser = argparse.ArgumentParser("pixie_web", description="Serve an application.")
     parser.add_argument("command", nargs="?", help="routes or check; else serve")
@@ -11081,12 +11178,15 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     try:
         application = load_application(target)
     except PixieError as problem:
-        print(f"pixie_web: {problem}", file=sys.stderr)
+        say(f"pixie_web: {problem}")
         return 1
     if command is None:
         application.run(**parsed)
-    else:
-        print_routes(application)
+        return 0
+    if command == "check":
+        given = {name: value for name, value in parsed.items() if value is not None}
+        application._run(given, listens=False)
+    print_routes(application)
     return 0
 
 
