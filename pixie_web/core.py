@@ -6456,6 +6456,30 @@ def count_threads() -> int:
         return threading.active_count()
 
 
+def warn_of_connections() -> None:
+    """Name the connections that this process is about to share with all it forks.
+
+    Two workers that speak on one read each other's answers (Linux tells which there
+    are).
+    """
+    for name in os.listdir("/proc/self/fd") if os.path.isdir("/proc/self/fd") else ():
+        try:
+            if not stat.S_ISSOCK(os.fstat(int(name)).st_mode) or int(name) < 3:
+                continue  # journald has the first three
+            with socket.socket(fileno=os.dup(int(name))) as one:
+                peer, kind = one.getpeername(), one.type
+        except OSError:
+            continue  # it has no peer, or was what listed
+        if kind == socket.SOCK_STREAM and peer:  # those of a socket pair have no name
+            log.warning(
+                "descriptor %s is connected to %s, and all workers would share it: "
+                "one would read another's answers; open connections in "
+                "@app.on_worker_start",
+                name,
+                peer if isinstance(peer, str) else f"{peer[0]}:{peer[1]}",
+            )
+
+
 def settle_memory() -> None:
     """Take all objects that exist now out of the garbage collector's sight.
 
@@ -6482,6 +6506,8 @@ def live_as_zygote(control: socket.socket, load: Load) -> NoReturn:
             # A fork would give a worker the locks that those threads hold.
             log.warning("the program starts threads when it is imported: no forks")
             program = None
+        if program is not None:
+            warn_of_connections()
         settle_memory()
         flush_output()  # what importing printed, or each fork would print it too
         Zygote(control, program, setup["command"]).serve()
@@ -10815,6 +10841,8 @@ class _Runner:
                 continue
             pools[name] = Pool(program, options, start_by, launch, name)
         try:
+            if pools and start_by == "zygote":
+                warn_of_connections()
             inherited = self._settings["fd"]
             for pool in pools.values():
                 pool.prepare([inherited] if inherited >= 0 else [])
