@@ -5964,6 +5964,68 @@ def make_first_victim() -> None:
         pass
 
 
+# PERF: what signal.getsignal calls, without making enums: 12 us for six.
+_get_handler = getattr(sys.modules.get("_signal"), "getsignal", signal.getsignal)
+
+
+class Surroundings:
+    """What a handler may change of its process, so that the next one would find it.
+
+    The directory, the time zone, signal handlers, and print()'s way out. What a program
+    sets before its worker's first job, in on_worker_start, is as it should be.
+    """
+
+    def __init__(self) -> None:
+        names = ("SIGALRM", "SIGCHLD", "SIGHUP", "SIGINT", "SIGTERM", "SIGUSR2")
+        self._numbers = [int(getattr(signal, name)) for name in names]
+        # PERF: the same by os.environ itself, which raises and catches: 1 us.
+        self._variables: Mapping[bytes, bytes] = getattr(
+            os.environ, "_data", os.environb
+        )
+        self._found = self._look()
+
+    def _look(self) -> Tuple[Any, ...]:
+        try:
+            directory = os.getcwd()
+        except OSError:
+            directory = ""  # it has been removed
+        zone = self._variables.get(b"TZ"), time.tzname
+        handlers = list(map(_get_handler, self._numbers))
+        out, err = sys.stdout, sys.stderr
+        return directory, zone, handlers, (out, err), _is_closed(out), _is_closed(err)
+
+    def restore(self) -> None:
+        """Put back what differs from what was found at first."""
+        found = self._look()
+        if found == self._found:
+            return
+        directory, zone, handlers, files = self._found[:4]
+        try:
+            os.chdir(directory)
+        except OSError as error:
+            log.warning("a worker can't return to its directory: %s", error)
+        if found[1] != zone:
+            os.environ.pop("TZ", None)
+            os.environb.update({} if zone[0] is None else {b"TZ": zone[0]})
+            time.tzset()
+        for number, handler in zip(self._numbers, handlers):
+            if handler is not None:  # one of C code can't be put back
+                signal.signal(number, handler)
+        if found[2][0] != handlers[0]:
+            signal.alarm(0)  # or it would come to the next one
+        sys.stdout, sys.stderr = (
+            open(number, "w", 1, one.encoding, one.errors, closefd=False)  # noqa: SIM115
+            if _is_closed(one)
+            else one
+            for number, one in enumerate(files, 1)
+        )
+        self._found = self._look()
+
+
+def _is_closed(file: Any) -> bool:
+    return getattr(file, "closed", False)  # there may be none
+
+
 class WorkerProcess:
     """A worker: takes one request after another from its pipe, and answers it.
 
@@ -5996,7 +6058,7 @@ class WorkerProcess:
         if frame is None:
             return
         self._boot(cast(Dict[str, Any], load_json(frame[_FRAME.size :])))
-        program = self._program
+        program, surroundings = self._program, Surroundings()
         self.send(Frame.READY, 0, program.table if program.fresh else b"")
         for frame in iter(self._next_frame, None):
             _, kind, flags, index, number = _FRAME.unpack_from(frame)
@@ -6018,6 +6080,7 @@ class WorkerProcess:
                     request.params = route.pattern.convert(texts)
                 if not self._run(route, request):
                     break
+                surroundings.restore()
         for function in program.on_worker_stop:
             function()
 
