@@ -6239,6 +6239,9 @@ class WorkerProcess:
             self._answer_name = token + path
         except OSError as error:
             log.warning("no room for a file with an answer: %s", error)
+            if self._answer is not None:
+                self._answer.close()  # now: what is in it keeps the disk full
+                self._answer = None
             return False
         return True
 

@@ -150,6 +150,23 @@ def test_an_answer_that_fits_in_no_file_is_sent_all_the_same() -> None:
         server.wait_for_log("no room for a file with an answer")
 
 
+def test_a_file_that_takes_half_an_answer_is_closed_at_once() -> None:
+    # Or what is in it keeps the disk full until the worker's next request.
+    limit = "    import resource\n"
+    limit += "    resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, 500_000))\n"
+    program = LARGE.replace(
+        'return b"x" * size', f'pass\n{limit}    return b"x" * size'
+    )
+    with serve(program, workers=1) as server:
+        (_, worker) = ask(server, "/pid")
+        before = descriptors(int(worker))
+        assert len(server.get("/large/3000000").body) == 3_000_000
+        server.wait_for_log("no room for a file with an answer")
+        wait_for(lambda: is_idle(server), "the end of the request")
+        assert descriptors(int(worker)) == before
+        assert ask(server, "/pid") == (200, worker)
+
+
 def test_a_worker_that_dies_before_its_answer_is_opened_is_one_that_died(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
