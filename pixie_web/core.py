@@ -4932,12 +4932,14 @@ class ProcessEnvironment:
         proc_type: ProcessType.main or ProcessType.pool.
         worker: the worker's number in the pool, from 1; None in main.
         pool: the running Pool in main; None before it runs, and in workers.
+        is_copy: a handler, or what main runs besides, has forked this process.
     """
 
     def __init__(self) -> None:
         self.proc_type = ProcessType.main
         self.worker: Optional[int] = None
         self.pool: Optional[Pool] = None
+        self.is_copy = False
 
 
 proc_env = ProcessEnvironment()
@@ -5300,6 +5302,80 @@ class AsyncChunks:
             log.exception("a stream failed while it was closed")
 
 
+# What a program forks -----------------------------------------------------------------
+# os.fork() and multiprocessing copy all of main, or of a worker: signal handlers, the
+# descriptor that wakes the loop, the connections of clients. A copy that is told to end
+# would stop the server (bpo-43064) or nothing, and one that returns from its handler
+# would answer as well. So each copy undoes what makes it main, or a worker.
+
+OUR_SIGNALS = [  # Windows has no SIGHUP
+    one for one in signal.Signals if one.name in ("SIGINT", "SIGTERM", "SIGHUP")
+]
+_in_copies: List[Callable[[], object]] = []
+_masks: Dict[int, Any] = {}  # of threads that fork at the moment
+
+
+def _block_signals() -> None:
+    # One that comes to a copy before it has undone this must wait until then.
+    if _in_copies:
+        blocked = {*OUR_SIGNALS, signal.SIGUSR2}
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, blocked)
+        _masks[threading.get_ident()] = mask
+
+
+def _unblock_signals() -> None:
+    mask = _masks.pop(threading.get_ident(), None)
+    if mask is not None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+def _become_a_copy() -> None:
+    proc_env.is_copy = proc_env.is_copy or bool(_in_copies)
+    while _in_copies:
+        _in_copies.pop()()
+    _unblock_signals()
+
+
+@lru_cache(maxsize=None)
+def _watch_forks() -> None:  # once: what is registered stays, in copies too
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(
+            before=_block_signals,
+            after_in_parent=_unblock_signals,
+            after_in_child=_become_a_copy,
+        )
+
+
+def undo_in_copies(undo: Callable[[], object]) -> None:
+    """Have each process that is forked from now on begin with `undo`."""
+    _watch_forks()
+    _in_copies.append(undo)
+
+
+def default_signals(*numbers: int) -> None:
+    """Handle signals as Python does by itself."""
+    signal.set_wakeup_fd(-1)
+    for number in numbers:
+        is_int = number == signal.SIGINT
+        signal.signal(number, signal.default_int_handler if is_int else signal.SIG_DFL)
+
+
+def flush_output() -> None:
+    """Write out what print() has buffered, or a fork would have it come twice."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (AttributeError, OSError, ValueError):
+            pass  # closed, or replaced by None: nothing to lose
+
+
+def end_copy() -> None:
+    """End this process if it is a copy, back from the handler that forked it."""
+    if proc_env.is_copy:
+        flush_output()
+        os._exit(0)
+
+
 # sync: on the event loop --------------------------------------------------------------
 
 
@@ -5319,6 +5395,8 @@ class LoopStream:
             return self._context.run(next, self._chunks)
         except StopIteration:
             raise StopAsyncIteration from None
+        finally:
+            end_copy()
 
     async def aclose(self) -> None:
         """Close the generator."""
@@ -5329,6 +5407,7 @@ def run_on_loop(answer: Answer, route: Route, request: Request) -> Response:
     """Run a `sync` route, here and now, in a context of its own."""
     context = copy_context()
     response = context.run(answer, route, request)
+    end_copy()
     if is_stream(response.body):
         response.body = LoopStream(cast("Iterator[bytes]", response.body), context)
     return response
@@ -5400,6 +5479,7 @@ def call_from_thread(
     loop: asyncio.AbstractEventLoop, function: Callable[..., object], *args: Any
 ) -> None:
     """Have a loop call a function, unless it has closed: then nobody waits any more."""
+    end_copy()
     try:
         loop.call_soon_threadsafe(function, *args)
     except RuntimeError:
@@ -5889,15 +5969,6 @@ def _do_nothing(*_: object) -> None:
     pass
 
 
-def flush_output() -> None:
-    """Write out what print() has buffered, or a fork would have it come twice."""
-    for stream in (sys.stdout, sys.stderr):
-        try:
-            stream.flush()
-        except (AttributeError, OSError, ValueError):
-            pass  # closed, or replaced by None: nothing to lose
-
-
 def fill_standard_descriptors() -> None:
     """Open /dev/null as 0, 1 and 2 where these are closed (`<&- >&-`).
 
@@ -6118,8 +6189,7 @@ class WorkerProcess:
             signal.signal(ignored, _do_nothing)
         signal.signal(signal.SIGHUP, self._on_hangup)
         signal.signal(signal.SIGUSR2, self._on_deadline)
-        # What a handler forks must not answer in its name, nor take the next request.
-        os.register_at_fork(after_in_child=self._close)
+        undo_in_copies(self._undo_in_copy)
         try:
             numpy = sys.modules.get("numpy")
             if numpy is not None:
@@ -6131,7 +6201,12 @@ class WorkerProcess:
         except OSError as error:  # not main's end of a pipe: a model without a file
             raise PixieError("the worker can't boot") from error
 
-    def _close(self) -> None:
+    def _undo_in_copy(self) -> None:
+        """Neither answer in the worker's name, nor take its next request or signals."""
+        import faulthandler
+
+        faulthandler.unregister(signal.SIGUSR1)
+        default_signals(*OUR_SIGNALS, signal.SIGUSR2)
         for descriptor in (self._incoming, self._outgoing):
             try:
                 os.close(descriptor)
@@ -6389,7 +6464,7 @@ class Zygote:
         temporary_directory()
         # PR_SET_CHILD_SUBREAPER: orphans of handlers come here to be reaped
         _prctl(36, 1)
-        for ignored in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        for ignored in OUR_SIGNALS:
             signal.signal(ignored, _do_nothing)
         woken, wakeup = socket.socketpair()
         woken.setblocking(False)
@@ -6635,6 +6710,7 @@ class ZygoteLink:
         self, what: int, number: int, value: int = 0, descriptors: Sequence[int] = ()
     ) -> None:
         """Send an order; a zygote that does not take it is killed."""
+        end_copy()
         if self._ended:
             return
         rights = []
@@ -7333,6 +7409,13 @@ class Pool:
         zygote, self._zygote = self._zygote, None
         if zygote is not None:
             zygote.end()
+
+    def descriptors(self) -> Set[int]:
+        """Return the descriptors of its processes that this one holds."""
+        found = {self._zygote.fileno()} if self._zygote is not None else set()
+        for worker in self._workers.values():
+            found.update((worker._incoming, worker._outgoing))
+        return found - {-1}
 
     def reopen_logs(self) -> None:
         """Have the workers, and what starts them, open their log files again."""
@@ -9983,6 +10066,7 @@ class Connection(asyncio.Protocol):
         Raises:
             ClientDisconnected: the connection has ended.
         """
+        end_copy()
         if self.transport.is_closing():
             raise ClientDisconnected("the client left before the end of its answer")
         self.transport.write(data)
@@ -10331,6 +10415,7 @@ class Server:
         self.is_full = False  # somebody waits for a connection's place
         self.closing = False
         self.loop: asyncio.AbstractEventLoop
+        self.thread = 0  # that of the loop; 0: it does not listen yet
         self.now = 0.0  # the loop's time, as of the last sweep
         self._listeners: List[Listener] = []
         self._sweeper: Optional[asyncio.TimerHandle] = None
@@ -10344,7 +10429,7 @@ class Server:
         tls: Any = None,
     ) -> None:
         """Accept connections on bound sockets, over TLS where a context is given."""
-        self.loop = asyncio.get_running_loop()
+        self.loop, self.thread = asyncio.get_running_loop(), threading.get_ident()
         for one in sockets:
             listener = Listener(self, one, tls)
             listener.open()
@@ -10365,6 +10450,14 @@ class Server:
             timer.cancel()
         if self._sweeper is not None:
             self._sweeper.cancel()
+
+    def descriptors(self) -> Set[int]:
+        """Return the descriptors of all connections, and of what accepts them."""
+        transports = [one.transport for one in self.connections]
+        sockets = [one.get_extra_info("socket") for one in transports]
+        for listener in self._listeners:
+            sockets += [listener._socket, *listener._peeking]
+        return {one.fileno() for one in sockets if one is not None} - {-1}
 
     def has_room(self) -> bool:
         """Return whether one more connection may be accepted."""
@@ -10616,9 +10709,9 @@ def _convert(name: str, value: Any, kind: type) -> Any:
         if name.lower().endswith("_mode") and isinstance(value, str):
             return int(value, 8)  # as chmod takes it
         converted = _BOOLEANS[str(value).lower()] if kind is bool else kind(value)
-        if isinstance(value, str) or converted == value:
-            if not may_be_auto or converted >= 0:
-                return converted
+        is_exact = isinstance(value, str) or converted == value
+        if is_exact and (not may_be_auto or converted >= 0):
+            return converted
     except (ValueError, TypeError, KeyError, OverflowError):
         pass
     what = {bool: "yes or no", int: "a whole number"}.get(kind, "a number")
@@ -10834,6 +10927,7 @@ class _Runner:
         self._stop: asyncio.Event
         self._signals = 0
         self._tls = tls
+        self._pools: Dict[str, Pool] = {}
         # Signals come to the main thread alone, and `check` ends by itself.
         is_main = threading.current_thread() is threading.main_thread()
         self._takes_signals = is_main and listens
@@ -10841,6 +10935,7 @@ class _Runner:
     def run(self) -> None:
         """Start, serve, stop; a start that fails leaves nothing behind."""
         check_no_loop_runs()
+        proc_env.is_copy = False  # it may be one, of a server that it leaves
         fill_standard_descriptors()
         configure_logging()
         application = self._application
@@ -10851,7 +10946,7 @@ class _Runner:
         program = application.freeze()
         application.placements.threads = Threads(self._settings["threads"])
         with ExitStack() as undo:
-            pools = self._make_pools(program)
+            pools = self._pools = self._make_pools(program)
             undo.callback(self._end_zygotes, pools)
             if self._settings["certfile"]:
                 self._tls = tls_context(*self._certificate())
@@ -10859,6 +10954,8 @@ class _Runner:
             loop = self._new_loop()
             undo.callback(self._close_loop, loop)
             asyncio.set_event_loop(loop)
+            undo_in_copies(self._undo_in_copy)
+            undo.callback(_in_copies.clear)
             loop.run_until_complete(self._serve(pools, sockets))
 
     def _close_loop(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -10868,6 +10965,26 @@ class _Runner:
         finally:
             asyncio.set_event_loop(None)
             loop.close()
+
+    def _undo_in_copy(self) -> None:
+        """Be no server, in a process that was forked from this one.
+
+        A copy of a client's connection would keep it open when main has closed it, and
+        one of the zygote's would keep the pool when main has died. /dev/null takes the
+        numbers, which objects here think to be theirs.
+        """
+        if self._takes_signals:
+            default_signals(*OUR_SIGNALS)
+        null = os.open(os.devnull, os.O_RDWR)
+        own = self._server.descriptors()
+        for pool in self._pools.values():
+            own |= pool.descriptors()
+        for descriptor in own:
+            os.dup2(null, descriptor, inheritable=False)
+        os.close(null)
+        if threading.get_ident() == self._server.thread:
+            # A coroutine that goes on in the copy comes back to the loop.
+            self._server.loop.call_soon(end_copy)
 
     def _certificate(self) -> Tuple[str, Optional[str]]:
         return self._settings["certfile"], self._settings["keyfile"] or None
