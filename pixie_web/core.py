@@ -328,6 +328,10 @@ class ClientDisconnected(PixieError):
     """The client closed the connection before its request had arrived whole."""
 
 
+class RequestCutShort(ProtocolError, ClientDisconnected):
+    """The client ended the connection inside its request; it may still read: 400."""
+
+
 class RouteError(PixieError):
     """A route, filter, trigger or mount is declared wrongly; says what to write."""
 
@@ -1285,7 +1289,7 @@ class RequestReader:
             if event is NEED_DATA and self._eof:
                 if self._step is RequestReader._read_head and not self.buffered:
                     return CLOSED
-                raise ProtocolError(400, "The connection ended inside a request.")
+                raise RequestCutShort(400, "The connection ended inside a request.")
         except ProtocolError as error:
             self._error = error.status, error.text
             self._close()
@@ -9913,7 +9917,8 @@ class Connection(asyncio.Protocol):
         except ProtocolError as error:
             self._request = None
             self.refuse(error, request.method)
-            self._log(request, error.status)
+            cut_short = isinstance(error, RequestCutShort)  # most of them have left
+            self._log(request, 499 if cut_short else error.status)
             request.close()
             return
         except ClientDisconnected:
