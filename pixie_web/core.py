@@ -5120,6 +5120,12 @@ def leave_gate(route: Route) -> None:
         route.gate.leave()
 
 
+def no_descriptor(request: Request, error: OSError) -> HTTPError:
+    """Return the 503 of an answer whose file can't be opened at the moment."""
+    log.error("no descriptor for %r: %s", request, error.strerror)
+    return HTTPError(503, headers={"Retry-After": "1"})
+
+
 def busy_error(retry_seconds: int) -> HTTPError:
     """Return the 503 of a full queue."""
     return HTTPError(503, "Too busy; try again.", {"Retry-After": str(retry_seconds)})
@@ -7172,7 +7178,14 @@ class Worker:
             raise PixieError("a malformed response")
         body: AnyBody
         if kind == Frame.FILE and flags & Frame.SPOOLED:
-            body = self._open_answer(job, payload[at:], size)
+            try:
+                body = self._open_answer(job, payload[at:], size)
+            except OSError as error:
+                if error.errno not in (errno.EMFILE, errno.ENFILE):
+                    raise
+                self.send(Frame.CANCEL, job)  # the worker is not to blame, and goes on
+                job.fail(no_descriptor(job.request, error))
+                return
         elif kind == Frame.FILE:
             options, _, path = payload[at:].partition(b"\0")
             body = StaticFile(os.fsdecode(path), *cast(List[Any], load_json(options)))
@@ -9158,7 +9171,8 @@ READ_AHEAD_BYTES = 65_536  # asyncio's own high-water mark
 MAX_DISCARD_BYTES = 65_536  # of a body nobody wanted; more: the connection closes
 MAX_PIPELINED_REQUESTS = 16  # answered in one turn of the loop, then the others' turn
 MAX_CONNECTIONS = 10_000  # where descriptors allow it
-SPARE_DESCRIPTORS = 64  # for files and workers, of those that a process may have
+SPARE_DESCRIPTORS = 64  # for files, of those that a process may still open
+DESCRIPTORS_PER_WORKER = 3  # in main: two pipes, and the file for tracebacks
 SMALL_BODY_BYTES = 65_536  # goes out in one write with its head
 SWEEP_SECONDS = 0.5
 TLS_HANDSHAKE_SECONDS = 10.0  # asyncio 60, hypercorn 60; a head has 10
@@ -10062,8 +10076,7 @@ class Connection(asyncio.Protocol):
         """Return what is sent in place of a file that can't be opened."""
         if error.errno not in (errno.EMFILE, errno.ENFILE):
             return error_page(HTTPError(404))
-        log.error("no descriptor for %r: %s", request, error.strerror)
-        return error_page(HTTPError(503, headers={"Retry-After": "1"}))
+        return error_page(no_descriptor(request, error))
 
     def write(self, data: bytes) -> None:
         """Send bytes.
@@ -10381,19 +10394,16 @@ class Listener:
             one.close()  # a handshake that fails is the client's affair
 
 
-def connections_allowed() -> int:
-    """Return how many connections the descriptors of this process allow.
-
-    SPARE_DESCRIPTORS, or half of them where they are few, are left for other things.
-    """
+def descriptors_left() -> float:
+    """Return how many files this process may still open."""
     try:
         import resource
     except ImportError:
-        return MAX_CONNECTIONS
+        return float("inf")
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    if limit == resource.RLIM_INFINITY:
-        return MAX_CONNECTIONS
-    return max(1, min(MAX_CONNECTIONS, limit - min(SPARE_DESCRIPTORS, limit // 2)))
+    listing = "/proc/self/fd" if os.path.isdir("/proc/self/fd") else "/dev/fd"
+    taken = len(os.listdir(listing)) - 1 if os.path.isdir(listing) else 3
+    return float("inf") if limit == resource.RLIM_INFINITY else limit - taken
 
 
 class Server:
@@ -10415,7 +10425,7 @@ class Server:
         self.make_reader = options.reader()
         proxies = options.trusted_proxies
         self.proxies = TrustedProxies(proxies) if proxies else None
-        self.max_connections = options.max_connections or connections_allowed()
+        self.max_connections = options.max_connections or MAX_CONNECTIONS
         self.connections: Dict[Connection, None] = {}  # in the order they came
         self.is_full = False  # somebody waits for a connection's place
         self.closing = False
@@ -10463,6 +10473,25 @@ class Server:
         for listener in self._listeners:
             sockets += [listener._socket, *listener._peeking]
         return {one.fileno() for one in sockets if one is not None} - {-1}
+
+    def bound_connections(self, workers: int) -> None:
+        """Take no more connections than there are descriptors for.
+
+        Of those that are left, SPARE_DESCRIPTORS and three for each of so many workers
+        stay for other things; half of them where they are few.
+        """
+        left = descriptors_left()
+        reserve = SPARE_DESCRIPTORS + DESCRIPTORS_PER_WORKER * workers
+        allowed = max(1, left - min(reserve, left // 2))
+        if self.options.max_connections > allowed:
+            log.warning(
+                "max_connections is %d and not %d: this process may open %d more "
+                "files, some for workers and answers; raise ulimit -n, LimitNOFILE=",
+                allowed,
+                self.max_connections,
+                left,
+            )
+        self.max_connections = int(min(self.max_connections, allowed))
 
     def has_room(self) -> bool:
         """Return whether one more connection may be accepted."""
@@ -10775,6 +10804,19 @@ def cpu_count() -> int:
     return count
 
 
+def import_ahead() -> None:
+    """Import what requests may need in main: later no descriptor may be left for it."""
+    import importlib
+
+    names = "calendar concurrent.futures.thread fcntl hmac ipaddress mimetypes queue "
+    for name in (names + "tempfile termios traceback zlib").split():
+        try:
+            importlib.import_module(name)
+        except ImportError:
+            pass  # not on this system
+    content_type_of("x.unknown")  # reads the machine's own types, once
+
+
 def check_no_loop_runs() -> None:
     """Raise PixieError inside a running event loop, where no other one can run."""
     try:
@@ -10942,6 +10984,7 @@ class _Runner:
         check_no_loop_runs()
         proc_env.is_copy = False  # it may be one, of a server that it leaves
         fill_standard_descriptors()
+        import_ahead()
         configure_logging()
         application = self._application
         application.debug = self._server.options.debug
@@ -10953,6 +10996,8 @@ class _Runner:
         with ExitStack() as undo:
             pools = self._pools = self._make_pools(program)
             undo.callback(self._end_zygotes, pools)
+            workers = sum(pool.size + pool.max_streams for pool in pools.values())
+            self._server.bound_connections(workers)
             if self._settings["certfile"]:
                 self._tls = tls_context(*self._certificate())
             sockets = self._bind(undo) if self._listens else []
