@@ -122,7 +122,7 @@ import types
 from bisect import bisect_left
 from collections import deque
 from contextlib import ExitStack
-from contextvars import Context, copy_context
+from contextvars import Context, ContextVar, copy_context
 from enum import Enum
 from functools import lru_cache, partial
 from typing import (
@@ -2281,6 +2281,10 @@ class BodySource:
         return chunk
 
 
+# That of the request at hand, for `url_for`; "" outside of one.
+ROOT_PATH: ContextVar[str] = ContextVar("root_path", default="")
+
+
 class Request:
     """What a client asked for; handlers get it as `env`.
 
@@ -2291,6 +2295,7 @@ class Request:
         host: the host the client addressed, with the port if it sent one.
         app: the application that answers, or None outside of one.
         prefix: the path under which the application is mounted, "" at the root.
+        root_path: what a proxy has taken off in front of that, percent-encoded.
         route: the matched route, or None where nothing matched.
         params: the path's arguments by name, converted by their filters.
         context: a dict for triggers and handlers; travels to the pool as JSON.
@@ -2316,6 +2321,7 @@ class Request:
         "params",
         "prefix",
         "queue_seconds",
+        "root_path",
         "route",
         "run_seconds",
         "scheme",
@@ -2341,6 +2347,7 @@ class Request:
         # Of the application.
         self.app: Any = None
         self.prefix = ""
+        self.root_path = ""
         self.route: Any = None
         self.params: Dict[str, Any] = {}
         self.context: Dict[str, Any] = {}
@@ -2386,10 +2393,10 @@ class Request:
 
     @property
     def url(self) -> str:
-        """The whole address that was asked for."""
+        """The whole address that was asked for, with what a proxy has taken off."""
         target = percent_encode(self.head.path, b"/:@!$&'()*+,;=")
         query = f"?{self.query_string}" if self.query_string else ""
-        return f"{self.scheme}://{self.host}{target}{query}"
+        return f"{self.scheme}://{self.host}{self.root_path}{target}{query}"
 
     @property
     def headers(self) -> Headers:
@@ -5796,9 +5803,10 @@ def encode_run(route: Route, number: int, request: Request) -> Tuple[bytes, byte
     """
     context = dump_json(request.context).decode() if request.context else ""
     host, port = request.client
-    text = f"{host}\n{port}\n{request.host}\n{request.prefix}\n{context}"
+    paths = f"{request.prefix}\n{request.root_path}"
+    text = f"{host}\n{port}\n{request.host}\n{paths}\n{context}"
     record = text.encode("utf-8", "surrogatepass")
-    if record.count(b"\n") != 4:
+    if record.count(b"\n") != 5:
         raise PixieError(f"no line break can be in a host, a prefix, a client: {text}")
     flags = Frame.DEBUG if request.debug else 0
     if request.scheme == "https":
@@ -5828,7 +5836,7 @@ def decode_run(frame: bytes, flags: int) -> Request:
     head_start = _RUN.size + record_size
     body_start = head_start + head_size
     record = frame[_RUN.size : head_start].decode("utf-8", "surrogatepass")
-    host, port, authority, prefix, context = record.split("\n")
+    host, port, authority, prefix, root_path, context = record.split("\n")
     request = Request(
         parse_head(frame[head_start:body_start]),
         (host, int(port)),
@@ -5836,7 +5844,7 @@ def decode_run(frame: bytes, flags: int) -> Request:
         debug=bool(flags & Frame.DEBUG),
     )
     request.host = authority
-    request.prefix = prefix
+    request.prefix, request.root_path = prefix, root_path
     if context:
         request.context = cast(Dict[str, Any], load_json(context.encode()))
     body = frame[body_start:]
@@ -6260,6 +6268,8 @@ class WorkerProcess:
         """Answer one request; return whether this worker may take another."""
         request.disconnect = self._main_gone
         context = copy_context()
+        if request.root_path:
+            context.run(ROOT_PATH.set, request.root_path)
         try:
             self._interruptible = True
             response = context.run(self._program.answer, route, request)
@@ -8578,6 +8588,7 @@ class Application:
     """What `Pixie` does apart from serving: routes, triggers, errors, `handle`."""
 
     form_limits: FormLimits  # set by run(); the defaults without it
+    root_path = ""  # the same
 
     def __init__(
         self, import_name: Optional[str] = None, *, secrets: Secrets = ()
@@ -8590,6 +8601,7 @@ class Application:
         self._router: Router[Route] = Router()
         self._routes: List[Route] = []
         self._mounts: List[Tuple[str, Application]] = []
+        self._above: Optional[Tuple[Application, str]] = None  # where it is mounted
         self._triggers = Triggers()
         self._status_handlers: Dict[int, Handler] = {}
         self._error_handlers: Dict[Type[BaseException], Handler] = {}
@@ -8776,6 +8788,7 @@ class Application:
             raise RouteError(
                 f"{prefix}: an application is mounted once, not below itself"
             )
+        application._above = self, prefix
         self._mounts.append((prefix, application))
         self._mounts.sort(key=lambda mount: -len(mount[0]))
 
@@ -8828,19 +8841,32 @@ class Application:
         companion("status", "app.status()").mount(self, path, options)
 
     def url_for(self, name: str, /, **args: Any) -> str:
-        """Return the path of the route with this name, a mounted one with its prefix.
+        """Return the path of the route with this name, as clients have to ask for it.
+
+        Where this application is mounted, and what a proxy takes off, stand in front:
+        `root_path=` of run(), or X-Forwarded-Prefix of the request at hand.
 
         Raises:
             RouteError: there is none, or the arguments do not fit.
             ValueError: a value does not fit its wildcard.
         """
+        root = ROOT_PATH.get() or self.root_path
+        return root + self._mounted_at() + self._path_of(name, args)
+
+    def _mounted_at(self) -> str:
+        if self._above is None:
+            return ""
+        above, prefix = self._above
+        return above._mounted_at() + Pattern(prefix, {}).build()
+
+    def _path_of(self, name: str, args: Mapping[str, Any]) -> str:
         for route in self._routes:
             if route.name == name:
                 url: str = route.pattern.build(**args)
                 return url
         for prefix, mounted in self._mounts:
             if any(route.name == name for route in mounted.routes):
-                return Pattern(prefix, {}).build() + mounted.url_for(name, **args)
+                return Pattern(prefix, {}).build() + mounted._path_of(name, args)
         raise RouteError(f"no route is named {name!r}")
 
     # Declaring triggers and error handlers.
@@ -9005,6 +9031,9 @@ class Application:
         """
         if not self._frozen:
             self.freeze()
+        request.root_path = request.root_path or self.root_path
+        if request.root_path != ROOT_PATH.get():  # of the last request here
+            ROOT_PATH.set(request.root_path)
         owner = request.app = self._owner(request)
         response = await owner._respond(request)
         if isinstance(response.body, StaticFile):
@@ -9354,6 +9383,17 @@ def _hop_address(text: str) -> Optional[Tuple[str, int]]:
     return address, number if number < 65536 else 0
 
 
+_ROOT_PATH = expression(  # RFC 3986 section 3.3: not empty, no dots alone
+    r"(?:/(?!\.\.?(?:/|$))(?:[\w.~!$&'()*+,;=:@-]|%[0-9a-fA-F]{2})+)*/?", re.A
+)
+
+
+def clean_root_path(text: str) -> Optional[str]:
+    """Return "/app" of "/app/" or " /app", "" of "/"; None: it is no absolute path."""
+    text = text.strip("\t ")
+    return text.rstrip("/") if _ROOT_PATH.fullmatch(text) else None
+
+
 class TrustedProxies:
     """The proxies whose word about the client, the scheme and the host counts.
 
@@ -9392,7 +9432,7 @@ class TrustedProxies:
         return any(parsed in network for network in self._networks)
 
     def apply(self, request: Request) -> None:
-        """Set client, scheme and host of a request that a trusted proxy has passed on.
+        """Set client, scheme, host and root path of what a trusted proxy has passed on.
 
         SECURITY: hops are read from the last one back, each as its own proxy wrote it:
         what a client puts in front is never reached (RFC 7239 section 8.1).
@@ -9403,6 +9443,9 @@ class TrustedProxies:
         """
         if not self._trusts(request.client[0]):
             return
+        prefix = ",".join(request.headers.getall("x-forwarded-prefix"))
+        # SECURITY: the nearest proxy's alone, and nothing that names another host.
+        request.root_path = clean_root_path(prefix.rpartition(",")[2]) or ""
         hops = _forwarded_hops(request.headers)
         others = _x_forwarded_hops(request.headers)
         if hops and others and hops[-1] != others[-1]:
@@ -10702,6 +10745,7 @@ DEFAULT_SETTINGS: Dict[str, Any] = {
     "uds": "",
     "uds_mode": UNIX_SOCKET_MODE,
     "fd": -1,  # none
+    "root_path": "",
     "certfile": "",
     "keyfile": "",
     **PoolOptions()._asdict(),
@@ -10777,6 +10821,11 @@ def read_settings(
             continue
         if isinstance(value, (int, float)) and not least <= value <= most:
             raise PixieError(f"{name} is from {least:g} to {most:g}, got {value!r}")
+    root_path = clean_root_path(settings["root_path"])
+    if root_path is None:
+        got = settings["root_path"]
+        raise PixieError(f'root_path is a path such as "/app", got {got!r}')
+    settings["root_path"] = root_path
     for name, words in _WORDS.items():
         if settings[name] not in words:
             listed = " or ".join(f'"{word}"' for word in words[1:])
@@ -10856,10 +10905,11 @@ def configure_logging() -> None:
     log.setLevel(logging.INFO)
 
 
-def set_form_limits(application: Application, limits: Sequence[int]) -> None:
-    """Set the limits of forms for an application and all that are mounted below it."""
+def set_up(application: Application, limits: Sequence[int], root_path: str) -> None:
+    """Tell an application and all below it what run() was told: limits of forms ..."""
     for one in application._family():
         one.form_limits = FormLimits(*limits)
+        one.root_path = root_path
 
 
 def hand_down(application: Application) -> Dict[str, Any]:
@@ -10871,6 +10921,7 @@ def hand_down(application: Application) -> Dict[str, Any]:
     family = [one.secrets for one in application._family()]
     return {
         "form_limits": getattr(application, "form_limits", FORM_LIMITS),
+        "root_path": application.root_path,
         "secrets": [
             [] if secrets == () else [key.hex() for key in secret_keys(secrets)]
             for secrets in family
@@ -10880,7 +10931,7 @@ def hand_down(application: Application) -> Dict[str, Any]:
 
 def take_over(application: Application, settings: Mapping[str, Any]) -> None:
     """Set in a worker what `hand_down` returned in main."""
-    set_form_limits(application, settings["form_limits"])
+    set_up(application, settings["form_limits"], settings["root_path"])
     for one, keys in zip(application._family(), settings["secrets"]):
         one.secrets = tuple(bytes.fromhex(key) for key in keys)
 
@@ -10990,7 +11041,7 @@ class _Runner:
         application.debug = self._server.options.debug
         names = FormLimits._fields
         limits = FormLimits(**{name: self._settings[name] for name in names})
-        set_form_limits(application, limits)
+        set_up(application, limits, self._settings["root_path"])
         program = application.freeze()
         application.placements.threads = Threads(self._settings["threads"])
         with ExitStack() as undo:
@@ -11246,6 +11297,7 @@ class Pixie(Application):
         uds: Optional[str] = None,
         uds_mode: Optional[int] = None,
         fd: Optional[int] = None,
+        root_path: Optional[str] = None,
         certfile: Optional[str] = None,
         keyfile: Optional[str] = None,
         ssl_context: Any = None,
@@ -11275,11 +11327,13 @@ class Pixie(Application):
             uds, uds_mode: the path of a Unix socket to listen on, instead of host and
                 port, and its permissions; 0o660 by default, "660" as text.
             fd: a bound socket to listen on that this process was started with.
+            root_path: the path that a proxy takes off ("/app"), for `url_for` and
+                `env.url`; X-Forwarded-Prefix of a trusted proxy goes first.
             certfile, keyfile: the certificate chain and its key, PEM: serve HTTPS. They
                 are read again on SIGHUP.
             ssl_context: an ssl.SSLContext of your own instead.
             trusted_proxies: addresses and networks, or "unix", whose X-Forwarded-For,
-                -Proto, -Host and Forwarded are believed.
+                -Proto, -Host, -Prefix and Forwarded are believed.
             access_log: log each request.
             access_log_format: with %(name)s for the items of `AccessRecord`.
             limits: the other fields of `ServerOptions`, and those of `PoolOptions` and

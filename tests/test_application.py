@@ -629,10 +629,14 @@ def test_url_for_finds_the_routes_of_mounted_applications() -> None:
     app.mount("/admin", inner)
     assert app.url_for("item", id="5") == "/admin/item/5"
     assert app.url_for("deep") == "/admin/most/deep"
-    assert inner.url_for("item", id="5") == "/item/5"
+    assert inner.url_for("item", id="5") == "/admin/item/5"
+    assert inner.url_for("deep") == innermost.url_for("deep") == "/admin/most/deep"
     outer = Pixie()
     outer.mount("/größe", app)
-    assert outer.url_for("item", id="5") == "/gr%C3%B6%C3%9Fe/admin/item/5"
+    for one in (outer, app, inner):
+        assert one.url_for("item", id="5") == "/gr%C3%B6%C3%9Fe/admin/item/5"
+    with pytest.raises(RouteError, match="no route is named 'item'"):
+        innermost.url_for("item", id="5")
 
 
 # handle, without a server -------------------------------------------------------------

@@ -269,6 +269,7 @@ def ask_who(port: int, *lines: str) -> object:
         ["X-Forwarded-For: 6.6.6.6"],
         ["X-Forwarded-For: 6.6.6.6", "X-Forwarded-For: 127.0.0.1"],
         ["X-Forwarded-Host: evil.example", "X-Forwarded-Proto: https"],
+        ["X-Forwarded-Prefix: /evil"],
         ["Forwarded: for=6.6.6.6;host=evil.example;proto=https"],
         ['Forwarded: for="6.6.6.6'],
         ["x-forwarded-for: 6.6.6.6", "forwarded: for=6.6.6.6"],

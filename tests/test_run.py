@@ -307,7 +307,7 @@ def test_an_argument_wins_over_a_variable_and_that_over_the_default() -> None:
 
 @pytest.mark.parametrize("name", DEFAULT_SETTINGS)
 def test_every_setting_has_a_variable(name: str) -> None:
-    word = "exec" if name == "pool_start" else "asyncio"
+    word = {"pool_start": "exec", "root_path": "/app"}.get(name, "asyncio")
     texts: Dict[type, Tuple[str, Any]] = {
         str: (word, word),
         int: ("7", 7),
@@ -370,6 +370,12 @@ def test_yes_or_no(text: str, value: bool) -> None:
         ({"access_log_format": "%(ip)s"}, {}, r"has KeyError\('ip'\); it knows client"),
         ({}, {"ACCESS_LOG_FORMAT": "%(client)d"}, "access_log_format has TypeError"),
         ({}, {"ACCESS_LOG_FORMAT": "100%"}, "access_log_format has ValueError"),
+        ({"root_path": "app"}, {}, "root_path is a path such as \"/app\", got 'app'"),
+        (
+            {},
+            {"ROOT_PATH": "//evil.example"},
+            'root_path is a path such as "/app", got',
+        ),
         ({"prot": 80}, {}, r"run\(\) has no argument 'prot'; it takes host, port, "),
     ],
 )
