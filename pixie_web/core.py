@@ -8101,6 +8101,16 @@ class Triggers:
         return (*split(self.before), *split(self.after))
 
 
+def _paths(path: Any) -> List[str]:
+    if callable(path):  # the handler itself
+        name = getattr(path, "__name__", "handler")
+        raise RouteError(f'write a path above def {name}: @app.get("/{name}")')
+    paths = [path] if isinstance(path, str) else list(path)
+    if not all(isinstance(one, str) for one in paths):
+        raise RouteError(f'a path is text, such as "/page", got {path!r}')
+    return paths
+
+
 def _placement(route_type: Where, handler: Handler) -> RouteType:
     if not callable(handler):
         raise RouteError(f"a handler is a function, not {type(handler).__name__}")
@@ -8117,18 +8127,23 @@ def _placement(route_type: Where, handler: Handler) -> RouteType:
     return placement
 
 
-def _check_parameters(route: Route) -> None:
-    """Raise RouteError unless the handler takes `env` and each wildcard by name."""
+def check_takes(function: Handler, what: str, /, *names: str, **by_name: None) -> None:
+    """Raise RouteError unless a function can be called so; say what to write.
+
+    Args:
+        what: it is for, such as "before".
+        names: of what it is given by position; `by_name` of what it is given by name.
+    """
     try:
-        signature = inspect.signature(route.handler)
+        signature = inspect.signature(function)
     except (TypeError, ValueError):
         return  # a builtin that does not tell
     try:
-        signature.bind(None, **dict.fromkeys(route.pattern.names))
+        signature.bind(*names, **by_name)
     except TypeError as error:
-        takes = ", ".join(("env", *route.pattern.names))
-        name = getattr(route.handler, "__name__", repr(route.handler))
-        raise RouteError(f"{route.path}: write def {name}({takes}): {error}") from None
+        takes = ", ".join((*names, *by_name))
+        name = getattr(function, "__name__", repr(function))
+        raise RouteError(f"{what}: write def {name}({takes}): {error}") from None
 
 
 def _set_body(route: Route, most: Optional[int], stream_body: bool) -> None:
@@ -8160,7 +8175,15 @@ def _set_heartbeat(route: Route, beat: Union[str, bytes, None], seconds: float) 
 def _check_trigger(trigger: Trigger, kind: str) -> Trigger:
     if not callable(trigger) or handler_kind(trigger) not in ("def", "async def"):
         raise RouteError(f"a trigger is a def or an async def, got {trigger!r}: {kind}")
+    check_takes(trigger, kind, "env", *["response"] * (kind == "after"))
     return trigger
+
+
+def _check_hook(function: HandlerType, kind: str) -> HandlerType:
+    if not callable(function):
+        raise RouteError(f"{kind} takes a function, got {function!r}")
+    check_takes(function, kind)
+    return function
 
 
 def _check_triggers(triggers: Iterable[Handler], kind: str) -> Tuple[Handler, ...]:
@@ -8635,6 +8658,7 @@ class Application:
         stream_body: bool = False,
         heartbeat: Union[str, bytes, None] = None,
         heartbeat_seconds: float = HEARTBEAT_SECONDS,
+        methods: None = None,
     ) -> Declare:
         """Declare a route; a decorator that returns the handler unchanged.
 
@@ -8662,19 +8686,22 @@ class Application:
                 ":\\n\\n" for server-sent events, "\\n" for lines. Each chunk has to be
                 whole for the reader. Not in what is compressed; not for `sync`.
             heartbeat_seconds: how long that silence has to be, and between two of them.
+            methods: is called `method` here.
 
         Raises:
             RouteError: what can't be, where it is written, saying what to write.
         """
-        paths = [path] if isinstance(path, str) else list(path)
-        methods = (method,) if isinstance(method, str) else tuple(method)
-        if not paths or not methods:
+        paths = _paths(path)
+        verbs = (method,) if isinstance(method, str) else tuple(method)
+        if methods is not None:
+            raise RouteError(f"write method={methods!r}: one verb, or several")
+        if not paths or not verbs:
             raise RouteError("a route needs a path and a method")
 
         def declare(handler: HandlerType) -> HandlerType:
             placement = _placement(route_type, handler)
             for pattern in paths:
-                route = Route(pattern, methods, handler, placement)
+                route = Route(pattern, verbs, handler, placement)
                 route.pool = pool or ""
                 set_bounds(route, timeout, limit, queue_timeout, on_disconnect)
                 _set_body(route, max_body_bytes, stream_body)
@@ -8691,7 +8718,9 @@ class Application:
         self._check_open(route.path)
         route.app = self
         route.pattern = self._router.compile(route.path)
-        _check_parameters(route)
+        check_takes(
+            route.handler, route.path, "env", **dict.fromkeys(route.pattern.names)
+        )
         self._router.add(route.path, route.methods, route)
         self._routes.append(route)
 
@@ -8912,6 +8941,7 @@ class Application:
         def declare(handler: HandlerType) -> HandlerType:
             if not callable(handler) or handler_kind(handler) != "def":
                 raise RouteError("an error handler is a plain def: it runs anywhere")
+            check_takes(handler, f"error({what!r})", "env", "error")
             if isinstance(what, int):
                 self._status_handlers[what] = handler
             else:
@@ -8922,22 +8952,22 @@ class Application:
 
     def on_start(self, function: HandlerType) -> HandlerType:
         """Have `function()` called in main before it serves, after the pool exists."""
-        self._on_start.append(function)
+        self._on_start.append(_check_hook(function, "on_start"))
         return function
 
     def on_stop(self, function: HandlerType) -> HandlerType:
         """Have `function()` called in main when it has stopped serving."""
-        self._on_stop.append(function)
+        self._on_stop.append(_check_hook(function, "on_stop"))
         return function
 
     def on_worker_start(self, function: HandlerType) -> HandlerType:
         """Have `function()` called in each worker before its first job: load models."""
-        self._on_worker_start.append(function)
+        self._on_worker_start.append(_check_hook(function, "on_worker_start"))
         return function
 
     def on_worker_stop(self, function: HandlerType) -> HandlerType:
         """Have `function()` called in each worker that ends in good order."""
-        self._on_worker_stop.append(function)
+        self._on_worker_stop.append(_check_hook(function, "on_worker_stop"))
         return function
 
     def pool(
@@ -8969,9 +8999,9 @@ class Application:
             )
         if not name or name in self._pools:
             raise RouteError(f"a pool has a name of its own, got {name!r}")
-        self._pools[name] = options
         if on_worker_start is not None:
-            self._pool_starts[name] = on_worker_start
+            self._pool_starts[name] = _check_hook(on_worker_start, "on_worker_start")
+        self._pools[name] = options
 
     # Serving.
 
