@@ -5999,6 +5999,15 @@ def fill_standard_descriptors() -> None:
             os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
 
 
+def keep_log() -> None:
+    """Undo for this log what logging.config does by default to all that exist.
+
+    `disable_existing_loggers` would silence every traceback and the access log. Who
+    wants that sets a level, or `access_log=False`.
+    """
+    log.disabled = logging.getLogger("pixie_web.access").disabled = False
+
+
 def reopen_log_files() -> int:
     """Open the files of all loggers again, as after logrotate; return how many."""
     loggers = [logging.getLogger(), *logging.Logger.manager.loggerDict.values()]
@@ -6196,9 +6205,7 @@ class WorkerProcess:
         proc_env.worker = setup["number"]
         proc_env.pool = None
         name_process(f"pixie:worker {setup['number']}")
-        log.handlers[:] = [FrameHandler(self)]
-        log.propagate = False
-        log.setLevel(setup["log_level"])
+        self._send_log(setup)
         self._bound(setup)
         # Only main decides when to stop; a Ctrl-C or a supervisor's SIGTERM to the
         # whole group must not end a running request. Handlers, not SIG_IGN: programs
@@ -6218,6 +6225,14 @@ class WorkerProcess:
             self._program.pool_starts.get(setup["pool"], _do_nothing)()
         except OSError as error:  # not main's end of a pipe: a model without a file
             raise PixieError("the worker can't boot") from error
+        finally:
+            self._send_log(setup)  # whatever the program has made of logging
+
+    def _send_log(self, setup: Dict[str, Any]) -> None:
+        log.handlers[:] = [FrameHandler(self)]
+        log.propagate = False
+        log.setLevel(setup["log_level"])
+        keep_log()
 
     def _undo_in_copy(self) -> None:
         """Neither answer in the worker's name, nor take its next request or signals."""
@@ -6669,11 +6684,13 @@ def live_as_zygote(control: socket.socket, load: Load) -> NoReturn:
             program = None
         if program is not None:
             warn_of_connections()
+        keep_log()
         settle_memory()
         flush_output()  # what importing printed, or each fork would print it too
         Zygote(control, program, setup["command"]).serve()
         code = 0
     except BaseException:
+        keep_log()
         log.exception("the program can't be imported")
     finally:
         flush_output()
@@ -10927,6 +10944,7 @@ async def _cancel_tasks() -> None:
 
 def configure_logging() -> None:
     """Send this framework's log to stderr, unless the program has set up logging."""
+    keep_log()
     if log.handlers or logging.getLogger().handlers:
         return
     handler = logging.StreamHandler()
@@ -11223,6 +11241,7 @@ class _Runner:
             for pool in pools.values():
                 await pool.start()
             await application.start()
+            keep_log()
             if self._listens:
                 await self._server.listen(sockets, self._tls)
                 self._print_banner(sockets, loop)

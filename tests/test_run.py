@@ -16,6 +16,7 @@ import pytest
 from support import (
     LOOPS,
     PATIENCE_SECONDS,
+    STARTS,
     Server,
     children,
     process_is_alive,
@@ -425,6 +426,48 @@ def test_a_program_that_has_set_up_logging_keeps_it() -> None:
         server.get("/")
         line = server.wait_for_log('"GET / HTTP/1.1" 200 4')
     assert line.startswith("mine 127.0.0.1")
+
+
+CONFIGURED = """
+import logging.config
+from pixie_web import app, route, run
+
+def configure():
+    handler = {"class": "logging.StreamHandler", "formatter": "own"}
+    logging.config.dictConfig({
+        "version": 1,
+        "formatters": {"own": {"format": "own %(message)s"}},
+        "handlers": {"all": handler},
+        "root": {"level": "INFO", "handlers": ["all"]},
+        "loggers": {"pixie_web": {"level": "INFO"}} if NAMED else {},
+    })
+
+for place in ("sync", "pool"):
+    @route(f"/{place}", place)
+    def fails(env):
+        return 1 / 0
+
+HOOK(configure)
+run()
+"""
+
+
+@pytest.mark.parametrize("start", STARTS)
+@pytest.mark.parametrize("hook", ["", "app.on_start", "app.on_worker_start"])
+@pytest.mark.parametrize("named", [True, False])
+def test_a_configuration_of_logging_silences_nothing_by_default(
+    start: str, hook: str, named: bool
+) -> None:
+    program = CONFIGURED.replace("HOOK", hook).replace("NAMED", str(named))
+    if not hook:
+        program = program.replace("(configure)", "configure()")
+    with serve(program, pool_start=start, workers=1) as server:
+        for place in ("sync", "pool"):
+            mark = server.mark()
+            assert server.get(f"/{place}").status == 500
+            server.wait_for_log("ZeroDivisionError: division by zero", mark)
+            line = server.wait_for_log(f'"GET /{place} HTTP/1.1" 500 ', mark)
+            assert hook or line.startswith("own ")
 
 
 def test_a_debug_run_says_so_to_the_application() -> None:
