@@ -122,6 +122,7 @@ import time
 import types
 from bisect import bisect_left
 from collections import Counter, deque
+from contextlib import ExitStack
 from contextvars import Context, ContextVar, copy_context
 from enum import Enum
 from functools import lru_cache, partial
@@ -350,6 +351,10 @@ class BadValue(HTTPError, ValueError):
 
 class ClientDisconnected(PixieError):
     """The client closed the connection before its request had arrived whole."""
+
+
+class RequestCutShort(ProtocolError, ClientDisconnected):
+    """The client ended the connection inside its request; it may still read: 400."""
 
 
 class RouteError(PixieError):
@@ -1473,7 +1478,7 @@ class RequestReader:
             if event is NEED_DATA and self._eof:
                 if self._step is RequestReader._read_head and not self.buffered:
                     return CLOSED
-                raise ProtocolError(400, "The connection ended inside a request.")
+                raise RequestCutShort(400, "The connection ended inside a request.")
         except ProtocolError as error:
             self._error = error.status, error.text
             self._close()
@@ -2574,6 +2579,10 @@ class BodySource:
         return chunk
 
 
+# That of the request at hand, for `url_for`; "" outside of one.
+ROOT_PATH: ContextVar[str] = ContextVar("root_path", default="")
+
+
 class Request:
     """What a client asked for; handlers get it as `env`.
 
@@ -2584,6 +2593,7 @@ class Request:
         host: the host the client addressed, with the port if it sent one.
         app: the application that answers, or None outside of one.
         prefix: the path under which the application is mounted, "" at the root.
+        root_path: what a proxy has taken off in front of that, percent-encoded.
         route: the matched route, or None where nothing matched.
         params: the path's arguments by name, converted by their filters.
         context: a dict for triggers and handlers; travels to the pool as JSON. The
@@ -2610,6 +2620,7 @@ class Request:
         "params",
         "prefix",
         "queue_seconds",
+        "root_path",
         "route",
         "run_seconds",
         "scheme",
@@ -2635,6 +2646,7 @@ class Request:
         # Of the application.
         self.app: Any = None
         self.prefix = ""
+        self.root_path = ""
         self.route: Any = None
         self.params: Dict[str, Any] = {}
         self.context: Dict[str, Any] = {}
@@ -2680,10 +2692,10 @@ class Request:
 
     @property
     def url(self) -> str:
-        """The whole address that was asked for."""
+        """The whole address that was asked for, with what a proxy has taken off."""
         target = percent_encode(self.head.path, b"/:@!$&'()*+,;=")
         query = f"?{self.query_string}" if self.query_string else ""
-        return f"{self.scheme}://{self.host}{target}{query}"
+        return f"{self.scheme}://{self.host}{self.root_path}{target}{query}"
 
     @property
     def headers(self) -> Headers:
@@ -5350,7 +5362,7 @@ class Router(Generic[Target]):
 #     starting --READY--> idle --RUN--> busy --RESPONSE, FILE, END--> idle
 #         \                |             |  deadline, crash, exit()
 #          `---------------+-------------+--> dying --exit seen--> (gone, replaced)
-#            can't boot,      too old, too large, of an old program: when another
+#            can't boot,      too old, too large, has done enough: when another
 #            other routes     worker is ready, and it has no job; or one too many
 #
 # A dying worker is asked to end (its pipes are closed; SIGUSR2 raises RequestTimeout),
@@ -5372,6 +5384,7 @@ MAX_CRASHES = 3  # of a route, within the window: it is switched off for a while
 CRASH_WINDOW_SECONDS = 60.0
 CRASH_REST_SECONDS = 30.0
 POOL_SWEEP_SECONDS = 1.0  # how often a pool looks for workers that are old or too many
+BOOT_LOOK_SECONDS = 0.02  # from one look at whether a worker has booted to the next
 BOOT_SECONDS = 60.0  # a worker that is not ready by then is replaced
 MAX_FRAME_BYTES = 256 * 1024 * 1024  # a worker that announces more has gone mad
 RECEIVE_BYTES = 65_536  # at once, from a worker or from main
@@ -5411,12 +5424,14 @@ class ProcessEnvironment:
         proc_type: ProcessType.main or ProcessType.pool.
         worker: the worker's number in the pool, from 1; None in main.
         pool: the running Pool in main; None before it runs, and in workers.
+        is_copy: a handler, or what main runs besides, has forked this process.
     """
 
     def __init__(self) -> None:
         self.proc_type = ProcessType.main
         self.worker: Optional[int] = None
         self.pool: Optional[Pool] = None
+        self.is_copy = False
 
 
 proc_env = ProcessEnvironment()
@@ -5591,6 +5606,12 @@ def leave_gate(route: Route) -> None:
     """Let the next request of a route in, if it has a limit: a handler has ended."""
     if route.gate is not None:
         route.gate.leave()
+
+
+def no_descriptor(request: Request, error: OSError) -> HTTPError:
+    """Return the 503 of an answer whose file can't be opened at the moment."""
+    log.error("no descriptor for %r: %s", request, error.strerror)
+    return HTTPError(503, headers={"Retry-After": "1"})
 
 
 def busy_error(retry_seconds: int) -> HTTPError:
@@ -5811,6 +5832,80 @@ class AsyncChunks:
             log.exception("a stream failed while it was closed")
 
 
+# What a program forks -----------------------------------------------------------------
+# os.fork() and multiprocessing copy all of main, or of a worker: signal handlers, the
+# descriptor that wakes the loop, the connections of clients. A copy that is told to end
+# would stop the server (bpo-43064) or nothing, and one that returns from its handler
+# would answer as well. So each copy undoes what makes it main, or a worker.
+
+OUR_SIGNALS = [  # Windows has no SIGHUP
+    one for one in signal.Signals if one.name in ("SIGINT", "SIGTERM", "SIGHUP")
+]
+_in_copies: List[Callable[[], object]] = []
+_masks: Dict[int, Any] = {}  # of threads that fork at the moment
+
+
+def _block_signals() -> None:
+    # One that comes to a copy before it has undone this must wait until then.
+    if _in_copies:
+        blocked = {*OUR_SIGNALS, signal.SIGUSR2}
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, blocked)
+        _masks[threading.get_ident()] = mask
+
+
+def _unblock_signals() -> None:
+    mask = _masks.pop(threading.get_ident(), None)
+    if mask is not None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+def _become_a_copy() -> None:
+    proc_env.is_copy = proc_env.is_copy or bool(_in_copies)
+    while _in_copies:
+        _in_copies.pop()()
+    _unblock_signals()
+
+
+@lru_cache(maxsize=None)
+def _watch_forks() -> None:  # once: what is registered stays, in copies too
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(
+            before=_block_signals,
+            after_in_parent=_unblock_signals,
+            after_in_child=_become_a_copy,
+        )
+
+
+def undo_in_copies(undo: Callable[[], object]) -> None:
+    """Have each process that is forked from now on begin with `undo`."""
+    _watch_forks()
+    _in_copies.append(undo)
+
+
+def default_signals(*numbers: int) -> None:
+    """Handle signals as Python does by itself."""
+    signal.set_wakeup_fd(-1)
+    for number in numbers:
+        is_int = number == signal.SIGINT
+        signal.signal(number, signal.default_int_handler if is_int else signal.SIG_DFL)
+
+
+def flush_output() -> None:
+    """Write out what print() has buffered, or a fork would have it come twice."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (AttributeError, OSError, ValueError):
+            pass  # closed, or replaced by None: nothing to lose
+
+
+def end_copy() -> None:
+    """End this process if it is a copy, back from the handler that forked it."""
+    if proc_env.is_copy:
+        flush_output()
+        os._exit(0)
+
+
 # sync: on the event loop --------------------------------------------------------------
 
 
@@ -5830,6 +5925,8 @@ class LoopStream:
             return self._context.run(next, self._chunks)
         except StopIteration:
             raise StopAsyncIteration from None
+        finally:
+            end_copy()
 
     async def aclose(self) -> None:
         """Close the generator."""
@@ -5840,6 +5937,7 @@ def run_on_loop(answer: Answer, route: Route, request: Request) -> Response:
     """Run a `sync` route, here and now, in a context of its own."""
     context = copy_context()
     response = context.run(answer, route, request)
+    end_copy()
     if is_stream(response.body):
         response.body = LoopStream(cast("Iterator[bytes]", response.body), context)
     return response
@@ -5911,6 +6009,7 @@ def call_from_thread(
     loop: asyncio.AbstractEventLoop, function: Callable[..., object], *args: Any
 ) -> None:
     """Have a loop call a function, unless it has closed: then nobody waits any more."""
+    end_copy()
     try:
         loop.call_soon_threadsafe(function, *args)
     except RuntimeError:
@@ -6216,9 +6315,10 @@ def encode_run(route: Route, number: int, request: Request) -> Tuple[bytes, byte
     """
     context = dump_json(request.context).decode() if request.context else ""
     host, port = request.client
-    text = f"{host}\n{port}\n{request.host}\n{request.prefix}\n{context}"
+    paths = f"{request.prefix}\n{request.root_path}"
+    text = f"{host}\n{port}\n{request.host}\n{paths}\n{context}"
     record = text.encode("utf-8", "surrogatepass")
-    if record.count(b"\n") != 4:
+    if record.count(b"\n") != 5:
         raise PixieError(f"no line break can be in a host, a prefix, a client: {text}")
     flags = Frame.DEBUG if request.debug else 0
     if request.scheme == "https":
@@ -6248,7 +6348,7 @@ def decode_run(frame: bytes, flags: int) -> Request:
     head_start = _RUN.size + record_size
     body_start = head_start + head_size
     record = frame[_RUN.size : head_start].decode("utf-8", "surrogatepass")
-    host, port, authority, prefix, context = record.split("\n")
+    host, port, authority, prefix, root_path, context = record.split("\n")
     request = Request(
         parse_head(frame[head_start:body_start]),
         (host, int(port)),
@@ -6256,7 +6356,7 @@ def decode_run(frame: bytes, flags: int) -> Request:
         debug=bool(flags & Frame.DEBUG),
     )
     request.host = authority
-    request.prefix = prefix
+    request.prefix, request.root_path = prefix, root_path
     if context:
         request.context = cast(Dict[str, Any], load_json(context.encode()))
     body = frame[body_start:]
@@ -6399,13 +6499,48 @@ def _do_nothing(*_: object) -> None:
     pass
 
 
-def flush_output() -> None:
-    """Write out what print() has buffered, or a fork would have it come twice."""
-    for stream in (sys.stdout, sys.stderr):
+def fill_standard_descriptors() -> None:
+    """Open /dev/null as 0, 1 and 2 where these are closed (`<&- >&-`).
+
+    Or the next socket gets the number: print() of what is started would write there.
+    """
+    for descriptor in range(3):
         try:
-            stream.flush()
-        except (AttributeError, OSError, ValueError):
-            pass  # closed, or replaced by None: nothing to lose
+            os.fstat(descriptor)
+        except OSError:  # the lowest that is free is given out
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
+
+
+def keep_log() -> None:
+    """Undo for this log what logging.config does by default to all that exist.
+
+    `disable_existing_loggers` would silence every traceback and the access log. Who
+    wants that sets a level, or `access_log=False`.
+    """
+    log.disabled = logging.getLogger("pixie_web.access").disabled = False
+
+
+def reopen_log_files() -> int:
+    """Open the files of all loggers again, as after logrotate; return how many."""
+    loggers = [logging.getLogger(), *logging.Logger.manager.loggerDict.values()]
+    handlers = {one for logger in loggers for one in getattr(logger, "handlers", ())}
+    count = 0
+    for one in handlers:
+        if isinstance(one, logging.FileHandler) and one.stream is not None:
+            errors = getattr(one, "errors", None)  # Python 3.9
+            try:
+                # Never by its own mode: "w" would empty what nobody has moved away.
+                new = open(  # noqa: SIM115
+                    one.baseFilename, "a", encoding=one.encoding, errors=errors
+                )
+            except OSError as error:
+                log.error("%s; the log file that is open stays", error)
+                continue
+            old = one.setStream(new)
+            if old is not None:
+                old.close()
+            count += 1
+    return count
 
 
 def _prctl(option: int, argument: Any) -> None:
@@ -6439,6 +6574,68 @@ def make_first_victim() -> None:
         pass
 
 
+# PERF: what signal.getsignal calls, without making enums: 12 us for six.
+_get_handler = getattr(sys.modules.get("_signal"), "getsignal", signal.getsignal)
+
+
+class Surroundings:
+    """What a handler may change of its process, so that the next one would find it.
+
+    The directory, the time zone, signal handlers, and print()'s way out. What a program
+    sets before its worker's first job, in on_worker_start, is as it should be.
+    """
+
+    def __init__(self) -> None:
+        names = ("SIGALRM", "SIGCHLD", "SIGHUP", "SIGINT", "SIGTERM", "SIGUSR2")
+        self._numbers = [int(getattr(signal, name)) for name in names]
+        # PERF: the same by os.environ itself, which raises and catches: 1 us.
+        self._variables: Mapping[bytes, bytes] = getattr(
+            os.environ, "_data", os.environb
+        )
+        self._found = self._look()
+
+    def _look(self) -> Tuple[Any, ...]:
+        try:
+            directory = os.getcwd()
+        except OSError:
+            directory = ""  # it has been removed
+        zone = self._variables.get(b"TZ"), time.tzname
+        handlers = list(map(_get_handler, self._numbers))
+        out, err = sys.stdout, sys.stderr
+        return directory, zone, handlers, (out, err), _is_closed(out), _is_closed(err)
+
+    def restore(self) -> None:
+        """Put back what differs from what was found at first."""
+        found = self._look()
+        if found == self._found:
+            return
+        directory, zone, handlers, files = self._found[:4]
+        try:
+            os.chdir(directory)
+        except OSError as error:
+            log.warning("a worker can't return to its directory: %s", error)
+        if found[1] != zone:
+            os.environ.pop("TZ", None)
+            os.environb.update({} if zone[0] is None else {b"TZ": zone[0]})
+            time.tzset()
+        for number, handler in zip(self._numbers, handlers):
+            if handler is not None:  # one of C code can't be put back
+                signal.signal(number, handler)
+        if found[2][0] != handlers[0]:
+            signal.alarm(0)  # or it would come to the next one
+        sys.stdout, sys.stderr = (
+            open(number, "w", 1, one.encoding, one.errors, closefd=False)  # noqa: SIM115
+            if _is_closed(one)
+            else one
+            for number, one in enumerate(files, 1)
+        )
+        self._found = self._look()
+
+
+def _is_closed(file: Any) -> bool:
+    return getattr(file, "closed", False)  # there may be none
+
+
 class WorkerProcess:
     """A worker: takes one request after another from its pipe, and answers it.
 
@@ -6461,6 +6658,7 @@ class WorkerProcess:
         self._program: Program
         self._request_number = 0
         self._interruptible = False
+        self._logs_moved = False  # they are opened again before the next job
         self._answer: Optional[BinaryIO] = None  # a large one, until main has opened it
         self._answer_name = b""  # its token and its path, for main to open it
 
@@ -6470,7 +6668,7 @@ class WorkerProcess:
         if frame is None:
             return
         self._boot(cast(Dict[str, Any], load_json(frame[_FRAME.size :])))
-        program = self._program
+        program, surroundings = self._program, Surroundings()
         self.send(Frame.READY, 0, program.table if program.fresh else b"")
         for frame in iter(self._next_frame, None):
             _, kind, flags, index, number = _FRAME.unpack_from(frame)
@@ -6480,6 +6678,9 @@ class WorkerProcess:
                 self._answer.close()
                 self._answer = None
             if kind == Frame.RUN:
+                if self._logs_moved:
+                    self._logs_moved = False
+                    reopen_log_files()
                 self._request_number = number
                 route = program.routes[index]
                 request = decode_run(frame, flags)
@@ -6489,6 +6690,7 @@ class WorkerProcess:
                     request.params = route.pattern.convert(texts)
                 if not self._run(route, request):
                     break
+                surroundings.restore()
         for function in program.on_worker_stop:
             function()
 
@@ -6515,18 +6717,16 @@ class WorkerProcess:
         proc_env.worker = setup["number"]
         proc_env.pool = None
         name_process(f"pixie:worker {setup['number']}")
-        log.handlers[:] = [FrameHandler(self)]
-        log.propagate = False
-        log.setLevel(setup["log_level"])
+        self._send_log(setup)
         self._bound(setup)
         # Only main decides when to stop; a Ctrl-C or a supervisor's SIGTERM to the
         # whole group must not end a running request. Handlers, not SIG_IGN: programs
         # that a handler starts would inherit the latter.
-        for ignored in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        for ignored in (signal.SIGINT, signal.SIGTERM):
             signal.signal(ignored, _do_nothing)
+        signal.signal(signal.SIGHUP, self._on_hangup)
         signal.signal(signal.SIGUSR2, self._on_deadline)
-        # What a handler forks must not answer in its name, nor take the next request.
-        os.register_at_fork(after_in_child=self._close)
+        undo_in_copies(self._undo_in_copy)
         try:
             numpy = sys.modules.get("numpy")
             if numpy is not None:
@@ -6537,8 +6737,21 @@ class WorkerProcess:
             self._program.pool_starts.get(setup["pool"], _do_nothing)()
         except OSError as error:  # not main's end of a pipe: a model without a file
             raise PixieError("the worker can't boot") from error
+        finally:
+            self._send_log(setup)  # whatever the program has made of logging
 
-    def _close(self) -> None:
+    def _send_log(self, setup: Dict[str, Any]) -> None:
+        log.handlers[:] = [FrameHandler(self)]
+        log.propagate = False
+        log.setLevel(setup["log_level"])
+        keep_log()
+
+    def _undo_in_copy(self) -> None:
+        """Neither answer in the worker's name, nor take its next request or signals."""
+        import faulthandler
+
+        faulthandler.unregister(signal.SIGUSR1)
+        default_signals(*OUR_SIGNALS, signal.SIGUSR2)
         for descriptor in (self._incoming, self._outgoing):
             try:
                 os.close(descriptor)
@@ -6567,6 +6780,9 @@ class WorkerProcess:
             hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
             resource.setrlimit(resource.RLIMIT_DATA, (limit, hard))
 
+    def _on_hangup(self, *_: object) -> None:
+        self._logs_moved = True
+
     def _on_deadline(self, *_: object) -> None:
         if self._interruptible:
             self._interruptible = False
@@ -6582,6 +6798,8 @@ class WorkerProcess:
         request.disconnect = self._main_gone
         context = copy_context()
         context.run(json_default_hook.set, route.app.json_default)
+        if request.root_path:
+            context.run(ROOT_PATH.set, request.root_path)
         try:
             self._interruptible = True
             response = context.run(self._program.answer, route, request)
@@ -6646,6 +6864,9 @@ class WorkerProcess:
             self._answer_name = token + path
         except OSError as error:
             log.warning("no room for a file with an answer: %s", error)
+            if self._answer is not None:
+                self._answer.close()  # now: what is in it keeps the disk full
+                self._answer = None
             return False
         return True
 
@@ -6801,7 +7022,7 @@ class Zygote:
         temporary_directory()
         # PR_SET_CHILD_SUBREAPER: orphans of handlers come here to be reaped
         _prctl(36, 1)
-        for ignored in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        for ignored in OUR_SIGNALS:
             signal.signal(ignored, _do_nothing)
         woken, wakeup = socket.socketpair()
         woken.setblocking(False)
@@ -6837,7 +7058,10 @@ class Zygote:
             return False
         what, number, value = _ORDER.unpack(data)
         if what == SIGNAL:
-            self._kill(number, value)
+            if number:
+                self._kill(number, value)
+            else:  # to itself, but in the order of orders
+                reopen_log_files()
             return True
         descriptors = array.array("i")
         descriptors.frombytes(ancillary[0][2][:12])
@@ -6964,6 +7188,30 @@ def count_lasting_threads() -> int:
     return count_threads()
 
 
+def warn_of_connections() -> None:
+    """Name the connections that this process is about to share with all it forks.
+
+    Two workers that speak on one read each other's answers (Linux tells which there
+    are).
+    """
+    for name in os.listdir("/proc/self/fd") if os.path.isdir("/proc/self/fd") else ():
+        try:
+            if not stat.S_ISSOCK(os.fstat(int(name)).st_mode) or int(name) < 3:
+                continue  # journald has the first three
+            with socket.socket(fileno=os.dup(int(name))) as one:
+                peer, kind = one.getpeername(), one.type
+        except OSError:
+            continue  # it has no peer, or was what listed
+        if kind == socket.SOCK_STREAM and peer:  # those of a socket pair have no name
+            log.warning(
+                "descriptor %s is connected to %s, and all workers would share it: "
+                "one would read another's answers; open connections in "
+                "@app.on_worker_start",
+                name,
+                peer if isinstance(peer, str) else f"{peer[0]}:{peer[1]}",
+            )
+
+
 def settle_memory() -> None:
     """Take all objects that exist now out of the garbage collector's sight.
 
@@ -7002,6 +7250,7 @@ def live_as_zygote(control: socket.socket, setup: bytes, load: Load) -> NoReturn
         told = load_json(setup)
         assert isinstance(told, dict)
         program = load(told) if told["start"] != "spawn" else None
+        keep_log()
         threads = count_lasting_threads() if program else 1
         if threads > 1 and told["start"] == "auto":
             log.warning(
@@ -7011,11 +7260,14 @@ def live_as_zygote(control: socket.socket, setup: bytes, load: Load) -> NoReturn
             live_without_program(control, told)
         if threads > 1:
             log.warning(THREADS_FORKED, threads)
+        if program is not None:
+            warn_of_connections()
         settle_memory()
         flush_output()  # what importing printed, or each fork would print it too
         Zygote(control, program, told["command"], threads).serve()
         code = 0
     except BaseException:
+        keep_log()
         log.exception("the program can't be imported")
     finally:
         flush_output()
@@ -7028,6 +7280,7 @@ def live_apart(load: Load) -> NoReturn:
     Args:
         load: imports the application as the frame BOOT says, and returns its program.
     """
+    fill_standard_descriptors()
     numbers = list(map(int, sys.argv[1:]))
     # Of a zygote its socket, and perhaps a file with what main has told it.
     descriptors = numbers[:3]
@@ -7079,6 +7332,7 @@ class ZygoteLink:
         self, what: int, number: int, value: int = 0, descriptors: Sequence[int] = ()
     ) -> None:
         """Send an order; a zygote that does not take it is killed."""
+        end_copy()
         if self._ended:
             return
         rights = []
@@ -7530,7 +7784,14 @@ class Worker:
             raise PixieError("a malformed response")
         body: AnyBody
         if kind == Frame.FILE and flags & Frame.SPOOLED:
-            body = self._open_answer(job, payload[at:], size)
+            try:
+                body = self._open_answer(job, payload[at:], size)
+            except OSError as error:
+                if error.errno not in (errno.EMFILE, errno.ENFILE):
+                    raise
+                self.send(Frame.CANCEL, job)  # the worker is not to blame, and goes on
+                job.fail(no_descriptor(job.request, error))
+                return
         elif kind == Frame.FILE:
             options, _, path = payload[at:].partition(b"\0")
             body = StaticFile(os.fsdecode(path), *cast(List[Any], load_json(options)))
@@ -7699,7 +7960,7 @@ class Pool:
         self._sweeper: Optional[asyncio.TimerHandle] = None
         self._program = program
         self._launch = launch
-        self._zygotes: List[ZygoteLink] = []  # the last one starts workers
+        self._zygote: Optional[ZygoteLink] = None
         self.loop: asyncio.AbstractEventLoop
         self._workers: Dict[int, Worker] = {}
         self._idle: List[Worker] = []
@@ -7728,9 +7989,9 @@ class Pool:
             PixieError: a new interpreter would not find the application.
         """
         if self.start_by == "zygote":
-            self._zygotes.append(fork_zygote(self._program, unwanted))
+            self._zygote = fork_zygote(self._program, unwanted)
         else:
-            self._zygotes.append(self._exec_zygote())
+            self._zygote = self._exec_zygote()
 
     def _exec_zygote(self) -> ZygoteLink:
         if self._launch is None:
@@ -7741,7 +8002,8 @@ class Pool:
     async def start(self) -> None:
         """Start the workers; jobs that come before they are ready wait for them."""
         self.loop = asyncio.get_running_loop()
-        self._listen(self._zygotes[-1])
+        assert self._zygote is not None
+        self._listen(self._zygote)
         proc_env.pool = proc_env.pool or self
         for _ in range(self._least):
             self._spawn()
@@ -7763,15 +8025,45 @@ class Pool:
             await self._all_gone
             timer.cancel()
             give_up.cancel()
-        for zygote in self._zygotes:
-            self.loop.remove_reader(zygote.fileno())
+        if self._zygote is not None:
+            self.loop.remove_reader(self._zygote.fileno())
         proc_env.pool = None
-        self.end_zygotes()
+        self.end_zygote()
 
-    def end_zygotes(self) -> None:
-        """End the zygotes; all there is to do for a pool that was never started."""
-        while self._zygotes:
-            self._zygotes.pop().end()
+    def end_zygote(self) -> None:
+        """End the zygote; all there is to do for a pool that was never started."""
+        zygote, self._zygote = self._zygote, None
+        if zygote is not None:
+            zygote.end()
+
+    def descriptors(self) -> Set[int]:
+        """Return the descriptors of its processes that this one holds."""
+        found = {self._zygote.fileno()} if self._zygote is not None else set()
+        for worker in self._workers.values():
+            found.update((worker._incoming, worker._outgoing))
+        return found - {-1}
+
+    def reopen_logs(self) -> None:
+        """Have the workers, and what starts them, open their log files again."""
+        if self._zygote is not None:
+            self._zygote.order(SIGNAL, 0, signal.SIGHUP)
+        for worker in self._workers.values():
+            if worker.booted:
+                worker.order(signal.SIGHUP)
+
+    async def check_boot(self) -> None:
+        """Wait for a worker that is ready.
+
+        Raises:
+            PixieError: the first one to boot, or what starts it, has failed.
+        """
+        if not self._workers:
+            self._spawn()
+        while self._zygote is None or not self._zygote.proven:
+            if self._boot_failures:
+                where = f" of the pool {self.name}" if self.name else ""
+                raise PixieError(f"no worker{where} can boot: the log says why")
+            await asyncio.sleep(BOOT_LOOK_SECONDS)
 
     def hurry(self) -> None:
         """Kill the workers that `stop` waits for."""
@@ -7806,34 +8098,15 @@ class Pool:
     def _zygote_died(self, zygote: ZygoteLink) -> None:
         """Start another: what runs is lost, what waits goes on waiting."""
         zygote.kill()  # it may have done no more than close its socket
-        self._end_zygote(zygote)
-        if self._zygotes and not zygote.proven:
-            log.error("the program is not replaced: what serves now goes on")
-            self._outgoing = None
-        else:
-            log.critical("the zygote (pid %d), which starts workers, died", zygote.pid)
-            if not zygote.proven:
-                self._boot_failed()
-        for worker in list(self._workers.values()):
-            if worker.zygote is zygote:
-                self._lose_to_zygote(worker)
-        if not self._zygotes and not self._closing:
-            self.loop.call_later(self._boot_delay(), self._renew_zygote)
-
-    def _end_zygote(self, zygote: ZygoteLink) -> None:
         self.loop.remove_reader(zygote.fileno())
-        self._zygotes.remove(zygote)
-        zygote.end()
-
-    def roll(self) -> None:
-        """Replace all workers, one after another, by such that import the program anew.
-
-        Where that fails, or finds other routes, those that serve now stay.
-        """
-        if self._closing or len(self._zygotes) != 1:
-            return  # it is being done
-        self._renew_zygote()
-        self._recycle_next()
+        self.end_zygote()
+        log.critical("the zygote (pid %d), which starts workers, died", zygote.pid)
+        if not zygote.proven:
+            self._boot_failed()
+        for worker in list(self._workers.values()):
+            self._lose_to_zygote(worker)
+        if not self._closing:
+            self.loop.call_later(self._boot_delay(), self._renew_zygote)
 
     def _lose_to_zygote(self, worker: Worker) -> None:
         try:
@@ -7849,23 +8122,20 @@ class Pool:
         if self._closing:
             return
         try:
-            zygote = self._exec_zygote()
+            self._zygote = self._exec_zygote()
         except (PixieError, OSError) as error:
-            if self._zygotes:
-                log.error("the program is not replaced: %s", error)
-                return
             log.critical("no worker can be started, restart the server: %s", error)
             self._closing = True
             self._reject_waiting()
             return
-        self._zygotes.append(zygote)
-        self._listen(zygote)
+        self._listen(self._zygote)
         self._ensure_workers()
 
     # Workers.
 
     def _spawn(self) -> None:
-        worker = Worker(self, self._numbers + 1, self._zygotes[-1])
+        assert self._zygote is not None
+        worker = Worker(self, self._numbers + 1, self._zygote)
         self._numbers += 1
         self._workers[worker.number] = worker
         worker.timer = self.loop.call_later(BOOT_SECONDS, self._boot_late, worker)
@@ -7876,7 +8146,7 @@ class Pool:
 
         While one is being replaced, it is one more.
         """
-        if self._closing or not self._zygotes:
+        if self._closing or self._zygote is None:
             return 0
         wanted = max(self._least, self._jobs + self._streams) - self._starting
         if self._outgoing is not None:
@@ -7942,10 +8212,8 @@ class Pool:
     # Replacing workers: the new one is ready first, and one goes at a time.
 
     def _is_due(self, worker: Worker) -> bool:
-        """Return whether a worker has used up what it may, or is of an old program."""
+        """Return whether a worker has used up what it may."""
         options, share = self.options, worker.share
-        if worker.zygote is not self._zygotes[-1]:
-            return True
         tasks, age = options.max_tasks_per_worker, options.max_worker_age_seconds
         if tasks and worker.tasks >= tasks * share:
             return True
@@ -7961,7 +8229,7 @@ class Pool:
         """Have a worker replaced if it is due, and no other is being replaced."""
         if self._outgoing is not None or worker.last_job:
             return
-        if self._zygotes and self._is_due(worker):
+        if self._zygote is not None and self._is_due(worker):
             self._outgoing = worker
             self._ensure_workers()
 
@@ -7979,10 +8247,6 @@ class Pool:
         for worker in self._idle[: max(0, len(alive) - self._least)]:
             if worker.idle_since <= until:
                 self.retire(worker)
-        if self._zygotes and self._zygotes[-1].proven:
-            used = {worker.zygote for worker in self._workers.values()}
-            for zygote in set(self._zygotes[:-1]) - used:
-                self._end_zygote(zygote)  # `roll` has come to its end
 
     def release(self, worker: Worker, retire: bool) -> None:
         """Take back a worker whose job is done."""
@@ -8103,10 +8367,8 @@ class Pool:
             seconds = CRASH_REST_SECONDS
             log.error("%s is off for %g s: workers die of it", job.route.path, seconds)
             self._reject_waiting(job.route)
-        if not worker.booted and worker.zygote in self._zygotes:
+        if not worker.booted and worker.zygote is self._zygote:
             self._boot_failed()
-            if not worker.zygote.proven and len(self._zygotes) > 1:
-                worker.zygote.kill()  # `roll` has failed
         self._ensure_workers()
         self._recycle_next()
         self._dispatch()
@@ -8441,6 +8703,16 @@ class Triggers:
         return (*split(self.before), *split(self.after))
 
 
+def _paths(path: Any) -> List[str]:
+    if callable(path):  # the handler itself
+        name = getattr(path, "__name__", "handler")
+        raise RouteError(f'write a path above def {name}: @app.get("/{name}")')
+    paths = [path] if isinstance(path, str) else list(path)
+    if not all(isinstance(one, str) for one in paths):
+        raise RouteError(f'a path is text, such as "/page", got {path!r}')
+    return paths
+
+
 def _placement(route_type: Where, handler: Handler) -> RouteType:
     if not callable(handler):
         raise RouteError(f"a handler is a function, not {type(handler).__name__}")
@@ -8457,18 +8729,23 @@ def _placement(route_type: Where, handler: Handler) -> RouteType:
     return placement
 
 
-def _check_parameters(route: Route) -> None:
-    """Raise RouteError unless the handler takes `env` and each wildcard by name."""
+def check_takes(function: Handler, what: str, /, *names: str, **by_name: None) -> None:
+    """Raise RouteError unless a function can be called so; say what to write.
+
+    Args:
+        what: it is for, such as "before".
+        names: of what it is given by position; `by_name` of what it is given by name.
+    """
     try:
-        signature = inspect.signature(route.handler)
+        signature = inspect.signature(function)
     except (TypeError, ValueError):
         return  # a builtin that does not tell
     try:
-        signature.bind(None, **dict.fromkeys(route.pattern.names))
+        signature.bind(*names, **by_name)
     except TypeError as error:
-        takes = ", ".join(("env", *route.pattern.names))
-        name = getattr(route.handler, "__name__", repr(route.handler))
-        raise RouteError(f"{route.path}: write def {name}({takes}): {error}") from None
+        takes = ", ".join((*names, *by_name))
+        name = getattr(function, "__name__", repr(function))
+        raise RouteError(f"{what}: write def {name}({takes}): {error}") from None
 
 
 def _set_body(route: Route, most: Optional[int], stream_body: bool) -> None:
@@ -8500,7 +8777,15 @@ def _set_heartbeat(route: Route, beat: Union[str, bytes, None], seconds: float) 
 def _check_trigger(trigger: Trigger, kind: str) -> Trigger:
     if not callable(trigger) or handler_kind(trigger) not in ("def", "async def"):
         raise RouteError(f"a trigger is a def or an async def, got {trigger!r}: {kind}")
+    check_takes(trigger, kind, "env", *["response"] * (kind == "after"))
     return trigger
+
+
+def _check_hook(function: HandlerType, kind: str) -> HandlerType:
+    if not callable(function):
+        raise RouteError(f"{kind} takes a function, got {function!r}")
+    check_takes(function, kind)
+    return function
 
 
 def _check_triggers(triggers: Iterable[Handler], kind: str) -> Tuple[Handler, ...]:
@@ -8941,6 +9226,7 @@ class Application:
     """What `Pixie` does apart from serving: routes, triggers, errors, `handle`."""
 
     form_limits: FormLimits  # set by run(); the defaults without it
+    root_path = ""  # the same
 
     def __init__(
         self, import_name: Optional[str] = None, *, secrets: MaybeSecrets = UNSET
@@ -8951,6 +9237,7 @@ class Application:
         self._router: Router[Route] = Router()
         self._routes: List[Route] = []
         self._mounts: List[Tuple[str, Application]] = []
+        self._above: Optional[Tuple[Application, str]] = None  # where it is mounted
         self._triggers = Triggers()
         self._json_default: Optional[Callable[[Any], object]] = None
         self._status_handlers: Dict[int, Handler] = {}
@@ -9002,6 +9289,7 @@ class Application:
         stream_body: bool = False,
         heartbeat: Union[str, bytes, None] = None,
         heartbeat_seconds: float = HEARTBEAT_SECONDS,
+        methods: None = None,
     ) -> Declare:
         """Declare a route; a decorator that returns the handler unchanged.
 
@@ -9029,19 +9317,22 @@ class Application:
                 ":\\n\\n" for server-sent events, "\\n" for lines. Each chunk has to be
                 whole for the reader. Not in what is compressed; not for `sync`.
             heartbeat_seconds: how long that silence has to be, and between two of them.
+            methods: is called `method` here.
 
         Raises:
             RouteError: what can't be, where it is written, saying what to write.
         """
-        paths = [path] if isinstance(path, str) else list(path)
-        methods = (method,) if isinstance(method, str) else tuple(method)
-        if not paths or not methods:
+        paths = _paths(path)
+        verbs = (method,) if isinstance(method, str) else tuple(method)
+        if methods is not None:
+            raise RouteError(f"write method={methods!r}: one verb, or several")
+        if not paths or not verbs:
             raise RouteError("a route needs a path and a method")
 
         def declare(handler: HandlerType) -> HandlerType:
             placement = _placement(route_type, handler)
             for pattern in paths:
-                route = Route(pattern, methods, handler, placement)
+                route = Route(pattern, verbs, handler, placement)
                 route.pool = pool or ""
                 set_bounds(route, timeout, limit, queue_timeout, on_disconnect)
                 _set_body(route, max_body_bytes, stream_body)
@@ -9058,7 +9349,9 @@ class Application:
         self._check_open(route.path)
         route.app = self
         route.pattern = self._router.compile(route.path)
-        _check_parameters(route)
+        check_takes(
+            route.handler, route.path, "env", **dict.fromkeys(route.pattern.names)
+        )
         self._router.add(route.path, route.methods, route)
         self._routes.append(route)
 
@@ -9156,6 +9449,7 @@ class Application:
             raise RouteError(
                 f"{prefix}: an application is mounted once, not below itself"
             )
+        application._above = self, prefix
         self._mounts.append((prefix, application))
         self._mounts.sort(key=lambda mount: -len(mount[0]))
 
@@ -9208,19 +9502,32 @@ class Application:
         companion("status", "app.status()").mount(self, path, options)
 
     def url_for(self, name: str, /, **args: Any) -> str:
-        """Return the path of the route with this name, a mounted one with its prefix.
+        """Return the path of the route with this name, as clients have to ask for it.
+
+        Where this application is mounted, and what a proxy takes off, stand in front:
+        `root_path=` of run(), or X-Forwarded-Prefix of the request at hand.
 
         Raises:
             RouteError: there is none, or the arguments do not fit.
             ValueError: a value does not fit its wildcard.
         """
+        root = ROOT_PATH.get() or self.root_path
+        return root + self._mounted_at() + self._path_of(name, args)
+
+    def _mounted_at(self) -> str:
+        if self._above is None:
+            return ""
+        above, prefix = self._above
+        return above._mounted_at() + Pattern(prefix, {}).build()
+
+    def _path_of(self, name: str, args: Mapping[str, Any]) -> str:
         for route in self._routes:
             if route.name == name:
                 url: str = route.pattern.build(**args)
                 return url
         for prefix, mounted in self._mounts:
             if any(route.name == name for route in mounted.routes):
-                return Pattern(prefix, {}).build() + mounted.url_for(name, **args)
+                return Pattern(prefix, {}).build() + mounted._path_of(name, args)
         raise RouteError(f"no route is named {name!r}")
 
     # Declaring triggers and error handlers.
@@ -9266,6 +9573,7 @@ class Application:
         def declare(handler: HandlerType) -> HandlerType:
             if not callable(handler) or handler_kind(handler) != "def":
                 raise RouteError("an error handler is a plain def: it runs anywhere")
+            check_takes(handler, f"error({what!r})", "env", "error")
             if isinstance(what, int):
                 self._status_handlers[what] = handler
             else:
@@ -9300,22 +9608,22 @@ class Application:
 
     def on_start(self, function: HandlerType) -> HandlerType:
         """Have `function()` called in main before it serves, after the pool exists."""
-        self._on_start.append(function)
+        self._on_start.append(_check_hook(function, "on_start"))
         return function
 
     def on_stop(self, function: HandlerType) -> HandlerType:
         """Have `function()` called in main when it has stopped serving."""
-        self._on_stop.append(function)
+        self._on_stop.append(_check_hook(function, "on_stop"))
         return function
 
     def on_worker_start(self, function: HandlerType) -> HandlerType:
         """Have `function()` called in each worker before its first job: load models."""
-        self._on_worker_start.append(function)
+        self._on_worker_start.append(_check_hook(function, "on_worker_start"))
         return function
 
     def on_worker_stop(self, function: HandlerType) -> HandlerType:
         """Have `function()` called in each worker that ends in good order."""
-        self._on_worker_stop.append(function)
+        self._on_worker_stop.append(_check_hook(function, "on_worker_stop"))
         return function
 
     def pool(
@@ -9347,9 +9655,9 @@ class Application:
             )
         if not name or name in self._pools:
             raise RouteError(f"a pool has a name of its own, got {name!r}")
-        self._pools[name] = options
         if on_worker_start is not None:
-            self._pool_starts[name] = on_worker_start
+            self._pool_starts[name] = _check_hook(on_worker_start, "on_worker_start")
+        self._pools[name] = options
 
     # Serving.
 
@@ -9412,6 +9720,9 @@ class Application:
         """
         if not self._frozen:
             self.freeze()
+        request.root_path = request.root_path or self.root_path
+        if request.root_path != ROOT_PATH.get():  # of the last request here
+            ROOT_PATH.set(request.root_path)
         owner = request.app = self._owner(request)
         json_default_hook.set(owner._json_default)
         response = await owner._respond(request)
@@ -9582,7 +9893,8 @@ MAX_DISCARD_BYTES = 65_536  # of a body nobody wanted; more: the connection clos
 MAX_PIPELINED_REQUESTS = 16  # answered in one turn of the loop, then the others' turn
 MAX_CONNECTIONS = 10_000  # where descriptors allow it
 MAX_MEMORY_BODY_BYTES = 64 * 1024 * 1024  # of all bodies together, then files
-SPARE_DESCRIPTORS = 64  # for files and workers, of those that a process may have
+SPARE_DESCRIPTORS = 64  # for files, of those that a process may still open
+DESCRIPTORS_PER_WORKER = 3  # in main: two pipes, and the file for tracebacks
 SMALL_BODY_BYTES = 65_536  # goes out in one write with its head
 SWEEP_SECONDS = 0.5
 TLS_HANDSHAKE_SECONDS = 10.0  # asyncio 60, hypercorn 60; a head has 10
@@ -9809,6 +10121,17 @@ def _hop_address(text: str) -> Optional[Tuple[str, int]]:
     return address, number if number < 65536 else 0
 
 
+_ROOT_PATH = expression(  # RFC 3986 section 3.3: not empty, no dots alone
+    r"(?:/(?!\.\.?(?:/|$))(?:[\w.~!$&'()*+,;=:@-]|%[0-9a-fA-F]{2})+)*/?", re.A
+)
+
+
+def clean_root_path(text: str) -> Optional[str]:
+    """Return "/app" of "/app/" or " /app", "" of "/"; None: it is no absolute path."""
+    text = text.strip("\t ")
+    return text.rstrip("/") if _ROOT_PATH.fullmatch(text) else None
+
+
 class TrustedProxies:
     """The proxies whose word about the client, the scheme and the host counts.
 
@@ -9851,7 +10174,7 @@ class TrustedProxies:
         return self._trusts(address)
 
     def apply(self, request: Request) -> None:
-        """Set client, scheme and host of a request that a trusted proxy has passed on.
+        """Set client, scheme, host and root path of what a trusted proxy has passed on.
 
         SECURITY: hops are read from the last one back, each as its own proxy wrote it:
         what a client puts in front is never reached (RFC 7239 section 8.1).
@@ -9862,6 +10185,9 @@ class TrustedProxies:
         """
         if not self._trusts(request.client[0]):
             return
+        prefix = ",".join(request.headers.getall("x-forwarded-prefix"))
+        # SECURITY: the nearest proxy's alone, and nothing that names another host.
+        request.root_path = clean_root_path(prefix.rpartition(",")[2]) or ""
         hops = _forwarded_hops(request.headers)
         others = _x_forwarded_hops(request.headers)
         if hops and others and hops[-1] != others[-1]:
@@ -10523,7 +10849,8 @@ class Connection(asyncio.Protocol):
         except ProtocolError as error:
             self._request = None
             self.refuse(error, request.method)
-            self._log(request, error.status)
+            cut_short = isinstance(error, RequestCutShort)  # most of them have left
+            self._log(request, 499 if cut_short else error.status)
             request.close()
             return
         except ClientDisconnected:
@@ -10681,8 +11008,7 @@ class Connection(asyncio.Protocol):
         """Return what is sent in place of a file that can't be opened."""
         if error.errno not in (errno.EMFILE, errno.ENFILE):
             return error_page(HTTPError(404))
-        log.error("no descriptor for %r: %s", request, error.strerror)
-        return error_page(HTTPError(503, headers={"Retry-After": "1"}))
+        return error_page(no_descriptor(request, error))
 
     def write(self, data: bytes) -> None:
         """Send bytes.
@@ -10690,6 +11016,7 @@ class Connection(asyncio.Protocol):
         Raises:
             ClientDisconnected: the connection has ended.
         """
+        end_copy()
         if self.transport.is_closing():
             raise ClientDisconnected("the client left before the end of its answer")
         self.transport.write(data)
@@ -11014,19 +11341,16 @@ class Listener:
                 self._server.forget(connection)
 
 
-def connections_allowed() -> int:
-    """Return how many connections the descriptors of this process allow.
-
-    SPARE_DESCRIPTORS, or half of them where they are few, are left for other things.
-    """
+def descriptors_left() -> float:
+    """Return how many files this process may still open."""
     try:
         import resource
     except ImportError:
-        return MAX_CONNECTIONS
+        return float("inf")
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    if limit == resource.RLIM_INFINITY:
-        return MAX_CONNECTIONS
-    return max(1, min(MAX_CONNECTIONS, limit - min(SPARE_DESCRIPTORS, limit // 2)))
+    listing = "/proc/self/fd" if os.path.isdir("/proc/self/fd") else "/dev/fd"
+    taken = len(os.listdir(listing)) - 1 if os.path.isdir(listing) else 3
+    return float("inf") if limit == resource.RLIM_INFINITY else limit - taken
 
 
 class Server:
@@ -11049,7 +11373,7 @@ class Server:
         proxies = options.trusted_proxies
         self.proxies = TrustedProxies(proxies) if proxies else None
         self.hosts = AllowedHosts(options.allowed_hosts)
-        self.max_connections = options.max_connections or connections_allowed()
+        self.max_connections = options.max_connections or MAX_CONNECTIONS
         self.arriving: Dict[Connection, None] = {}  # accepted, and not yet connected
         self.connections: Dict[Connection, None] = {}  # in the order they came
         self.clients: Dict[str, Dict[Connection, None]] = {}  # by network, if limited
@@ -11058,6 +11382,7 @@ class Server:
         self.is_full = False  # somebody waits for a connection's place
         self.closing = False
         self.loop: asyncio.AbstractEventLoop
+        self.thread = 0  # that of the loop; 0: it does not listen yet
         self.now = 0.0  # the loop's time, as of the last sweep
         self._listeners: List[Listener] = []
         self._sweeper: Optional[asyncio.TimerHandle] = None
@@ -11072,7 +11397,7 @@ class Server:
         tls: Any = None,
     ) -> None:
         """Accept connections on bound sockets, over TLS where a context is given."""
-        self.loop = asyncio.get_running_loop()
+        self.loop, self.thread = asyncio.get_running_loop(), threading.get_ident()
         for one in sockets:
             listener = Listener(self, one, tls)
             listener.open()
@@ -11093,6 +11418,33 @@ class Server:
             timer.cancel()
         if self._sweeper is not None:
             self._sweeper.cancel()
+
+    def descriptors(self) -> Set[int]:
+        """Return the descriptors of all connections, and of what accepts them."""
+        transports = [one.transport for one in self.connections]
+        sockets = [one.get_extra_info("socket") for one in transports]
+        for listener in self._listeners:
+            sockets += [listener._socket, *listener._peeking]
+        return {one.fileno() for one in sockets if one is not None} - {-1}
+
+    def bound_connections(self, workers: int) -> None:
+        """Take no more connections than there are descriptors for.
+
+        Of those that are left, SPARE_DESCRIPTORS and three for each of so many workers
+        stay for other things; half of them where they are few.
+        """
+        left = descriptors_left()
+        reserve = SPARE_DESCRIPTORS + DESCRIPTORS_PER_WORKER * workers
+        allowed = max(1, left - min(reserve, left // 2))
+        if self.options.max_connections > allowed:
+            log.warning(
+                "max_connections is %d and not %d: this process may open %d more "
+                "files, some for workers and answers; raise ulimit -n, LimitNOFILE=",
+                allowed,
+                self.max_connections,
+                left,
+            )
+        self.max_connections = int(min(self.max_connections, allowed))
 
     def room(self) -> int:
         """Return how many more connections there may be."""
@@ -11324,11 +11676,31 @@ def bind_unix(path: str, mode: int = UNIX_SOCKET_MODE) -> socket.socket:
     try:
         one.bind(path)
         os.chmod(path, mode)
-    except OSError:
+    except (OSError, ValueError):
         one.close()
         raise
     one.setblocking(False)
     return one
+
+
+def identity(path: str) -> Tuple[int, ...]:
+    """Return what tells a socket's file from another one that has its name.
+
+    The number of an inode is given out again, so the time is part of it.
+    """
+    found = os.stat(path)
+    return found.st_dev, found.st_ino, found.st_mtime_ns
+
+
+def remove_unix(path: str, own: Tuple[int, ...]) -> None:
+    """Remove a socket's file at the end, unless a successor's has taken its place."""
+    try:
+        if identity(path) == own:
+            os.unlink(path)
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        log.warning("%s is left: %s", path, error.strerror)
 
 
 # ======================================================================================
@@ -11349,6 +11721,7 @@ DEFAULT_SETTINGS: Dict[str, Any] = {
     "uds": "",
     "uds_mode": UNIX_SOCKET_MODE,
     "fd": -1,  # none
+    "root_path": "",
     "certfile": "",
     "keyfile": "",
     **PoolOptions()._asdict(),
@@ -11358,9 +11731,9 @@ DEFAULT_SETTINGS: Dict[str, Any] = {
 _BOUNDS = {
     "port": (0, 65535),
     "threads": (1, 10_000),
-    "workers": (-1, 10_000),
-    "min_workers": (-1, 10_000),
-    "max_streams": (-1, 100_000),
+    "workers": (0, 10_000),
+    "min_workers": (0, 10_000),
+    "max_streams": (0, 100_000),
     "nice": (-20, 19),
     "uds_mode": (0, 0o777),
     "fd": (-1, float("inf")),
@@ -11370,6 +11743,7 @@ _WORDS = {
     "loop": ("auto", "uvloop", "asyncio"),
     "pool_start": ("auto", "zygote", "exec", "spawn"),
 }
+_AUTO = ("workers", "max_streams")  # names that end so take "auto", inside -1
 _BOOLEANS = {
     **dict.fromkeys(("1", "true", "yes", "on"), True),
     **dict.fromkeys(("0", "false", "no", "off", ""), False),
@@ -11382,17 +11756,20 @@ def _convert(name: str, value: Any, kind: type) -> Any:
     if kind is tuple:
         texts = value.replace(",", " ").split() if isinstance(value, str) else value
         return tuple(map(str, texts))
-    if value == "auto" and name.lower().endswith("workers"):
+    may_be_auto = name.lower().endswith(_AUTO)
+    if may_be_auto and value == "auto":
         return -1
     try:
         if name.lower().endswith("_mode") and isinstance(value, str):
             return int(value, 8)  # as chmod takes it
         converted = _BOOLEANS[str(value).lower()] if kind is bool else kind(value)
-        if isinstance(value, str) or converted == value:
+        is_exact = isinstance(value, str) or converted == value
+        if is_exact and (not may_be_auto or converted >= 0):
             return converted
     except (ValueError, TypeError, KeyError, OverflowError):
         pass
     what = {bool: "yes or no", int: "a whole number"}.get(kind, "a number")
+    what += ' from 0, or "auto"' if may_be_auto else ""
     raise PixieError(f"{name} is {what}, got {value!r}")
 
 
@@ -11416,8 +11793,15 @@ def read_settings(
         settings[name] = _convert(name, value, type(DEFAULT_SETTINGS[name]))
     for name, value in settings.items():
         least, most = _BOUNDS.get(name, (0, float("inf")))
+        if value == -1 and name.endswith(_AUTO):
+            continue
         if isinstance(value, (int, float)) and not least <= value <= most:
             raise PixieError(f"{name} is from {least:g} to {most:g}, got {value!r}")
+    root_path = clean_root_path(settings["root_path"])
+    if root_path is None:
+        got = settings["root_path"]
+        raise PixieError(f'root_path is a path such as "/app", got {got!r}')
+    settings["root_path"] = root_path
     for name, words in _WORDS.items():
         if settings[name] not in words:
             listed = " or ".join(f'"{word}"' for word in words[1:])
@@ -11445,6 +11829,39 @@ def cpu_count() -> int:
     return count
 
 
+def import_ahead() -> None:
+    """Import what requests may need in main: later no descriptor may be left for it."""
+    import importlib
+
+    names = "calendar concurrent.futures.thread fcntl hmac ipaddress mimetypes queue "
+    for name in (names + "tempfile termios traceback zlib").split():
+        try:
+            importlib.import_module(name)
+        except ImportError:
+            pass  # not on this system
+    content_type_of("x.unknown")  # reads the machine's own types, once
+
+
+def check_no_loop_runs() -> None:
+    """Raise PixieError inside a running event loop, where no other one can run."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return
+    raise PixieError(
+        "run() can't serve inside an event loop that runs, as that of a notebook or a "
+        "coroutine; write threading.Thread(target=app.run, daemon=True).start()"
+    )
+
+
+def say(text: str) -> None:
+    """Print a line for people; where it can't be written, the server serves anyway."""
+    try:
+        print(text, file=sys.stderr, flush=True)
+    except (OSError, ValueError):
+        pass  # a full disk, a pipe that nobody reads, a file that has been closed
+
+
 async def _cancel_tasks() -> None:
     """Cancel what is still running, and give it a moment for its `finally`."""
     tasks = asyncio.all_tasks() - {asyncio.current_task()}
@@ -11456,6 +11873,7 @@ async def _cancel_tasks() -> None:
 
 def configure_logging() -> None:
     """Send this framework's log to stderr, unless the program has set up logging."""
+    keep_log()
     if log.handlers or logging.getLogger().handlers:
         return
     handler = logging.StreamHandler()
@@ -11464,10 +11882,11 @@ def configure_logging() -> None:
     log.setLevel(logging.INFO)
 
 
-def set_form_limits(application: Application, limits: Sequence[int]) -> None:
-    """Set the limits of forms for an application and all that are mounted below it."""
+def set_up(application: Application, limits: Sequence[int], root_path: str) -> None:
+    """Tell an application and all below it what run() was told: limits of forms ..."""
     for one in application._family():
         one.form_limits = FormLimits(*limits)
+        one.root_path = root_path
 
 
 def hand_down(application: Application) -> Dict[str, Any]:
@@ -11479,6 +11898,7 @@ def hand_down(application: Application) -> Dict[str, Any]:
     family = [one.secrets for one in application._family()]
     return {
         "form_limits": getattr(application, "form_limits", FORM_LIMITS),
+        "root_path": application.root_path,
         "secrets": [
             None
             if secrets is UNSET
@@ -11490,7 +11910,7 @@ def hand_down(application: Application) -> Dict[str, Any]:
 
 def take_over(application: Application, settings: Mapping[str, Any]) -> None:
     """Set in a worker what `hand_down` returned in main."""
-    set_form_limits(application, settings["form_limits"])
+    set_up(application, settings["form_limits"], settings["root_path"])
     for one, keys in zip(application._family(), settings["secrets"]):
         one.secrets = UNSET if keys is None else [bytes.fromhex(key) for key in keys]
 
@@ -11569,65 +11989,104 @@ class _Runner:
     loading = False  # another runner imports the program: its own run() does nothing
 
     def __init__(
-        self, application: Pixie, settings: Dict[str, Any], tls: Any = None
+        self,
+        application: Pixie,
+        settings: Dict[str, Any],
+        tls: Any = None,
+        listens: bool = True,
     ) -> None:
         self._application = application
         self._settings = settings
+        self._listens = listens  # or it starts all else, and stops
         names = ServerOptions._fields
         options = ServerOptions(**{name: settings[name] for name in names})
         self._server = Server(application.handle, options)
         self._stop: asyncio.Event
         self._signals = 0
         self._tls = tls
+        self._pools: Dict[str, Pool] = {}
+        # Signals come to the main thread alone, and `check` ends by itself.
+        is_main = threading.current_thread() is threading.main_thread()
+        self._takes_signals = is_main and listens
 
     def run(self) -> None:
-        """Start, serve, stop."""
+        """Start, serve, stop; a start that fails leaves nothing behind."""
+        check_no_loop_runs()
+        proc_env.is_copy = False  # it may be one, of a server that it leaves
+        fill_standard_descriptors()
+        import_ahead()
         configure_logging()
         application = self._application
         application.debug = self._server.options.debug
         names = FormLimits._fields
         limits = FormLimits(**{name: self._settings[name] for name in names})
-        set_form_limits(application, limits)
+        set_up(application, limits, self._settings["root_path"])
         program = application.freeze()
         application.placements.threads = Threads(self._settings["threads"])
-        pools = self._make_pools(program)
-        loop: Optional[asyncio.AbstractEventLoop] = None
-        try:
+        with ExitStack() as undo:
+            pools = self._pools = self._make_pools(program)
+            undo.callback(self._end_zygotes, pools)
+            workers = sum(pool.size + pool.max_streams for pool in pools.values())
+            self._server.bound_connections(workers)
             if self._settings["certfile"]:
                 self._tls = tls_context(*self._certificate())
+            sockets = self._bind(undo) if self._listens else []
             loop = self._new_loop()
-            sockets = self._bind()
-        except BaseException:
-            if loop is not None:
-                loop.close()
-            self._end_zygotes(pools)
-            raise
-        asyncio.set_event_loop(loop)
-        try:
+            undo.callback(self._close_loop, loop)
+            asyncio.set_event_loop(loop)
+            undo_in_copies(self._undo_in_copy)
+            undo.callback(_in_copies.clear)
             loop.run_until_complete(self._serve(pools, sockets))
-        finally:
+
+    def _close_loop(self, loop: asyncio.AbstractEventLoop) -> None:
+        try:
             loop.run_until_complete(_cancel_tasks())
             loop.run_until_complete(loop.shutdown_asyncgens())
+        finally:
             asyncio.set_event_loop(None)
             loop.close()
-            for one in sockets:
-                one.close()  # again, or where it has not come to listen on them
+
+    def _undo_in_copy(self) -> None:
+        """Be no server, in a process that was forked from this one.
+
+        A copy of a client's connection would keep it open when main has closed it, and
+        one of the zygote's would keep the pool when main has died. /dev/null takes the
+        numbers, which objects here think to be theirs.
+        """
+        if self._takes_signals:
+            default_signals(*OUR_SIGNALS)
+        null = os.open(os.devnull, os.O_RDWR)
+        own = self._server.descriptors()
+        for pool in self._pools.values():
+            own |= pool.descriptors()
+        for descriptor in own:
+            os.dup2(null, descriptor, inheritable=False)
+        os.close(null)
+        if threading.get_ident() == self._server.thread:
+            # A coroutine that goes on in the copy comes back to the loop.
+            self._server.loop.call_soon(end_copy)
 
     def _certificate(self) -> Tuple[str, Optional[str]]:
         return self._settings["certfile"], self._settings["keyfile"] or None
 
-    def _bind(self) -> List[socket.socket]:
+    def _bind(self, undo: ExitStack) -> List[socket.socket]:
         settings = self._settings
         host, port, path, fd = (settings[key] for key in ("host", "port", "uds", "fd"))
         try:
             if fd >= 0:
-                return [inherit(fd)]
-            if path:
-                return [bind_unix(path, settings["uds_mode"])]
-            return bind(host, port)
-        except OSError as error:
+                sockets = [inherit(fd)]
+            elif path:
+                sockets = [bind_unix(path, settings["uds_mode"])]
+                undo.callback(remove_unix, os.path.abspath(path), identity(path))
+            else:
+                sockets = bind(host, port)
+        except (OSError, ValueError) as error:  # UnicodeError: of a host
             where = f"descriptor {fd}" if fd >= 0 else path or f"{host}:{port}"
-            raise PixieError(f"can't listen on {where}: {error.strerror}") from None
+            reason = getattr(error, "strerror", None) or error  # "path too long"
+            raise PixieError(f"can't listen on {where}: {reason}") from None
+        for one in sockets:
+            undo.callback(one.close)
+        return sockets
 
     def _make_pools(self, program: Program) -> Dict[str, Pool]:
         """Return the pools that some route needs, by name, their zygotes started."""
@@ -11645,6 +12104,8 @@ class _Runner:
                 continue
             pools[name] = Pool(program, options, start_by, launch, name)
         try:
+            if pools and start_by == "zygote":
+                warn_of_connections()
             inherited = self._settings["fd"]
             for pool in pools.values():
                 pool.prepare([inherited] if inherited >= 0 else [])
@@ -11655,7 +12116,8 @@ class _Runner:
 
     def _pool_options(self, name: str) -> PoolOptions:
         given = self._application.named_pools().get(name, {})
-        settings = read_settings({**self._settings, **given}, {})
+        own = read_settings(given, {})
+        settings = {**self._settings, **{key: own[key] for key in given}}
         options = PoolOptions(**{key: settings[key] for key in PoolOptions._fields})
         if options.workers < 0:
             options = options._replace(workers=cpu_count())
@@ -11663,7 +12125,7 @@ class _Runner:
 
     def _end_zygotes(self, pools: Mapping[str, Pool]) -> None:
         for pool in pools.values():
-            pool.end_zygotes()
+            pool.end_zygote()
 
     def _choose_start(self) -> str:
         chosen = cast(str, self._settings["pool_start"])
@@ -11703,39 +12165,46 @@ class _Runner:
     ) -> None:
         loop = asyncio.get_running_loop()
         self._stop = asyncio.Event()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, self._on_signal)
-        loop.add_signal_handler(signal.SIGHUP, self._on_hangup)
+        if self._takes_signals:
+            for number in (signal.SIGINT, signal.SIGTERM):
+                loop.add_signal_handler(number, self._on_signal)
+            loop.add_signal_handler(signal.SIGHUP, self._on_hangup)
         application = self._application
         application.placements.pools = pools
         try:
             for pool in pools.values():
                 await pool.start()
             await application.start()
-            await self._server.listen(sockets, self._tls)
-            self._print_banner(sockets, loop)
-            await self._stop.wait()
-            await self._server.close()
+            keep_log()
+            if self._listens:
+                await self._server.listen(sockets, self._tls)
+                self._print_banner(sockets, loop)
+                await self._stop.wait()
+                await self._server.close()
+            else:
+                for pool in pools.values():
+                    await pool.check_boot()
             await application.stop()
         finally:
             seconds = STOP_SECONDS if self._signals < 2 else 0.0
             await asyncio.gather(*(pool.stop(seconds) for pool in pools.values()))
             application.placements.threads.stop()
-            if self._settings["uds"]:
-                os.unlink(self._settings["uds"])
 
     def _on_hangup(self) -> None:
-        """Read certificate and program again; keep the old ones if the new are no good.
+        """Read certificate and log files again; if they are no good, the old ones stay.
 
-        The program's routes stay as they are: what is renewed is what workers run.
+        The program stays as it is, in main and in the workers: they must not differ.
         """
+        what = f"{reopen_log_files()} log files were opened again"
         for pool in self._application.placements.pools.values():
-            pool.roll()
+            pool.reopen_logs()
         if self._settings["certfile"]:
             try:
                 load_certificate(self._tls, *self._certificate())
+                what += " and the certificate was read again"
             except PixieError as error:
                 log.error("%s; the one in use stays", error)
+        log.info("SIGHUP: %s; new code needs a restart", what)
 
     def _on_signal(self) -> None:
         self._signals += 1
@@ -11770,11 +12239,10 @@ class _Runner:
         pools = self._application.placements.pools.values()
         workers = f"{sum(pool.size for pool in pools) or 'no'} workers"
         python = ".".join(map(str, sys.version_info[:3]))
-        print(
-            f"pixie_web {__version__} on {address} (Ctrl-C stops it)\n"
-            f"main process {os.getpid()}, {workers}, {kind}, Python {python}",
-            file=sys.stderr,
-            flush=True,
+        ends = "Ctrl-C stops it" if self._takes_signals else "it ends with its process"
+        say(
+            f"pixie_web {__version__} on {address} ({ends})\n"
+            f"main process {os.getpid()}, {workers}, {kind}, Python {python}"
         )
 
 
@@ -11813,6 +12281,7 @@ class Pixie(Application):
         uds: Optional[str] = None,
         uds_mode: Optional[int] = None,
         fd: Optional[int] = None,
+        root_path: Optional[str] = None,
         certfile: Optional[str] = None,
         keyfile: Optional[str] = None,
         ssl_context: Any = None,
@@ -11843,11 +12312,13 @@ class Pixie(Application):
             uds, uds_mode: the path of a Unix socket to listen on, instead of host and
                 port, and its permissions; 0o660 by default, "660" as text.
             fd: a bound socket to listen on that this process was started with.
+            root_path: the path that a proxy takes off ("/app"), for `url_for` and
+                `env.url`; X-Forwarded-Prefix of a trusted proxy goes first.
             certfile, keyfile: the certificate chain and its key, PEM: serve HTTPS. They
                 are read again on SIGHUP.
             ssl_context: an ssl.SSLContext of your own instead.
             trusted_proxies: addresses and networks, or "unix", whose X-Forwarded-For,
-                -Proto, -Host and Forwarded are believed.
+                -Proto, -Host, -Prefix and Forwarded are believed.
             allowed_hosts: the hosts that are served, ".example.com" with all below it;
                 a request for another one is 400. All of them, when left out: env.host
                 and env.url are then what the client says.
@@ -11865,12 +12336,15 @@ class Pixie(Application):
         if _Runner.loading:
             self._kept = given
             return
+        self._run(given)
+
+    def _run(self, given: Dict[str, Any], listens: bool = True) -> None:
         given = {**self._kept, **given}
         try:
             tls = given.pop("ssl_context", None)
-            _Runner(self, read_settings(given, os.environ), tls).run()
+            _Runner(self, read_settings(given, os.environ), tls, listens).run()
         except (PixieError, OSError) as error:
-            print(f"pixie_web: {error}", file=sys.stderr)
+            say(f"pixie_web: {error}")
             raise SystemExit(1) from None
 
 
@@ -11985,9 +12459,11 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     """Run the command line and return its exit status.
 
     `app:app --port 8080` serves; `routes app:app` lists the routes; `check app:app`
-    imports the program and says whether its routes can be served.
+    does all of a start but the listening, stops, and says whether that went well.
     """
     import argparse
+
+    fill_standard_descriptors()  # ahead of what the program opens
 
     parser = argparse.ArgumentParser("pixie_web", description="Serve an application.")
     parser.add_argument("command", nargs="?", help="routes or check; else serve")
@@ -12005,12 +12481,15 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     try:
         application = load_application(target)
     except PixieError as problem:
-        print(f"pixie_web: {problem}", file=sys.stderr)
+        say(f"pixie_web: {problem}")
         return 1
     if command is None:
         application.run(**parsed)
-    else:
-        print_routes(application)
+        return 0
+    if command == "check":
+        given = {name: value for name, value in parsed.items() if value is not None}
+        application._run(given, listens=False)
+    print_routes(application)
     return 0
 
 

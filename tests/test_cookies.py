@@ -21,7 +21,7 @@ from pixie_web.core import (
     load_json,
     parse_head,
     secret_keys,
-    set_form_limits,
+    set_up,
     sign,
     take_over,
     unsign,
@@ -248,11 +248,12 @@ def test_workers_that_import_the_program_are_handed_the_secrets() -> None:
     main.secrets = "read at the start"
     limits = FormLimits(max_parts=7)
     main.freeze()
-    set_form_limits(main, limits)
+    set_up(main, limits, "/app")
     sent = dump_json(hand_down(main))
     take_over(worker, load_json(sent))  # type: ignore[arg-type]
     families = main._family(), worker._family()
     assert [one.form_limits for one in families[1]] == [limits] * 3
+    assert [one.root_path for one in families[1]] == ["/app"] * 3
     for one, other in zip(*families):
         assert other.secrets is not UNSET
         assert one.secrets == other.secrets
