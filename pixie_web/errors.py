@@ -161,6 +161,10 @@ class ClientDisconnected(PixieError):
     """The client closed the connection before its request had arrived whole."""
 
 
+class RequestCutShort(ProtocolError, ClientDisconnected):
+    """The client ended the connection inside its request; it may still read: 400."""
+
+
 class RouteError(PixieError):
     """A route, filter, trigger or mount is declared wrongly; says what to write."""
 

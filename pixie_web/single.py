@@ -37,7 +37,7 @@ CHAPTERS = """
     forms requests responses conditional staticfiles
     templating/compiler templating/templates
     routing
-    executors/base executors/streams executors/local
+    executors/base executors/forks executors/streams executors/local
     executors/pool/frames executors/pool/worker executors/pool/zygote
     executors/pool/links executors/pool/pool
     executors/dispatch

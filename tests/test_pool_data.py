@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import hashlib
 import os
 import struct
@@ -151,16 +152,34 @@ def test_an_answer_that_fits_in_no_file_is_sent_all_the_same() -> None:
         server.wait_for_log("no room for a file with an answer")
 
 
-def test_a_worker_that_dies_before_its_answer_is_opened_is_one_that_died(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    async def deliver() -> List[Worker]:
-        lost: List[Worker] = []
-        pool: Any = SimpleNamespace(lost=lost.append)
+def test_a_file_that_takes_half_an_answer_is_closed_at_once() -> None:
+    # Or what is in it keeps the disk full until the worker's next request.
+    limit = "    import resource\n"
+    limit += "    resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, 500_000))\n"
+    program = LARGE.replace(
+        'return b"x" * size', f'pass\n{limit}    return b"x" * size'
+    )
+    with serve(program, workers=1) as server:
+        (_, worker) = ask(server, "/pid")
+        before = descriptors(int(worker))
+        assert len(server.get("/large/3000000").body) == 3_000_000
+        server.wait_for_log("no room for a file with an answer")
+        wait_for(lambda: is_idle(server), "the end of the request")
+        assert descriptors(int(worker)) == before
+        assert ask(server, "/pid") == (200, worker)
+
+
+def take_answer(job: Any) -> List[str]:
+    """Have a worker send a file that can't be opened; return what its pool is told."""
+
+    async def deliver() -> List[str]:
+        told: List[str] = []
+        pool: Any = SimpleNamespace(
+            lost=lambda _: told.append("lost"), release=lambda *_: told.append("free")
+        )
         worker = Worker(pool, 1, cast(Any, None))
-        future = asyncio.get_running_loop().create_future()
-        worker.state, worker.job = "busy", cast(Any, SimpleNamespace(number=7))
-        worker.job.stream, worker.job.future = None, future
+        worker.state, worker.job = "busy", job
+        job.future = asyncio.get_running_loop().create_future()
         block = b"Content-Type: a/b\r\n"
         name = bytes(ANSWER_TOKEN_BYTES) + b"/proc/0/fd/3"
         payload = struct.pack("!HqI", 200, 9, len(block)) + block + name
@@ -168,7 +187,35 @@ def test_a_worker_that_dies_before_its_answer_is_opened_is_one_that_died(
         worker.take(header + payload)
         for descriptor in (worker._incoming, worker._outgoing, *worker.its_files):
             os.close(descriptor)
-        return lost
+        return told
 
-    assert len(asyncio.run(deliver())) == 1
+    return asyncio.run(deliver())
+
+
+def job_of_a_test() -> Any:
+    route = SimpleNamespace(index=0)
+    return SimpleNamespace(number=7, stream=None, route=route, request="GET /")
+
+
+def test_a_worker_that_dies_before_its_answer_is_opened_is_one_that_died(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    assert take_answer(job_of_a_test()) == ["lost"]
     assert caplog.text == ""
+
+
+def test_a_worker_is_not_to_blame_where_main_has_no_descriptor_left(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_more(*_: object) -> int:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    failures: List[Any] = []
+    job = job_of_a_test()
+    job.fail = failures.append
+    monkeypatch.setattr(os, "open", no_more)
+    assert take_answer(job) == ["free"]
+    assert [(one.status, one.headers) for one in failures] == [
+        (503, {"Retry-After": "1"})
+    ]
+    assert "no descriptor for 'GET /': Too many open files" in caplog.text

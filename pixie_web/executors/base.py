@@ -63,12 +63,14 @@ class ProcessEnvironment:
         proc_type: ProcessType.main or ProcessType.pool.
         worker: the worker's number in the pool, from 1; None in main.
         pool: the running Pool in main; None before it runs, and in workers.
+        is_copy: a handler, or what main runs besides, has forked this process.
     """
 
     def __init__(self) -> None:
         self.proc_type = ProcessType.main
         self.worker: Optional[int] = None
         self.pool: Optional[Pool] = None
+        self.is_copy = False
 
 
 proc_env = ProcessEnvironment()
@@ -243,6 +245,12 @@ def leave_gate(route: Route) -> None:
     """Let the next request of a route in, if it has a limit: a handler has ended."""
     if route.gate is not None:
         route.gate.leave()
+
+
+def no_descriptor(request: Request, error: OSError) -> HTTPError:
+    """Return the 503 of an answer whose file can't be opened at the moment."""
+    log.error("no descriptor for %r: %s", request, error.strerror)
+    return HTTPError(503, headers={"Retry-After": "1"})
 
 
 def busy_error(retry_seconds: int) -> HTTPError:

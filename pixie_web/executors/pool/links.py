@@ -17,7 +17,7 @@ from ...protocol.http11 import MAX_HEAD_BYTES, is_header_block
 from ...requests import NEVER, Request
 from ...responses import AnyBody, FileSlice, Response, StaticFile
 from ...text import dump_json, load_json
-from ..base import Route, RouteType
+from ..base import Route, RouteType, no_descriptor
 from .frames import (
     _FRAME,
     _RESULT,
@@ -395,7 +395,14 @@ class Worker:
             raise PixieError("a malformed response")
         body: AnyBody
         if kind == Frame.FILE and flags & Frame.SPOOLED:
-            body = self._open_answer(job, payload[at:], size)
+            try:
+                body = self._open_answer(job, payload[at:], size)
+            except OSError as error:
+                if error.errno not in (errno.EMFILE, errno.ENFILE):
+                    raise
+                self.send(Frame.CANCEL, job)  # the worker is not to blame, and goes on
+                job.fail(no_descriptor(job.request, error))
+                return
         elif kind == Frame.FILE:
             options, _, path = payload[at:].partition(b"\0")
             body = StaticFile(os.fsdecode(path), *cast(List[Any], load_json(options)))

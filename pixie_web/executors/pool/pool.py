@@ -8,7 +8,7 @@ import signal
 import time
 from collections import deque
 from functools import partial
-from typing import Any, Callable, Deque, Dict, List, Optional, Sequence
+from typing import Any, Callable, Deque, Dict, List, Optional, Sequence, Set
 
 from ...about import log
 from ...errors import AnswerLost, ClientDisconnected, HTTPError, PixieError
@@ -24,7 +24,7 @@ from ..base import (
 )
 from .frames import Frame, PoolOptions, Program
 from .links import Job, Worker, resident_bytes
-from .zygote import EXITED, Launch, ZygoteLink, exec_zygote, fork_zygote
+from .zygote import EXITED, SIGNAL, Launch, ZygoteLink, exec_zygote, fork_zygote
 
 TRACE_SECONDS = 1.0  # at most, for writing where a worker hangs, before it is killed
 TRACE_LOOK_SECONDS = 0.02  # from one look at that to the next
@@ -32,6 +32,7 @@ STOP_SECONDS = 5.0  # for a worker that ends in good order: on_worker_stop
 CRASH_WINDOW_SECONDS = 60.0
 CRASH_REST_SECONDS = 30.0
 POOL_SWEEP_SECONDS = 1.0  # how often a pool looks for workers that are old or too many
+BOOT_LOOK_SECONDS = 0.02  # from one look at whether a worker has booted to the next
 BOOT_SECONDS = 60.0  # a worker that is not ready by then is replaced
 STREAMS_PER_WORKER = 4
 
@@ -168,7 +169,7 @@ class Pool:
         self._sweeper: Optional[asyncio.TimerHandle] = None
         self._program = program
         self._launch = launch
-        self._zygotes: List[ZygoteLink] = []  # the last one starts workers
+        self._zygote: Optional[ZygoteLink] = None
         self.loop: asyncio.AbstractEventLoop
         self._workers: Dict[int, Worker] = {}
         self._idle: List[Worker] = []
@@ -197,9 +198,9 @@ class Pool:
             PixieError: a new interpreter would not find the application.
         """
         if self.start_by == "zygote":
-            self._zygotes.append(fork_zygote(self._program, unwanted))
+            self._zygote = fork_zygote(self._program, unwanted)
         else:
-            self._zygotes.append(self._exec_zygote())
+            self._zygote = self._exec_zygote()
 
     def _exec_zygote(self) -> ZygoteLink:
         if self._launch is None:
@@ -210,7 +211,8 @@ class Pool:
     async def start(self) -> None:
         """Start the workers; jobs that come before they are ready wait for them."""
         self.loop = asyncio.get_running_loop()
-        self._listen(self._zygotes[-1])
+        assert self._zygote is not None
+        self._listen(self._zygote)
         proc_env.pool = proc_env.pool or self
         for _ in range(self._least):
             self._spawn()
@@ -232,15 +234,45 @@ class Pool:
             await self._all_gone
             timer.cancel()
             give_up.cancel()
-        for zygote in self._zygotes:
-            self.loop.remove_reader(zygote.fileno())
+        if self._zygote is not None:
+            self.loop.remove_reader(self._zygote.fileno())
         proc_env.pool = None
-        self.end_zygotes()
+        self.end_zygote()
 
-    def end_zygotes(self) -> None:
-        """End the zygotes; all there is to do for a pool that was never started."""
-        while self._zygotes:
-            self._zygotes.pop().end()
+    def end_zygote(self) -> None:
+        """End the zygote; all there is to do for a pool that was never started."""
+        zygote, self._zygote = self._zygote, None
+        if zygote is not None:
+            zygote.end()
+
+    def descriptors(self) -> Set[int]:
+        """Return the descriptors of its processes that this one holds."""
+        found = {self._zygote.fileno()} if self._zygote is not None else set()
+        for worker in self._workers.values():
+            found.update((worker._incoming, worker._outgoing))
+        return found - {-1}
+
+    def reopen_logs(self) -> None:
+        """Have the workers, and what starts them, open their log files again."""
+        if self._zygote is not None:
+            self._zygote.order(SIGNAL, 0, signal.SIGHUP)
+        for worker in self._workers.values():
+            if worker.booted:
+                worker.order(signal.SIGHUP)
+
+    async def check_boot(self) -> None:
+        """Wait for a worker that is ready.
+
+        Raises:
+            PixieError: the first one to boot, or what starts it, has failed.
+        """
+        if not self._workers:
+            self._spawn()
+        while self._zygote is None or not self._zygote.proven:
+            if self._boot_failures:
+                where = f" of the pool {self.name}" if self.name else ""
+                raise PixieError(f"no worker{where} can boot: the log says why")
+            await asyncio.sleep(BOOT_LOOK_SECONDS)
 
     def hurry(self) -> None:
         """Kill the workers that `stop` waits for."""
@@ -275,34 +307,15 @@ class Pool:
     def _zygote_died(self, zygote: ZygoteLink) -> None:
         """Start another: what runs is lost, what waits goes on waiting."""
         zygote.kill()  # it may have done no more than close its socket
-        self._end_zygote(zygote)
-        if self._zygotes and not zygote.proven:
-            log.error("the program is not replaced: what serves now goes on")
-            self._outgoing = None
-        else:
-            log.critical("the zygote (pid %d), which starts workers, died", zygote.pid)
-            if not zygote.proven:
-                self._boot_failed()
-        for worker in list(self._workers.values()):
-            if worker.zygote is zygote:
-                self._lose_to_zygote(worker)
-        if not self._zygotes and not self._closing:
-            self.loop.call_later(self._boot_delay(), self._renew_zygote)
-
-    def _end_zygote(self, zygote: ZygoteLink) -> None:
         self.loop.remove_reader(zygote.fileno())
-        self._zygotes.remove(zygote)
-        zygote.end()
-
-    def roll(self) -> None:
-        """Replace all workers, one after another, by such that import the program anew.
-
-        Where that fails, or finds other routes, those that serve now stay.
-        """
-        if self._closing or len(self._zygotes) != 1:
-            return  # it is being done
-        self._renew_zygote()
-        self._recycle_next()
+        self.end_zygote()
+        log.critical("the zygote (pid %d), which starts workers, died", zygote.pid)
+        if not zygote.proven:
+            self._boot_failed()
+        for worker in list(self._workers.values()):
+            self._lose_to_zygote(worker)
+        if not self._closing:
+            self.loop.call_later(self._boot_delay(), self._renew_zygote)
 
     def _lose_to_zygote(self, worker: Worker) -> None:
         try:
@@ -318,23 +331,20 @@ class Pool:
         if self._closing:
             return
         try:
-            zygote = self._exec_zygote()
+            self._zygote = self._exec_zygote()
         except (PixieError, OSError) as error:
-            if self._zygotes:
-                log.error("the program is not replaced: %s", error)
-                return
             log.critical("no worker can be started, restart the server: %s", error)
             self._closing = True
             self._reject_waiting()
             return
-        self._zygotes.append(zygote)
-        self._listen(zygote)
+        self._listen(self._zygote)
         self._ensure_workers()
 
     # Workers.
 
     def _spawn(self) -> None:
-        worker = Worker(self, self._numbers + 1, self._zygotes[-1])
+        assert self._zygote is not None
+        worker = Worker(self, self._numbers + 1, self._zygote)
         self._numbers += 1
         self._workers[worker.number] = worker
         worker.timer = self.loop.call_later(BOOT_SECONDS, self._boot_late, worker)
@@ -345,7 +355,7 @@ class Pool:
 
         While one is being replaced, it is one more.
         """
-        if self._closing or not self._zygotes:
+        if self._closing or self._zygote is None:
             return 0
         wanted = max(self._least, self._jobs + self._streams) - self._starting
         if self._outgoing is not None:
@@ -411,10 +421,8 @@ class Pool:
     # Replacing workers: the new one is ready first, and one goes at a time.
 
     def _is_due(self, worker: Worker) -> bool:
-        """Return whether a worker has used up what it may, or is of an old program."""
+        """Return whether a worker has used up what it may."""
         options, share = self.options, worker.share
-        if worker.zygote is not self._zygotes[-1]:
-            return True
         tasks, age = options.max_tasks_per_worker, options.max_worker_age_seconds
         if tasks and worker.tasks >= tasks * share:
             return True
@@ -430,7 +438,7 @@ class Pool:
         """Have a worker replaced if it is due, and no other is being replaced."""
         if self._outgoing is not None or worker.last_job:
             return
-        if self._zygotes and self._is_due(worker):
+        if self._zygote is not None and self._is_due(worker):
             self._outgoing = worker
             self._ensure_workers()
 
@@ -448,10 +456,6 @@ class Pool:
         for worker in self._idle[: max(0, len(alive) - self._least)]:
             if worker.idle_since <= until:
                 self.retire(worker)
-        if self._zygotes and self._zygotes[-1].proven:
-            used = {worker.zygote for worker in self._workers.values()}
-            for zygote in set(self._zygotes[:-1]) - used:
-                self._end_zygote(zygote)  # `roll` has come to its end
 
     def release(self, worker: Worker, retire: bool) -> None:
         """Take back a worker whose job is done."""
@@ -572,10 +576,8 @@ class Pool:
             seconds = CRASH_REST_SECONDS
             log.error("%s is off for %g s: workers die of it", job.route.path, seconds)
             self._reject_waiting(job.route)
-        if not worker.booted and worker.zygote in self._zygotes:
+        if not worker.booted and worker.zygote is self._zygote:
             self._boot_failed()
-            if not worker.zygote.proven and len(self._zygotes) > 1:
-                worker.zygote.kill()  # `roll` has failed
         self._ensure_workers()
         self._recycle_next()
         self._dispatch()
