@@ -20,7 +20,7 @@
 Nothing but the standard library, Python 3.8 and later. The source is a package of
 chapters, each of which uses only what stands above it:
 
-    about errors text cookies datastructures                        the foundation
+    about errors forks text cookies datastructures                  the foundation
     protocol: http11 multipart                                      bytes, without I/O
     forms requests responses conditional staticfiles                messages
     templating: compiler templates

@@ -25,6 +25,7 @@ from typing import (
     Iterable,
     Iterator,
     List,
+    Mapping,
     Optional,
     Protocol,
     Sequence,
@@ -66,6 +67,7 @@ from .executors.pool.frames import PoolOptions, Program
 from .executors.streams import Chunks
 from .handling import (
     Triggers,
+    _paths,
     answer,
     answer_async,
     ask_first,
@@ -78,7 +80,7 @@ from .handling import (
     seal,
 )
 from .protocol.multipart import FormLimits
-from .requests import BodySource, Request, log_failure
+from .requests import ROOT_PATH, BodySource, Request, log_failure
 from .responses import Response, StaticFile, error_page, to_chunk
 from .routing import Pattern, Router
 from .staticfiles import directory_file, resolve_file
@@ -111,18 +113,23 @@ def _placement(route_type: Where, handler: Handler) -> RouteType:
     return placement
 
 
-def _check_parameters(route: Route) -> None:
-    """Raise RouteError unless the handler takes `env` and each wildcard by name."""
+def check_takes(function: Handler, what: str, /, *names: str, **by_name: None) -> None:
+    """Raise RouteError unless a function can be called so; say what to write.
+
+    Args:
+        what: it is for, such as "before".
+        names: of what it is given by position; `by_name` of what it is given by name.
+    """
     try:
-        signature = inspect.signature(route.handler)
+        signature = inspect.signature(function)
     except (TypeError, ValueError):
         return  # a builtin that does not tell
     try:
-        signature.bind(None, **dict.fromkeys(route.pattern.names))
+        signature.bind(*names, **by_name)
     except TypeError as error:
-        takes = ", ".join(("env", *route.pattern.names))
-        name = getattr(route.handler, "__name__", repr(route.handler))
-        raise RouteError(f"{route.path}: write def {name}({takes}): {error}") from None
+        takes = ", ".join((*names, *by_name))
+        name = getattr(function, "__name__", repr(function))
+        raise RouteError(f"{what}: write def {name}({takes}): {error}") from None
 
 
 def _set_body(route: Route, most: Optional[int], stream_body: bool) -> None:
@@ -154,7 +161,15 @@ def _set_heartbeat(route: Route, beat: Union[str, bytes, None], seconds: float) 
 def _check_trigger(trigger: Trigger, kind: str) -> Trigger:
     if not callable(trigger) or handler_kind(trigger) not in ("def", "async def"):
         raise RouteError(f"a trigger is a def or an async def, got {trigger!r}: {kind}")
+    check_takes(trigger, kind, "env", *["response"] * (kind == "after"))
     return trigger
+
+
+def _check_hook(function: HandlerType, kind: str) -> HandlerType:
+    if not callable(function):
+        raise RouteError(f"{kind} takes a function, got {function!r}")
+    check_takes(function, kind)
+    return function
 
 
 def _check_triggers(triggers: Iterable[Handler], kind: str) -> Tuple[Handler, ...]:
@@ -182,6 +197,7 @@ class Application:
     """What `Pixie` does apart from serving: routes, triggers, errors, `handle`."""
 
     form_limits: FormLimits  # set by run(); the defaults without it
+    root_path = ""  # the same
 
     def __init__(
         self, import_name: Optional[str] = None, *, secrets: MaybeSecrets = UNSET
@@ -192,6 +208,7 @@ class Application:
         self._router: Router[Route] = Router()
         self._routes: List[Route] = []
         self._mounts: List[Tuple[str, Application]] = []
+        self._above: Optional[Tuple[Application, str]] = None  # where it is mounted
         self._triggers = Triggers()
         self._json_default: Optional[Callable[[Any], object]] = None
         self._status_handlers: Dict[int, Handler] = {}
@@ -243,6 +260,7 @@ class Application:
         stream_body: bool = False,
         heartbeat: Union[str, bytes, None] = None,
         heartbeat_seconds: float = HEARTBEAT_SECONDS,
+        methods: None = None,
     ) -> Declare:
         """Declare a route; a decorator that returns the handler unchanged.
 
@@ -270,19 +288,22 @@ class Application:
                 ":\\n\\n" for server-sent events, "\\n" for lines. Each chunk has to be
                 whole for the reader. Not in what is compressed; not for `sync`.
             heartbeat_seconds: how long that silence has to be, and between two of them.
+            methods: is called `method` here.
 
         Raises:
             RouteError: what can't be, where it is written, saying what to write.
         """
-        paths = [path] if isinstance(path, str) else list(path)
-        methods = (method,) if isinstance(method, str) else tuple(method)
-        if not paths or not methods:
+        paths = _paths(path)
+        verbs = (method,) if isinstance(method, str) else tuple(method)
+        if methods is not None:
+            raise RouteError(f"write method={methods!r}: one verb, or several")
+        if not paths or not verbs:
             raise RouteError("a route needs a path and a method")
 
         def declare(handler: HandlerType) -> HandlerType:
             placement = _placement(route_type, handler)
             for pattern in paths:
-                route = Route(pattern, methods, handler, placement)
+                route = Route(pattern, verbs, handler, placement)
                 route.pool = pool or ""
                 set_bounds(route, timeout, limit, queue_timeout, on_disconnect)
                 _set_body(route, max_body_bytes, stream_body)
@@ -299,7 +320,9 @@ class Application:
         self._check_open(route.path)
         route.app = self
         route.pattern = self._router.compile(route.path)
-        _check_parameters(route)
+        check_takes(
+            route.handler, route.path, "env", **dict.fromkeys(route.pattern.names)
+        )
         self._router.add(route.path, route.methods, route)
         self._routes.append(route)
 
@@ -397,6 +420,7 @@ class Application:
             raise RouteError(
                 f"{prefix}: an application is mounted once, not below itself"
             )
+        application._above = self, prefix
         self._mounts.append((prefix, application))
         self._mounts.sort(key=lambda mount: -len(mount[0]))
 
@@ -449,19 +473,32 @@ class Application:
         companion("status", "app.status()").mount(self, path, options)
 
     def url_for(self, name: str, /, **args: Any) -> str:
-        """Return the path of the route with this name, a mounted one with its prefix.
+        """Return the path of the route with this name, as clients have to ask for it.
+
+        Where this application is mounted, and what a proxy takes off, stand in front:
+        `root_path=` of run(), or X-Forwarded-Prefix of the request at hand.
 
         Raises:
             RouteError: there is none, or the arguments do not fit.
             ValueError: a value does not fit its wildcard.
         """
+        root = ROOT_PATH.get() or self.root_path
+        return root + self._mounted_at() + self._path_of(name, args)
+
+    def _mounted_at(self) -> str:
+        if self._above is None:
+            return ""
+        above, prefix = self._above
+        return above._mounted_at() + Pattern(prefix, {}).build()
+
+    def _path_of(self, name: str, args: Mapping[str, Any]) -> str:
         for route in self._routes:
             if route.name == name:
                 url: str = route.pattern.build(**args)
                 return url
         for prefix, mounted in self._mounts:
             if any(route.name == name for route in mounted.routes):
-                return Pattern(prefix, {}).build() + mounted.url_for(name, **args)
+                return Pattern(prefix, {}).build() + mounted._path_of(name, args)
         raise RouteError(f"no route is named {name!r}")
 
     # Declaring triggers and error handlers.
@@ -507,6 +544,7 @@ class Application:
         def declare(handler: HandlerType) -> HandlerType:
             if not callable(handler) or handler_kind(handler) != "def":
                 raise RouteError("an error handler is a plain def: it runs anywhere")
+            check_takes(handler, f"error({what!r})", "env", "error")
             if isinstance(what, int):
                 self._status_handlers[what] = handler
             else:
@@ -541,22 +579,22 @@ class Application:
 
     def on_start(self, function: HandlerType) -> HandlerType:
         """Have `function()` called in main before it serves, after the pool exists."""
-        self._on_start.append(function)
+        self._on_start.append(_check_hook(function, "on_start"))
         return function
 
     def on_stop(self, function: HandlerType) -> HandlerType:
         """Have `function()` called in main when it has stopped serving."""
-        self._on_stop.append(function)
+        self._on_stop.append(_check_hook(function, "on_stop"))
         return function
 
     def on_worker_start(self, function: HandlerType) -> HandlerType:
         """Have `function()` called in each worker before its first job: load models."""
-        self._on_worker_start.append(function)
+        self._on_worker_start.append(_check_hook(function, "on_worker_start"))
         return function
 
     def on_worker_stop(self, function: HandlerType) -> HandlerType:
         """Have `function()` called in each worker that ends in good order."""
-        self._on_worker_stop.append(function)
+        self._on_worker_stop.append(_check_hook(function, "on_worker_stop"))
         return function
 
     def pool(
@@ -588,9 +626,9 @@ class Application:
             )
         if not name or name in self._pools:
             raise RouteError(f"a pool has a name of its own, got {name!r}")
-        self._pools[name] = options
         if on_worker_start is not None:
-            self._pool_starts[name] = on_worker_start
+            self._pool_starts[name] = _check_hook(on_worker_start, "on_worker_start")
+        self._pools[name] = options
 
     # Serving.
 
@@ -653,6 +691,9 @@ class Application:
         """
         if not self._frozen:
             self.freeze()
+        request.root_path = request.root_path or self.root_path
+        if request.root_path != ROOT_PATH.get():  # of the last request here
+            ROOT_PATH.set(request.root_path)
         owner = request.app = self._owner(request)
         json_default_hook.set(owner._json_default)
         response = await owner._respond(request)

@@ -23,7 +23,7 @@ from __future__ import annotations
 import types
 from typing import Any, Dict, List, Mapping, Optional, Union, cast
 
-from .about import LONE, ROOT
+from .about import LONE, ROOT, log
 
 REASONS = {
     100: "Continue",
@@ -127,6 +127,12 @@ class HTTPError(PixieError):
         return f"{self.status} {self.text}"
 
 
+def no_descriptor(what: object, error: OSError) -> HTTPError:
+    """Return the 503 of an answer whose file can't be opened at the moment."""
+    log.error("no descriptor for %s: %s", what, error.strerror)
+    return HTTPError(503, headers={"Retry-After": "1"})
+
+
 class ProtocolError(HTTPError):
     """What a client sent is not HTTP, or exceeds a limit: answered, then closed."""
 
@@ -159,6 +165,10 @@ class BadValue(HTTPError, ValueError):
 
 class ClientDisconnected(PixieError):
     """The client closed the connection before its request had arrived whole."""
+
+
+class RequestCutShort(ProtocolError, ClientDisconnected):
+    """The client ended the connection inside its request; it may still read: 400."""
 
 
 class RouteError(PixieError):

@@ -16,7 +16,7 @@ from typing import (
 )
 
 from .about import log
-from .errors import ClientDisconnected, HTTPError, ends_worker
+from .errors import ClientDisconnected, HTTPError, RouteError, ends_worker
 from .executors.base import Handler, Route, handler_kind
 from .executors.streams import AsyncChunks, Chunks
 from .requests import BodySource, Request, off_the_loop
@@ -55,6 +55,16 @@ class Triggers:
             return [t for t in triggers if t not in asynchronous], asynchronous
 
         return (*split(self.before), *split(self.after))
+
+
+def _paths(path: Any) -> List[str]:
+    if callable(path):  # the handler itself
+        name = getattr(path, "__name__", "handler")
+        raise RouteError(f'write a path above def {name}: @app.get("/{name}")')
+    paths = [path] if isinstance(path, str) else list(path)
+    if not all(isinstance(one, str) for one in paths):
+        raise RouteError(f'a path is text, such as "/page", got {path!r}')
+    return paths
 
 
 def join_triggers(route: Route) -> Tuple[Sequence[Handler], ...]:

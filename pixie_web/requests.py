@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+from contextvars import ContextVar
 from typing import (
     Any,
     AsyncIterator,
@@ -126,6 +127,10 @@ class BodySource:
         return chunk
 
 
+# That of the request at hand, for `url_for`; "" outside of one.
+ROOT_PATH: ContextVar[str] = ContextVar("root_path", default="")
+
+
 class Request:
     """What a client asked for; handlers get it as `env`.
 
@@ -136,6 +141,7 @@ class Request:
         host: the host the client addressed, with the port if it sent one.
         app: the application that answers, or None outside of one.
         prefix: the path under which the application is mounted, "" at the root.
+        root_path: what a proxy has taken off in front of that, percent-encoded.
         route: the matched route, or None where nothing matched.
         params: the path's arguments by name, converted by their filters.
         context: a dict for triggers and handlers; travels to the pool as JSON. The
@@ -162,6 +168,7 @@ class Request:
         "params",
         "prefix",
         "queue_seconds",
+        "root_path",
         "route",
         "run_seconds",
         "scheme",
@@ -187,6 +194,7 @@ class Request:
         # Of the application.
         self.app: Any = None
         self.prefix = ""
+        self.root_path = ""
         self.route: Any = None
         self.params: Dict[str, Any] = {}
         self.context: Dict[str, Any] = {}
@@ -232,10 +240,10 @@ class Request:
 
     @property
     def url(self) -> str:
-        """The whole address that was asked for."""
+        """The whole address that was asked for, with what a proxy has taken off."""
         target = percent_encode(self.head.path, b"/:@!$&'()*+,;=")
         query = f"?{self.query_string}" if self.query_string else ""
-        return f"{self.scheme}://{self.host}{target}{query}"
+        return f"{self.scheme}://{self.host}{self.root_path}{target}{query}"
 
     @property
     def headers(self) -> Headers:

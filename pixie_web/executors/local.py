@@ -20,6 +20,7 @@ from typing import (
 from ..about import log
 from ..datastructures import T
 from ..errors import AnswerLost, ClientDisconnected
+from ..forks import end_copy
 from ..requests import Request
 from ..responses import Response, is_stream
 from .base import Gate, Route, deadline_error, leave_gate
@@ -50,6 +51,8 @@ class LoopStream:
             return self._context.run(next, self._chunks)
         except StopIteration:
             raise StopAsyncIteration from None
+        finally:
+            end_copy()
 
     async def aclose(self) -> None:
         """Close the generator."""
@@ -60,6 +63,7 @@ def run_on_loop(answer: Answer, route: Route, request: Request) -> Response:
     """Run a `sync` route, here and now, in a context of its own."""
     context = copy_context()
     response = context.run(answer, route, request)
+    end_copy()
     if is_stream(response.body):
         response.body = LoopStream(cast("Iterator[bytes]", response.body), context)
     return response
@@ -131,6 +135,7 @@ def call_from_thread(
     loop: asyncio.AbstractEventLoop, function: Callable[..., object], *args: Any
 ) -> None:
     """Have a loop call a function, unless it has closed: then nobody waits any more."""
+    end_copy()
     try:
         loop.call_soon_threadsafe(function, *args)
     except RuntimeError:

@@ -27,7 +27,7 @@ from enum import Enum
 from functools import lru_cache
 from typing import Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple, Union
 
-from ..errors import REASONS, ProtocolError
+from ..errors import REASONS, ProtocolError, RequestCutShort
 from ..text import TOKEN_BYTES, expression, is_token, percent_decode
 
 MAX_REQUEST_LINE_BYTES = 8190  # gunicorn 4094, Apache and aiohttp 8190; RFC asks 8000
@@ -338,7 +338,7 @@ class RequestReader:
             if event is NEED_DATA and self._eof:
                 if self._step is RequestReader._read_head and not self.buffered:
                     return CLOSED
-                raise ProtocolError(400, "The connection ended inside a request.")
+                raise RequestCutShort(400, "The connection ended inside a request.")
         except ProtocolError as error:
             self._error = error.status, error.text
             self._close()

@@ -43,7 +43,10 @@ from ..errors import (
     HTTPError,
     PixieError,
     ProtocolError,
+    RequestCutShort,
+    no_descriptor,
 )
+from ..forks import end_copy
 from ..protocol.http11 import (
     CLOSED,
     CONTINUE,
@@ -664,7 +667,8 @@ class Connection(asyncio.Protocol):
         except ProtocolError as error:
             self._request = None
             self.refuse(error, request.method)
-            self._log(request, error.status)
+            cut_short = isinstance(error, RequestCutShort)  # most of them have left
+            self._log(request, 499 if cut_short else error.status)
             request.close()
             return
         except ClientDisconnected:
@@ -822,8 +826,7 @@ class Connection(asyncio.Protocol):
         """Return what is sent in place of a file that can't be opened."""
         if error.errno not in (errno.EMFILE, errno.ENFILE):
             return error_page(HTTPError(404))
-        log.error("no descriptor for %r: %s", request, error.strerror)
-        return error_page(HTTPError(503, headers={"Retry-After": "1"}))
+        return error_page(no_descriptor(request, error))
 
     def write(self, data: bytes) -> None:
         """Send bytes.
@@ -831,6 +834,7 @@ class Connection(asyncio.Protocol):
         Raises:
             ClientDisconnected: the connection has ended.
         """
+        end_copy()
         if self.transport.is_closing():
             raise ClientDisconnected("the client left before the end of its answer")
         self.transport.write(data)

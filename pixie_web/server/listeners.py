@@ -282,8 +282,28 @@ def bind_unix(path: str, mode: int = UNIX_SOCKET_MODE) -> socket.socket:
     try:
         one.bind(path)
         os.chmod(path, mode)
-    except OSError:
+    except (OSError, ValueError):
         one.close()
         raise
     one.setblocking(False)
     return one
+
+
+def identity(path: str) -> Tuple[int, ...]:
+    """Return what tells a socket's file from another one that has its name.
+
+    The number of an inode is given out again, so the time is part of it.
+    """
+    found = os.stat(path)
+    return found.st_dev, found.st_ino, found.st_mtime_ns
+
+
+def remove_unix(path: str, own: Tuple[int, ...]) -> None:
+    """Remove a socket's file at the end, unless a successor's has taken its place."""
+    try:
+        if identity(path) == own:
+            os.unlink(path)
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        log.warning("%s is left: %s", path, error.strerror)

@@ -92,6 +92,17 @@ def _hop_address(text: str) -> Optional[Tuple[str, int]]:
     return address, number if number < 65536 else 0
 
 
+_ROOT_PATH = expression(  # RFC 3986 section 3.3: not empty, no dots alone
+    r"(?:/(?!\.\.?(?:/|$))(?:[\w.~!$&'()*+,;=:@-]|%[0-9a-fA-F]{2})+)*/?", re.A
+)
+
+
+def clean_root_path(text: str) -> Optional[str]:
+    """Return "/app" of "/app/" or " /app", "" of "/"; None: it is no absolute path."""
+    text = text.strip("\t ")
+    return text.rstrip("/") if _ROOT_PATH.fullmatch(text) else None
+
+
 class TrustedProxies:
     """The proxies whose word about the client, the scheme and the host counts.
 
@@ -134,7 +145,7 @@ class TrustedProxies:
         return self._trusts(address)
 
     def apply(self, request: Request) -> None:
-        """Set client, scheme and host of a request that a trusted proxy has passed on.
+        """Set client, scheme, host and root path of what a trusted proxy has passed on.
 
         SECURITY: hops are read from the last one back, each as its own proxy wrote it:
         what a client puts in front is never reached (RFC 7239 section 8.1).
@@ -145,6 +156,9 @@ class TrustedProxies:
         """
         if not self._trusts(request.client[0]):
             return
+        prefix = ",".join(request.headers.getall("x-forwarded-prefix"))
+        # SECURITY: the nearest proxy's alone, and nothing that names another host.
+        request.root_path = clean_root_path(prefix.rpartition(",")[2]) or ""
         hops = _forwarded_hops(request.headers)
         others = _x_forwarded_hops(request.headers)
         if hops and others and hops[-1] != others[-1]:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
+import threading
 import time
 from collections import deque
 from heapq import nsmallest
 from operator import itemgetter
-from typing import Any, Awaitable, Callable, Deque, Dict, List, Optional, Sequence
+from typing import Any, Awaitable, Callable, Deque, Dict, List, Optional, Sequence, Set
 
+from ..about import log
 from ..requests import Request
 from ..responses import Response
 from ..text import format_date
@@ -19,23 +22,21 @@ from .options import ServerOptions
 from .proxies import AllowedHosts, TrustedProxies
 
 MAX_CONNECTIONS = 10_000  # where descriptors allow it
-SPARE_DESCRIPTORS = 64  # for files and workers, of those that a process may have
+SPARE_DESCRIPTORS = 64  # for files, of those that a process may still open
+DESCRIPTORS_PER_WORKER = 3  # in main: two pipes, and the file for tracebacks
 SWEEP_SECONDS = 0.5
 
 
-def connections_allowed() -> int:
-    """Return how many connections the descriptors of this process allow.
-
-    SPARE_DESCRIPTORS, or half of them where they are few, are left for other things.
-    """
+def descriptors_left() -> float:
+    """Return how many files this process may still open."""
     try:
         import resource
     except ImportError:
-        return MAX_CONNECTIONS
+        return float("inf")
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    if limit == resource.RLIM_INFINITY:
-        return MAX_CONNECTIONS
-    return max(1, min(MAX_CONNECTIONS, limit - min(SPARE_DESCRIPTORS, limit // 2)))
+    listing = "/proc/self/fd" if os.path.isdir("/proc/self/fd") else "/dev/fd"
+    taken = len(os.listdir(listing)) - 1 if os.path.isdir(listing) else 3
+    return float("inf") if limit == resource.RLIM_INFINITY else limit - taken
 
 
 class Server:
@@ -58,7 +59,7 @@ class Server:
         proxies = options.trusted_proxies
         self.proxies = TrustedProxies(proxies) if proxies else None
         self.hosts = AllowedHosts(options.allowed_hosts)
-        self.max_connections = options.max_connections or connections_allowed()
+        self.max_connections = options.max_connections or MAX_CONNECTIONS
         self.arriving: Dict[Connection, None] = {}  # accepted, and not yet connected
         self.connections: Dict[Connection, None] = {}  # in the order they came
         self.clients: Dict[str, Dict[Connection, None]] = {}  # by network, if limited
@@ -67,6 +68,7 @@ class Server:
         self.is_full = False  # somebody waits for a connection's place
         self.closing = False
         self.loop: asyncio.AbstractEventLoop
+        self.thread = 0  # that of the loop; 0: it does not listen yet
         self.now = 0.0  # the loop's time, as of the last sweep
         self._listeners: List[Listener] = []
         self._sweeper: Optional[asyncio.TimerHandle] = None
@@ -81,7 +83,7 @@ class Server:
         tls: Any = None,
     ) -> None:
         """Accept connections on bound sockets, over TLS where a context is given."""
-        self.loop = asyncio.get_running_loop()
+        self.loop, self.thread = asyncio.get_running_loop(), threading.get_ident()
         for one in sockets:
             listener = Listener(self, one, tls)
             listener.open()
@@ -102,6 +104,33 @@ class Server:
             timer.cancel()
         if self._sweeper is not None:
             self._sweeper.cancel()
+
+    def descriptors(self) -> Set[int]:
+        """Return the descriptors of all connections, and of what accepts them."""
+        transports = [one.transport for one in self.connections]
+        sockets = [one.get_extra_info("socket") for one in transports]
+        for listener in self._listeners:
+            sockets += [listener._socket, *listener._peeking]
+        return {one.fileno() for one in sockets if one is not None} - {-1}
+
+    def bound_connections(self, workers: int) -> None:
+        """Take no more connections than there are descriptors for.
+
+        Of those that are left, SPARE_DESCRIPTORS and three for each of so many workers
+        stay for other things; half of them where they are few.
+        """
+        left = descriptors_left()
+        reserve = SPARE_DESCRIPTORS + DESCRIPTORS_PER_WORKER * workers
+        allowed = max(1, left - min(reserve, left // 2))
+        if self.options.max_connections > allowed:
+            log.warning(
+                "max_connections is %d and not %d: this process may open %d more "
+                "files, some for workers and answers; raise ulimit -n, LimitNOFILE=",
+                allowed,
+                self.max_connections,
+                left,
+            )
+        self.max_connections = int(min(self.max_connections, allowed))
 
     def room(self) -> int:
         """Return how many more connections there may be."""

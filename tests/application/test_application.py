@@ -498,6 +498,9 @@ def takes_any(*args: Any, **more: Any) -> None: ...
 async def a_coroutine(env: Any) -> None: ...
 
 
+async def a_coroutine_of_two(env: Any, other: Any) -> None: ...
+
+
 def a_generator(env: Any) -> Iterator[str]:
     yield ""
 
@@ -549,6 +552,17 @@ def frozen(app: Pixie) -> Pixie:
         (declare("", a_def), "a path starts with a slash"),
         (declare([], a_def), "a route needs a path and a method"),
         (declare("/", None, (), a_def), "a route needs a path and a method"),
+        (
+            lambda app: app.get(a_def),
+            'write a path above def a_def: @app.get("/a_def")',
+        ),
+        (lambda app: app.route(a_def), "write a path above def a_def: @app.get("),
+        (declare(["/a", 5], a_def), "a path is text, such as \"/page\", got ['/a', 5]"),
+        (
+            declare("/", a_def, methods=["GET"]),
+            "write method=['GET']: one verb, or sev",
+        ),
+        (lambda app: app.get("/", methods="GET"), "write method='GET'"),
         (declare("/", None, "GE T", a_def), "GE T"),
         (declare("/", None, "get", a_def), "GET"),
         (declare("/<id>/<id>", takes_id), "the wildcard <id> stands twice"),
@@ -559,6 +573,7 @@ def frozen(app: Pixie) -> Pixie:
         (declare("/<id>", takes_more), "write def takes_more(env, id)"),
         (declare("/", takes_nothing), "write def takes_nothing(env)"),
         (declare("/<env>", a_def), "env"),
+        (declare("/<what>/<function>", a_def), "write def a_def(env, what, function)"),
         (declare("/", 5), "a handler is a function, not int"),
         (declare("/", None), "a handler is a function, not NoneType"),
         (
@@ -574,6 +589,43 @@ def frozen(app: Pixie) -> Pixie:
             "a trigger is a def or an async def",
         ),
         (lambda app: app.after("x"), "a trigger is a def or an async def"),
+        (
+            lambda app: app.before(takes_nothing),
+            "before: write def takes_nothing(env): ",
+        ),
+        (lambda app: app.before(takes_id), "write def takes_id(env): missing a requir"),
+        (
+            lambda app: app.before(a_coroutine_of_two),
+            "write def a_coroutine_of_two(env)",
+        ),
+        (
+            lambda app: app.after(a_def),
+            "after: write def a_def(env, response): too man",
+        ),
+        (
+            declare("/", a_def, before=[takes_nothing]),
+            "before: write def takes_nothing",
+        ),
+        (declare("/", a_def, after=[a_def]), "after: write def a_def(env, response)"),
+        (lambda app: app.error(404)(a_def), "error(404): write def a_def(env, error)"),
+        (
+            lambda app: app.error(OSError)(takes_nothing),
+            "takes_nothing(env, error): too",
+        ),
+        (
+            lambda app: app.on_start(a_def),
+            "on_start: write def a_def(): missing a requi",
+        ),
+        (lambda app: app.on_stop(a_def), "on_stop: write def a_def()"),
+        (lambda app: app.on_worker_start(a_def), "on_worker_start: write def a_def()"),
+        (
+            lambda app: app.on_worker_stop(None),
+            "on_worker_stop takes a function, got N",
+        ),
+        (
+            lambda app: app.pool("x", on_worker_start=a_def),
+            "on_worker_start: write def",
+        ),
         (lambda app: app.error(404)(a_coroutine), "an error handler is a plain def"),
         (lambda app: app.error("404"), "write @app.error(404) or @app.error(SomeExc"),
         (lambda app: app.error(a_def), "write @app.error(404)"),
@@ -619,7 +671,7 @@ def test_the_decorator_returns_the_handler() -> None:
     assert app.before(a_def) is a_def
     assert app.after(takes_any) is takes_any
     assert app.error(404)(takes_any) is takes_any
-    assert app.on_start(a_def) is a_def
+    assert app.on_start(takes_nothing) is takes_nothing
 
 
 def test_url_for_builds_what_the_route_matches() -> None:
@@ -647,10 +699,14 @@ def test_url_for_finds_the_routes_of_mounted_applications() -> None:
     app.mount("/admin", inner)
     assert app.url_for("item", id="5") == "/admin/item/5"
     assert app.url_for("deep") == "/admin/most/deep"
-    assert inner.url_for("item", id="5") == "/item/5"
+    assert inner.url_for("item", id="5") == "/admin/item/5"
+    assert inner.url_for("deep") == innermost.url_for("deep") == "/admin/most/deep"
     outer = Pixie()
     outer.mount("/größe", app)
-    assert outer.url_for("item", id="5") == "/gr%C3%B6%C3%9Fe/admin/item/5"
+    for one in (outer, app, inner):
+        assert one.url_for("item", id="5") == "/gr%C3%B6%C3%9Fe/admin/item/5"
+    with pytest.raises(RouteError, match="no route is named 'item'"):
+        innermost.url_for("item", id="5")
 
 
 # handle, without a server -------------------------------------------------------------

@@ -9,7 +9,7 @@ import socket
 import sys
 import threading
 import time
-from typing import Callable, List
+from typing import Callable, Iterator, List
 
 import pytest
 from pooling import (
@@ -28,6 +28,7 @@ from pooling import (
     reset,
     resident_bytes,
     wait_for_note,
+    with_routes,
     workers,
     zombies,
     zygote,
@@ -124,6 +125,79 @@ def test_odd_handlers_harm_nobody(server: Server, path: str, says: str) -> None:
         status, text = ask(server, path)
         assert (status, text) == (200, says)
         assert ask(server, "/pid") == before
+
+
+CHANGES = with_routes("""
+from pixie_web import app
+
+@app.on_worker_start
+def set_up():
+    os.chdir("/usr")
+    os.environ["TZ"] = "Asia/Tokyo"
+    time.tzset()
+
+@route("/state")
+def state(env):
+    print("hello", flush=True)
+    numbers = (signal.SIGALRM, signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
+    handlers = [str(signal.getsignal(number)) for number in numbers]
+    return [os.getpid(), os.getcwd(), time.tzname, os.environ["TZ"], signal.alarm(0),
+            sys.stdout.closed, sys.stdout.fileno(), *handlers]
+
+@route("/change/directory")
+def change_directory(env):
+    os.chdir("/")
+
+@route("/change/zone")
+def change_zone(env):
+    del os.environ["TZ"]
+    time.tzset()
+
+@route("/change/zone/half")
+def change_zone_by_half(env):
+    os.environ["TZ"] = "UTC"
+
+@route("/change/signals")
+def change_signals(env):
+    for number in (signal.SIGALRM, signal.SIGINT, signal.SIGTERM, signal.SIGUSR2):
+        signal.signal(number, lambda *_: None)
+    signal.alarm(100)
+
+@route("/change/output")
+def change_output(env):
+    sys.stdout.close()
+
+@route("/change/output/away")
+def change_output_away(env):
+    import io
+    sys.stdout = io.StringIO()
+
+@route("/change/stream", RouteType.stream)
+def change_in_a_stream(env):
+    yield "one"
+    os.chdir("/")
+    sys.stderr.close()
+""")
+
+
+@pytest.fixture(scope="module", params=PAIR, ids="-".join)
+def changes(request: pytest.FixtureRequest) -> Iterator[Server]:
+    loop, start = request.param
+    with serve(CHANGES, loop=loop, pool_start=start, workers=1) as one:
+        yield one
+
+
+@pytest.mark.parametrize(
+    "what",
+    "directory zone zone/half signals output output/away stream".split(),
+)
+def test_what_a_handler_changes_of_its_process_is_put_back(
+    changes: Server, what: str
+) -> None:
+    before = ask(changes, "/state")
+    assert before[0] == 200
+    assert ask(changes, f"/change/{what}")[0] in (200, 204)
+    assert ask(changes, "/state") == before
 
 
 @pytest.mark.parametrize("size", [10, 10_000_000])

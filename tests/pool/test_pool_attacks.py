@@ -462,7 +462,7 @@ def tell(server: Server, until: float, seen: List[str], number: int) -> None:
 
 
 def hurt(kind: str, server: Server) -> None:
-    if kind == "roll":
+    if kind == "hangup":
         server.process.send_signal(signal.SIGHUP)
         return
     booted = server.get("/booted").json
@@ -473,7 +473,7 @@ def hurt(kind: str, server: Server) -> None:
             pass
 
 
-KINDS = [["roll"], ["roll", "zygote", "worker"], ["zygote"]]
+KINDS = [["hangup"], ["hangup", "zygote", "worker"], ["zygote"]]
 
 
 @pytest.mark.parametrize(
@@ -500,7 +500,7 @@ def test_answers_and_streams_are_right_whatever_is_replaced_or_dies(
             hurt(choose.choice(kinds), server)
             time.sleep(0.2)  # the pace of it
         figure("answers", **Counter(seen))
-        allowed = {"200"} if kinds == ["roll"] else {"200", "502", "cut off"}
+        allowed = {"200"} if kinds == ["hangup"] else {"200", "502", "cut off"}
         assert set(seen) <= allowed
         assert works(server)
         below = children(server.pid)

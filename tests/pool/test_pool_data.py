@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import hashlib
 import os
 import struct
@@ -148,13 +149,30 @@ def test_an_answer_that_fits_in_no_file_is_sent_all_the_same() -> None:
         server.wait_for_log("no room for a file with an answer")
 
 
-def test_a_worker_that_dies_before_its_answer_is_opened_is_one_that_died(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    results: List[Result] = []
+def test_a_file_that_takes_half_an_answer_is_closed_at_once() -> None:
+    # Or what is in it keeps the disk full until the worker's next request.
+    limit = "    import resource\n"
+    limit += "    resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, 500_000))\n"
+    program = LARGE.replace(
+        'return b"x" * size', f'pass\n{limit}    return b"x" * size'
+    )
+    with serve(program, workers=1) as server:
+        (_, worker) = ask(server, "/pid")
+        before = descriptors(int(worker))
+        assert len(server.get("/large/3000000").body) == 3_000_000
+        server.wait_for_log("no room for a file with an answer")
+        wait_for(lambda: is_idle(server), "the end of the request")
+        assert descriptors(int(worker)) == before
+        assert ask(server, "/pid") == (200, worker)
+
+
+def take_answer(results: List[Result]) -> WorkerLink:
+    """Have a worker send a file that can't be opened; return what becomes of it."""
 
     async def deliver() -> WorkerLink:
-        owner: Any = SimpleNamespace(retired=lambda worker: None)
+        owner: Any = SimpleNamespace(
+            retired=lambda worker: None, release=lambda *_: None
+        )
         zygote: Any = SimpleNamespace(order=lambda *_: None)
         worker = WorkerLink(owner, 1, zygote)
         route = Route("/", ("GET",), print, RouteType.pool)
@@ -168,6 +186,29 @@ def test_a_worker_that_dies_before_its_answer_is_opened_is_one_that_died(
             os.close(descriptor)
         return worker
 
-    assert asyncio.run(deliver()).why is Retirement.lost
+    return asyncio.run(deliver())
+
+
+def test_a_worker_that_dies_before_its_answer_is_opened_is_one_that_died(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    results: List[Result] = []
+    assert take_answer(results).why is Retirement.lost
     assert [getattr(result, "status", 0) for result in results] == [502]
     assert caplog.text == ""
+
+
+def test_a_worker_is_not_to_blame_where_main_has_no_descriptor_left(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_more(*_: object) -> int:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    results: List[Any] = []
+    monkeypatch.setattr(os, "open", no_more)
+    worker = take_answer(results)
+    assert (worker.job, worker.why) == (None, None)
+    assert [(one.status, one.headers) for one in results] == [
+        (503, {"Retry-After": "1"})
+    ]
+    assert "no descriptor for /: Too many open files" in caplog.text

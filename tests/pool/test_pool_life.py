@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import signal
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any, Dict, List, Set
 
@@ -23,10 +25,8 @@ from pooling import (
     resident_bytes,
     wait_for_note,
     workers,
-    zygote,
 )
 from support import (
-    LONG,
     MATRIX,
     ONE,
     STARTS,
@@ -42,6 +42,7 @@ from pixie_web import Pixie, RouteError, RouteType
 from pixie_web.executors.base import Route
 from pixie_web.executors.pool.scheduler import CRASH_REST_SECONDS, Breaker
 from pixie_web.executors.pool.supervisor import boot_delay_seconds
+from pixie_web.executors.pool.worker import reopen_log_files
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
@@ -399,88 +400,73 @@ def test_what_a_pool_can_not_be_is_said_where_it_is_written() -> None:
         app.freeze()
 
 
-# SIGHUP: the program anew -------------------------------------------------------------
+# SIGHUP: certificates and log files, and nothing else --------------------------------
 
 CHANGING = """
-import os, time
+import logging, os, sys
 from pixie_web import route, run
 
-{first}
+logging.getLogger("own").addHandler(logging.FileHandler("own.log"))
 
-@route("/version")
-def version(env):
-    return "{version}"
+def note():
+    logging.getLogger("own").warning("{version} %d", os.getpid())
+    return "{version} " + str(os.getpid())
 
-@route("/pid")
-def pid(env):
-    return str(os.getpid())
+@route("/main", "sync")
+def in_main(env):
+    return note()
 
-@route("/wait/<name>")
-def wait(env, name):
-    open(f"in-{{name}}", "w").close()
-    while not os.path.exists(name):
-        time.sleep(0.005)
-    return "{version}"
+@route("/worker")
+def in_a_worker(env):
+    return note()
 
 run()
 """
 
 
-def rewrite(server: Server, version: str, first: str = "") -> None:
-    text = CHANGING.format(version=version, first=first)
-    (directory(server) / "program.py").write_text(text, encoding="utf-8")
-
-
-@pytest.mark.parametrize("loop, start", MATRIX)
-def test_a_hangup_replaces_the_program_of_the_workers(loop: str, start: str) -> None:
-    text = CHANGING.format(version="one", first="")
-    with serve(text, loop=loop, pool_start=start, workers=2) as server:
-        assert ask(server, "/version") == (200, "one")
-        before = children(server.pid)
-        with asking(server, "/wait/a") as (one,):
-            wait_for_note(server, "in-a")
-            rewrite(server, "two")
-            server.process.send_signal(signal.SIGHUP)
-            wait_for(lambda: ask(server, "/version") == (200, "two"), "the new one")
-            make(server, "a")
-            assert answer_on(one).text == "one"
-        wait_for(lambda: not any(map(process_is_alive, before)), "the old ones end")
-        assert ask(server, "/version") == (200, "two")
-        after = zygote(server)
-        os.kill(after, signal.SIGKILL)
-        wait_for(lambda: ask(server, "/version") == (200, "two"), "the new one again")
-
-
-FAILS = ("1 / 0", "ZeroDivisionError")
-OTHER = ('@route("/more")\ndef more(env): pass', "has other routes: GET /more pool ")
-DIES = ("os._exit(3)", "the program is not replaced")
-
-
-@pytest.mark.parametrize(
-    "start, first, says",
-    [(start, *what) for start in STARTS for what in (FAILS, OTHER, DIES)]
-    if LONG
-    else [("zygote", *FAILS), ("zygote", *DIES), ("exec", *OTHER), ("spawn", *FAILS)],
-)
-def test_a_hangup_that_finds_no_such_program_leaves_all_as_it_was(
-    start: str, first: str, says: str
+@pytest.mark.parametrize("start", STARTS)
+def test_a_hangup_opens_log_files_again_in_all_processes_and_renews_no_code(
+    start: str,
 ) -> None:
-    text = CHANGING.format(version="one", first="")
-    with serve(text, pool_start=start, workers=2) as server:
-        with asking(server, "/wait/a", "/wait/b") as connections:
-            for name in "ab":  # both have booted
-                wait_for_note(server, f"in-{name}")
-            make(server, "a")
-            make(server, "b")
-            assert [answer_on(one).text for one in connections] == ["one"] * 2
-        before = set(children(server.pid))
-        rewrite(server, "two", first)
-        mark = server.mark()
+    text = CHANGING.format(version="one")
+    with serve(text, pool_start=start, workers=1) as server:
+        paths = ("/main", "/worker")
+        before = [ask(server, path)[1] for path in paths]
+        below = children(server.pid)
+        old, new = directory(server) / "old.log", directory(server) / "own.log"
+        os.rename(new, old)
+        changed = CHANGING.format(version="two")
+        (directory(server) / "program.py").write_text(changed, encoding="utf-8")
         server.process.send_signal(signal.SIGHUP)
-        server.wait_for_log(says, mark)
-        server.wait_for_log("the program is not replaced: what serves now goes", mark)
-        assert ask(server, "/version") == (200, "one")
-        wait_for(lambda: set(children(server.pid)) == before, "nothing else is left")
-        rewrite(server, "three")
-        server.process.send_signal(signal.SIGHUP)
-        wait_for(lambda: ask(server, "/version") == (200, "three"), "the new one")
+        server.wait_for_log(
+            "INFO SIGHUP: 1 log files were opened again; new code needs a restart"
+        )
+
+        def noted(path: str) -> bool:
+            return ask(server, path)[1] in new.read_text().splitlines()
+
+        for path in paths:
+            wait_for(partial(noted, path), "a record in the new file")
+        assert [ask(server, path)[1] for path in paths] == before
+        assert children(server.pid) == below
+        os.kill(int(before[1].split()[1]), signal.SIGKILL)
+        wait_for(partial(noted, "/worker"), "that of its successor")
+        assert ask(server, "/worker")[1] != before[1]
+
+
+def test_a_log_file_that_can_not_be_opened_again_stays(tmp_path: Path) -> None:
+    path = tmp_path / "logs" / "own.log"
+    path.parent.mkdir()
+    logger = logging.getLogger("of this test")
+    handler = logging.FileHandler(str(path), mode="w")
+    logger.addHandler(handler)
+    try:
+        logger.warning("one")
+        reopen_log_files()  # nobody has moved it: it must not be emptied
+        os.rename(path.parent, tmp_path / "moved")
+        reopen_log_files()
+        logger.warning("two")
+    finally:
+        logger.removeHandler(handler)
+        handler.close()
+    assert (tmp_path / "moved" / "own.log").read_text() == "one\ntwo\n"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import socket
 import sys
 import time
 from functools import partial
@@ -110,9 +111,6 @@ main()
 
 def test_what_needs_no_pool_is_served_when_nothing_can_start_workers() -> None:
     with serve(HIDDEN) as server:
-        assert ask(server, "/pid")[0] == 200
-        server.process.send_signal(signal.SIGHUP)
-        server.wait_for_log("the program is not replaced: a new process would not")
         assert ask(server, "/pid")[0] == 200
         os.kill(zygote(server), signal.SIGKILL)
         server.wait_for_log("no worker can be started, restart the server: a new ")
@@ -344,6 +342,39 @@ def test_what_starts_interpreters_does_not_keep_the_program() -> None:
     with serve(program, workers=1) as server:
         _, parent, _ = map(int, ask(server, "/pid")[1].split())
         assert resident_bytes(parent) < 40_000_000 < resident_bytes(server.pid)
+
+
+@pytest.mark.parametrize("family", ["inet", "unix"])
+@pytest.mark.parametrize("start", STARTS)
+def test_a_connection_that_workers_would_share_is_named(
+    start: str, family: str, tmp_path: Path
+) -> None:
+    is_inet = family == "inet"
+    with socket.socket(socket.AF_INET if is_inet else socket.AF_UNIX) as listening:
+        listening.bind(("127.0.0.1", 0) if is_inet else str(tmp_path / "database"))
+        listening.listen()
+        where = listening.getsockname()
+        program = (
+            "import socket\nfrom pixie_web import route, run\n"
+            f"upstream = socket.socket(socket.AF_{family.upper()})\n"
+            f"upstream.connect({where!r})\n"
+            "pair = socket.socketpair()\n"
+            "datagrams = socket.socket(type=socket.SOCK_DGRAM)\n"
+            "datagrams.connect(('127.0.0.1', 9))\n"
+            "route('/')(lambda env: str(upstream.fileno()))\nrun()\n"
+        )
+        with serve(program, pool_start=start, workers=2) as server:
+            number = server.get("/").text
+            text = where if isinstance(where, str) else f"{where[0]}:{where[1]}"
+            lines = [line for line in server.log.splitlines() if "connected to" in line]
+            # A worker that imports the program has a connection of its own.
+            assert len(lines) == (start != "spawn")
+            for line in lines:
+                assert line.endswith(
+                    f"descriptor {number} is connected to {text}, and all workers "
+                    "would share it: one would read another's answers; open "
+                    "connections in @app.on_worker_start"
+                )
 
 
 @pytest.mark.parametrize("start", STARTS)

@@ -9,6 +9,8 @@ import shutil
 import socket
 import subprocess
 import sys
+from collections import Counter
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Iterator, List
 
@@ -101,7 +103,7 @@ def test_the_access_log_is_written_as_json(tmp_path: Path) -> None:
 
 def test_a_socket_that_is_passed_as_systemd_does_is_served(tmp_path: Path) -> None:
     (tmp_path / "app.py").write_text(block_with("/ready"), "utf-8")
-    (command,) = re.findall(r"`ExecStart=\S+ (.* --fd 3)`", TEXT)
+    (command,) = re.findall(r"^ExecStart=\S+ (.* --fd 3)$", TEXT, re.M)
     path = str(tmp_path / "socket")
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(path)
@@ -129,10 +131,66 @@ def test_a_socket_that_is_passed_as_systemd_does_is_served(tmp_path: Path) -> No
         assert os.path.exists(path)
 
 
+def test_new_code_comes_by_a_restart_on_a_kept_socket_and_no_request_is_lost(
+    tmp_path: Path,
+) -> None:
+    # Each answers what it is at when it is told to stop; what comes then waits in the
+    # kernel for its successor.
+    path = tmp_path / "app.py"
+    program = """
+import time
+from pixie_web import route, run
+
+@route("/version")
+def version(env):
+    time.sleep(0.02)
+    return "{version}"
+
+run()
+"""
+    rounds, clients = 10, 50
+    seen: List[bytes] = []
+    with socket.socket() as listening, ExitStack() as stack:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen(2 * clients)
+        settings = {"PIXIE_FD": str(listening.fileno()), "PIXIE_WORKERS": "4"}
+
+        def ask_all() -> List[socket.socket]:
+            asking = []
+            for _ in range(clients):
+                one = socket.create_connection(listening.getsockname())
+                asking.append(stack.enter_context(one))
+                one.settimeout(PATIENCE_SECONDS)
+                one.sendall(b"GET /version HTTP/1.0\r\n\r\n")
+            return asking
+
+        for number in range(rounds):
+            waiting = ask_all()
+            path.write_text(program.format(version=number), "utf-8")
+            process = subprocess.Popen(
+                [sys.executable, str(path)],
+                env={**os.environ, **settings},
+                pass_fds=[listening.fileno()],
+                stderr=subprocess.DEVNULL,
+            )
+            try:
+                seen += [read_all(one)[-5:] for one in waiting]
+                running = ask_all()
+                seen += [read_all(one)[-5:] for one in running[:25]]
+                process.terminate()  # the others wait for a worker
+                seen += [read_all(one)[-5:] for one in running[25:]]
+                assert process.wait(PATIENCE_SECONDS) == 0
+            finally:
+                process.kill()
+                process.wait()
+    expected = [b"\r\n\r\n%d" % number for number in range(rounds)]
+    assert Counter(seen) == dict.fromkeys(expected, 2 * clients)
+
+
 def test_systemd_finds_nothing_wrong_with_the_units(tmp_path: Path) -> None:
     if not shutil.which("systemd-analyze"):
         pytest.skip("systemd-analyze is not installed")
-    service, activation = blocks("ini")
+    activation, service = blocks("ini")
     service = re.sub(r"ExecStart=\S+", f"ExecStart={sys.executable}", service)
     user = f"User={os.environ.get('USER') or 'root'}"
     service = re.sub(r"User=app\nGroup=.*", user, service)
@@ -213,6 +271,7 @@ def ask_who(port: int, *lines: str) -> object:
         ["X-Forwarded-For: 6.6.6.6"],
         ["X-Forwarded-For: 6.6.6.6", "X-Forwarded-For: 127.0.0.1"],
         ["X-Forwarded-Host: evil.example", "X-Forwarded-Proto: https"],
+        ["X-Forwarded-Prefix: /evil"],
         ["Forwarded: for=6.6.6.6;host=evil.example;proto=https"],
         ['Forwarded: for="6.6.6.6'],
         ["x-forwarded-for: 6.6.6.6", "forwarded: for=6.6.6.6"],

@@ -16,6 +16,7 @@ from shapes import place_lone_file
 from support import (
     LOOPS,
     PATIENCE_SECONDS,
+    STARTS,
     Server,
     children,
     process_is_alive,
@@ -200,6 +201,41 @@ def test_check_says_whether_it_can_be_served(lone: Path) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    "more, arguments, error",
+    [
+        ("app.route('/x', pool='gpu')(print)", [], "/x: there is no pool 'gpu'; decla"),
+        ("app.on_worker_start(lambda: 1 / 0)", [], "no worker can boot: the log says"),
+        (
+            "app.pool('gpu', workers=1, on_worker_start=lambda: 1 / 0)\n"
+            "app.route('/x', pool='gpu')(lambda env: None)",
+            [],
+            "no worker of the pool gpu can boot: the log says why",
+        ),
+        ("app.on_start(lambda: 1 / 0)", [], "ZeroDivisionError: division by zero"),
+        ("", ["--certfile", "/none"], "can't use the certificate /none: No such fil"),
+        ("", ["--workers", "-1"], 'workers is a whole number from 0, or "auto", got'),
+        ("run(loop='twisted')", [], 'loop is "uvloop" or "asyncio", got'),
+        ("", ["--min-workers", "0"], ""),
+        ("", ["--pool-start", "spawn"], ""),
+    ],
+)
+def test_check_does_all_of_the_start_but_the_listening(
+    more: str, arguments: List[str], error: str, lone: Path
+) -> None:
+    program = SEED.replace("import route", "import app, route")
+    program = program.partition("if __name__")[0] + more
+    (lone / "app.py").write_text(program, encoding="utf-8")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        at = ["--host", "127.0.0.1", "--port", str(taken.getsockname()[1])]
+        done = python("pixie_web.py", "check", "app", *at, *arguments, directory=lone)
+    assert (done.returncode, error in done.stderr) == (int(bool(error)), True)
+    if not error:
+        assert done.stdout.count("\n") == 3
+
+
 def test_version_and_help(lone: Path) -> None:
     done = python("pixie_web.py", "--version", directory=lone)
     assert (done.returncode, done.stdout.strip()) == (0, pixie_web.__version__)
@@ -271,7 +307,7 @@ def test_an_argument_wins_over_a_variable_and_that_over_the_default() -> None:
 
 @pytest.mark.parametrize("name", DEFAULT_SETTINGS)
 def test_every_setting_has_a_variable(name: str) -> None:
-    word = "exec" if name == "pool_start" else "asyncio"
+    word = {"pool_start": "exec", "root_path": "/app"}.get(name, "asyncio")
     texts: Dict[type, Tuple[str, Any]] = {
         str: (word, word),
         int: ("7", 7),
@@ -309,8 +345,22 @@ def test_yes_or_no(text: str, value: bool) -> None:
         ({"port": 65536}, {}, "port is from 0 to 65535, got 65536"),
         ({"port": 1.5}, {}, "port is a whole number, got 1.5"),
         ({"port": [1]}, {}, r"port is a whole number, got \[1\]"),
-        ({"workers": -2}, {}, "workers is from -1 to 10000, got -2"),
-        ({"workers": "many"}, {}, "workers is a whole number, got 'many'"),
+        *(
+            (
+                given,
+                variables,
+                f'(?i)workers is a whole number from 0, or "auto", got {of}',
+            )
+            for given, variables, of in (
+                ({"workers": -1}, {}, "-1"),
+                ({"workers": -2}, {}, "-2"),
+                ({"workers": "many"}, {}, "'many'"),
+                ({"min_workers": -1}, {}, "-1"),
+                ({}, {"WORKERS": "-1"}, "'-1'"),
+            )
+        ),
+        ({"max_streams": -1}, {}, 'max_streams is a whole number from 0, or "auto"'),
+        ({"workers": 20_000}, {}, "workers is from 0 to 10000, got 20000"),
         ({"threads": "auto"}, {}, "threads is a whole number, got 'auto'"),
         ({"debug": 5}, {}, "debug is yes or no, got 5"),
         ({"uds_mode": "rw-rw----"}, {}, "uds_mode is a whole number, got 'rw-rw----'"),
@@ -320,6 +370,12 @@ def test_yes_or_no(text: str, value: bool) -> None:
         ({"access_log_format": "%(ip)s"}, {}, r"has KeyError\('ip'\); it knows client"),
         ({}, {"ACCESS_LOG_FORMAT": "%(client)d"}, "access_log_format has TypeError"),
         ({}, {"ACCESS_LOG_FORMAT": "100%"}, "access_log_format has ValueError"),
+        ({"root_path": "app"}, {}, "root_path is a path such as \"/app\", got 'app'"),
+        (
+            {},
+            {"ROOT_PATH": "//evil.example"},
+            'root_path is a path such as "/app", got',
+        ),
         ({"prot": 80}, {}, r"run\(\) has no argument 'prot'; it takes host, port, "),
     ],
 )
@@ -369,6 +425,48 @@ def test_a_program_that_has_set_up_logging_keeps_it() -> None:
         server.get("/")
         line = server.wait_for_log('"GET / HTTP/1.1" 200 4')
     assert line.startswith("mine 127.0.0.1")
+
+
+CONFIGURED = """
+import logging.config
+from pixie_web import app, route, run
+
+def configure():
+    handler = {"class": "logging.StreamHandler", "formatter": "own"}
+    logging.config.dictConfig({
+        "version": 1,
+        "formatters": {"own": {"format": "own %(message)s"}},
+        "handlers": {"all": handler},
+        "root": {"level": "INFO", "handlers": ["all"]},
+        "loggers": {"pixie_web": {"level": "INFO"}} if NAMED else {},
+    })
+
+for place in ("sync", "pool"):
+    @route(f"/{place}", place)
+    def fails(env):
+        return 1 / 0
+
+HOOK(configure)
+run()
+"""
+
+
+@pytest.mark.parametrize("start", STARTS)
+@pytest.mark.parametrize("hook", ["", "app.on_start", "app.on_worker_start"])
+@pytest.mark.parametrize("named", [True, False])
+def test_a_configuration_of_logging_silences_nothing_by_default(
+    start: str, hook: str, named: bool
+) -> None:
+    program = CONFIGURED.replace("HOOK", hook).replace("NAMED", str(named))
+    if not hook:
+        program = program.replace("(configure)", "configure()")
+    with serve(program, pool_start=start, workers=1) as server:
+        for place in ("sync", "pool"):
+            mark = server.mark()
+            assert server.get(f"/{place}").status == 500
+            server.wait_for_log("ZeroDivisionError: division by zero", mark)
+            line = server.wait_for_log(f'"GET /{place} HTTP/1.1" 500 ', mark)
+            assert hook or line.startswith("own ")
 
 
 def test_a_debug_run_says_so_to_the_application() -> None:
@@ -548,6 +646,132 @@ def test_a_failing_on_start_ends_it_and_leaves_nothing() -> None:
     )
     with pytest.raises(RuntimeError, match="ZeroDivisionError"), serve(program):
         pass
+
+
+NOT_MAIN = """
+import asyncio, os, sys, threading
+from pixie_web import app, route
+
+@route("/cpu")
+def cpu(env):
+    return "from a worker"
+
+def start():
+    try:
+        app.run()
+    except BaseException as error:
+        print(repr(error), file=sys.stderr, flush=True)
+
+async def cell():
+    start()
+"""
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_off_the_main_thread_it_serves_without_signals(loop: str) -> None:
+    program = NOT_MAIN + "one = threading.Thread(target=start)\none.start()\n"
+    program += "one.join()\n"
+    with serve(program, loop=loop, expects="threads run already") as server:
+        assert "(it ends with its process)" in server.log.splitlines()[1]
+        assert server.get("/cpu").text == "from a worker"
+        below = children(server.pid)
+        assert server.stop() == -signal.SIGTERM  # Python's own doing
+        wait_for(lambda: not any(map(process_is_alive, below)), "the end of all")
+
+
+LISTING = """
+for name in filter(str.isdigit, os.listdir("/proc")):
+    try:
+        with open(f"/proc/{name}/stat") as file:
+            parent = int(file.read().rpartition(")")[2].split()[1])
+    except OSError:
+        continue  # another one, which has ended meanwhile
+    if parent == os.getpid():
+        print(name)
+"""
+
+
+@pytest.mark.parametrize(
+    "run, settings, says",
+    [
+        ("asyncio.run(cell())\n", {}, "run() can't serve inside an event loop that "),
+        ("start()\n", {"HOST": "192.0.2.1"}, "can't listen on 192.0.2.1:0: "),
+        ("start()\n", {"HOST": "a..b"}, "can't listen on a..b:0: "),
+        ("start()\n", {"UDS": "x" * 200}, "can't listen on xxx"),
+        ("start()\n", {"CERTFILE": "/none"}, "can't use the certificate /none: "),
+        ("app.on_start(lambda: 1 / 0)\nstart()\n", {}, "ZeroDivisionError"),
+    ],
+    ids=["loop", "host", "name", "path", "certificate", "on_start"],
+)
+def test_a_start_that_fails_is_one_line_and_leaves_no_process(
+    run: str, settings: Dict[str, str], says: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "program.py"
+    program = NOT_MAIN + run.replace("start()\n", "start()\n" * 3) + LISTING
+    path.write_text(program, encoding="utf-8")
+    given = {"HOST": "127.0.0.1", "PORT": "0", "WORKERS": "1", **settings}
+    variables = {f"PIXIE_{name}": value for name, value in given.items()}
+    done = python(str(path), directory=tmp_path, **variables)
+    assert done.stdout == "", "processes that are left"
+    assert says in done.stderr
+    assert ": None" not in done.stderr
+    assert sorted(os.listdir(str(tmp_path))) == ["program.py"]
+
+
+@pytest.mark.parametrize("error_file", ["/dev/full", "pipe"])
+def test_a_banner_that_can_not_be_written_does_not_end_the_start(
+    error_file: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "program.py"
+    path.write_text(SYNC + "app.run()\n", encoding="utf-8")
+    reading, writing = os.pipe()
+    os.close(reading)
+    if error_file != "pipe":
+        os.close(writing)
+        writing = os.open(error_file, os.O_WRONLY)
+    listening = socket.socket()
+    listening.bind(("127.0.0.1", 0))
+    listening.listen()
+    with socket.create_connection(listening.getsockname(), PATIENCE_SECONDS) as one:
+        process = subprocess.Popen(
+            [sys.executable, str(path)],
+            env={**os.environ, "PIXIE_FD": str(listening.fileno())},
+            pass_fds=[listening.fileno()],
+            stderr=writing,
+        )
+        os.close(writing)
+        listening.close()
+        try:
+            one.sendall(b"GET / HTTP/1.0\r\n\r\n")
+            assert one.recv(1000).startswith(b"HTTP/1.1 200 OK\r\n")
+        finally:
+            process.terminate()
+        assert process.wait(PATIENCE_SECONDS) == 0
+
+
+@pytest.mark.parametrize("start", ["zygote", "exec", "spawn"])
+def test_closed_standard_files_are_dev_null(start: str, tmp_path: Path) -> None:
+    path = tmp_path / "program.py"
+    path.write_text(
+        "import os, sys\nfrom pixie_web import route, run\n"
+        "def files():\n"
+        "    return ' '.join(os.readlink(f'/proc/self/fd/{n}') for n in range(2))\n"
+        "@route('/main', 'sync')\ndef in_main(env): return files()\n"
+        "@route('/worker')\ndef in_a_worker(env):\n"
+        "    print('hello', flush=True)\n    return files()\n"
+        "run()\n",
+        encoding="utf-8",
+    )
+    shell = "import os, sys\nos.close(0)\nos.close(1)\n"
+    shell += "os.execv(sys.executable, [sys.executable] + sys.argv[1:])"
+    settings = {**LONE, "PIXIE_POOL_START": start}
+    server = Server(["-c", shell, str(path)], tmp_path, settings)
+    try:
+        for path_of in ("/main", "/worker"):
+            assert server.get(path_of).text == "/dev/null /dev/null"
+        assert server.stop() == 0
+    finally:
+        server.kill()
 
 
 def test_an_application_may_run_twice() -> None:

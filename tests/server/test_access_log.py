@@ -7,7 +7,8 @@ import re
 from typing import List
 
 import pytest
-from support import LOOPS, serve
+from pooling import half_close, reset
+from support import LOOPS, read_all, serve
 
 from pixie_web import Request
 from pixie_web.protocol.http11 import parse_head
@@ -36,6 +37,14 @@ def pool(env, n):
 async def gone(env):
     abort(410)
 
+@route("/upload", RouteType.sync, "POST")
+def upload(env):
+    return str(len(env.body))
+
+@route("/upload/read", RouteType.asnc, "POST", stream_body=True)
+async def upload_read(env):
+    return str(sum([len(chunk) async for chunk in env.stream()]))
+
 run()
 """
 
@@ -57,6 +66,31 @@ def test_each_answer_has_a_line(loop: str) -> None:
             re.compile(r' INFO 127\.0\.0\.1 "-" 400 \d+ \d+\.\dms - q=')
         )
     assert "\x1b" not in server.log
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+@pytest.mark.parametrize("ending", ["close", "half", "reset"])
+@pytest.mark.parametrize("path", ["/upload", "/upload/read"])
+def test_an_upload_that_is_broken_off_has_left(
+    loop: str, ending: str, path: str
+) -> None:
+    head = f"POST {path} HTTP/1.1\r\nHost: a\r\n"
+    with serve(PROGRAM, loop=loop) as server:
+        for framing in (
+            "Content-Length: 9\r\n\r\n",
+            "Transfer-Encoding: chunked\r\n\r\n",
+        ):
+            mark = server.mark()
+            with server.connect() as one:
+                one.sendall(f"{head}{framing}".encode() + b"4\r\nab")
+                if ending == "half":  # it may still read
+                    half_close(one)
+                    assert read_all(one).startswith(b"HTTP/1.1 400 Bad Request\r\n")
+                elif ending == "reset":
+                    reset(one)
+            line = server.wait_for_log(f'"POST {path} HTTP/1.1" ', mark)
+            assert " 499 " in line
+            assert line.endswith(" left\n")
 
 
 FORMAT = (

@@ -154,6 +154,7 @@ def test_a_hangup_reads_the_certificate_again(
         program.process.send_signal(signal.SIGHUP)
         other = OTHER.read_text().replace("\n", "")
         wait_for(lambda: served_certificate(program.port) in other, "the new one")
+        program.wait_for_log("SIGHUP: 0 log files were opened again and the certificat")
         kept.request("GET", "/scheme")  # a connection that is open goes on
         assert kept.getresponse().read() == b"https"
         kept.close()
@@ -249,6 +250,42 @@ def test_a_unix_socket_answers_and_is_removed(
     finally:
         assert program.stop() == 0
     wait_for(lambda: not path.exists(), "the socket's file has gone")
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_the_socket_of_a_successor_is_left_to_it(
+    loop: str, tmp_path: Path, root: Path
+) -> None:
+    path = tmp_path / "socket"
+    first = Program(tmp_path, root, uds=str(path), loop=loop)
+    os.unlink(path)  # what a successor does that finds nobody listening any more
+    second = Program(tmp_path, root, uds=str(path), loop=loop)
+    try:
+        assert first.stop() == 0
+        with socket.socket(socket.AF_UNIX) as one:
+            one.connect(str(path))
+            one.sendall(b"GET /scheme HTTP/1.0\r\n\r\n")
+            assert read_all(one).endswith(b"\r\n\r\nhttp")
+    finally:
+        assert second.stop() == 0
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("moved", [False, True])
+def test_a_stop_is_good_where_the_socket_has_gone_or_can_not_be_removed(
+    moved: bool, tmp_path: Path, root: Path
+) -> None:
+    path = tmp_path / "below" / "socket"
+    path.parent.mkdir()
+    program = Program(tmp_path, root, uds=str(path))
+    if moved:
+        path.parent.rename(tmp_path / "moved")
+        path.parent.write_text("")  # now it is no directory
+    else:
+        path.unlink()
+    assert program.stop() == 0
+    assert "Traceback" not in program.log
+    assert ("is left: Not a directory" in program.log) is moved
 
 
 @pytest.mark.parametrize("mode", ["600", "0666", None])

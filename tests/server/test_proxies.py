@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, List, Optional, Tuple
 
 import pytest
-from support import read_all, serve
+from support import MATRIX, read_all, serve
 
 from pixie_web import PixieError, ProtocolError, Request
 from pixie_web.protocol.http11 import parse_head
@@ -314,3 +314,119 @@ class over_unix_socket:
 def test_the_setting_is_read_from_a_variable() -> None:
     settings = read_settings({}, {"PIXIE_TRUSTED_PROXIES": "10.0.0.0/8 unix,::1"})
     assert settings["trusted_proxies"] == ("10.0.0.0/8", "unix", "::1")
+
+
+# A path that a proxy takes off --------------------------------------------------------
+
+ROOT_PATHS = [
+    ("/app", "/app"),
+    ("/app/", "/app"),
+    ("/", ""),
+    ("", ""),
+    ("/a/b%C3%BC/c.d~", "/a/b%C3%BC/c.d~"),
+    # Of several the nearest proxy's; a client can only put its own in front.
+    ("/evil, /app", "/app"),
+    ("/app, /evil/..", ""),
+    # What names another host, leaves the directory, or is none.
+    ("//evil.example", ""),
+    ("/\\evil.example", ""),
+    ("/a//b", ""),
+    ("/..", ""),
+    ("/a/./b", ""),
+    ("https://evil.example/", ""),
+    ("app", ""),
+    ("/a b", ""),
+    ("/a?b", ""),
+    ("/a#b", ""),
+    ('/a"onload="', ""),
+    ("/<script>", ""),
+    ("/%", ""),
+    ("/%4", ""),
+    ("/gr\xf6\xdfe", ""),
+]
+
+
+@pytest.mark.parametrize("prefix, root_path", ROOT_PATHS)
+def test_the_path_that_a_trusted_proxy_has_taken_off(
+    prefix: str, root_path: str
+) -> None:
+    for peer in (NEAR, "8.8.8.8"):
+        head = f"GET /x?y HTTP/1.1\r\nHost: a\r\nX-Forwarded-Prefix: {prefix}\r\n\r\n"
+        request = Request(parse_head(head.encode("latin-1")), (peer, 999))
+        TrustedProxies(PROXIES).apply(request)
+        believed = root_path if peer == NEAR else ""
+        assert request.root_path == believed
+        assert request.url == f"http://a{believed}/x?y"
+
+
+PREFIXED = """
+import json
+from pixie_web import Pixie, Response, app, run, template
+
+inner = Pixie()
+app.mount("/in ner", inner)
+
+def answer(env):
+    return [app.url_for("home"), inner.url_for("item", n=1), env.url, env.path]
+
+for where in ("sync", "thread", "pool"):
+    app.route(f"/{where}", where)(answer)
+    inner.route(f"/{where}", where, name=where)(answer)
+
+@app.route("/asnc")
+async def asnc(env):
+    return answer(env)
+
+@app.route("/stream")
+def stream(env):
+    yield Response(content_type="application/json")
+    yield json.dumps(answer(env))
+
+@app.route("/", "sync")
+def home(env):
+    return ""
+
+@inner.route("/item/<n>")
+def item(env, n):
+    return ""
+
+@app.error(404)
+def missing(env, error):
+    return [app.url_for("home")]
+
+@app.on_start
+def start():
+    app.at_start = app.url_for("home")
+
+@app.route("/at-start", "sync")
+def at_start(env):
+    return [app.at_start]
+
+run()
+"""
+
+
+@pytest.mark.parametrize("loop, start", MATRIX)
+def test_links_have_the_path_that_a_proxy_takes_off(loop: str, start: str) -> None:
+    with serve(
+        PREFIXED,
+        loop=loop,
+        pool_start=start,
+        root_path="/set/",
+        trusted_proxies="127.0.0.1",
+    ) as server:
+        for headers, root in (
+            ({}, "/set"),
+            ({"X-Forwarded-Prefix": "/app"}, "/app"),
+            ({"X-Forwarded-Prefix": "//evil"}, "/set"),
+        ):
+            item = f"{root}/in%20ner/item/1"
+            for place in ("sync", "thread", "asnc", "pool", "stream"):
+                url = f"{server.url}{root}/{place}"
+                answer = server.get(f"/{place}", headers)
+                assert answer.json == [f"{root}/", item, url, f"/{place}"]
+            url = f"{server.url}{root}/in%20ner/pool"
+            below = server.get("/in%20ner/pool", headers)
+            assert below.json == [f"{root}/", item, url, "/pool"]
+            assert server.get("/none", headers).json == [f"{root}/"]
+        assert server.get("/at-start", {"X-Forwarded-Prefix": "/app"}).json == ["/set/"]

@@ -943,29 +943,71 @@ def test_an_address_that_is_not_this_machines_is_one_clear_line(
     assert re.fullmatch(line, text)
 
 
+LIMITED = """
+import os, resource
+resource.setrlimit(resource.RLIMIT_NOFILE, ({limit}, {limit}))
+from pixie_web import app, route, static_file
+
+@app.on_start
+def take_descriptors():
+    app.taken = [open(os.devnull) for _ in range({taken})]
+
+@route("/file", "sync")
+def file(env):
+    return static_file("large.unknown", os.getcwd())
+
+@route("/large")
+def large(env):
+    return b"x" * 1_000_000
+"""
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.parametrize("loop", LOOPS)
-@pytest.mark.parametrize("most", [0, 1000])
+@pytest.mark.parametrize("taken", [0, 30])
 def test_running_out_of_connections_or_descriptors_does_not_spin(
-    loop: str, most: int
+    loop: str, taken: int
 ) -> None:
-    limit = "import resource\nresource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))\n"
-    with serve(limit + PROGRAM, loop=loop, max_connections=most) as server:
+    limit = LIMITED.format(limit=64, taken=taken)
+    with serve(limit + PROGRAM, loop=loop) as server:
         server.get("/pool/text")
         before = descriptors(server)
         with ExitStack() as stack:
             for _ in range(200):
                 stack.enter_context(server.connect())
-            full = before + 31 if most == 0 else 60
+            full = 60 if taken else before + 20
             wait_for(lambda: descriptors(server) >= full, "no more are accepted")
             wall, cpu = time.monotonic(), cpu_seconds(server.pid)
             wait_for(lambda: time.monotonic() > wall + 1.2, "time passes")
             cpu = cpu_seconds(server.pid) - cpu
             assert cpu < (time.monotonic() - wall) / 4
             assert len(server.log) < 20_000
-            assert descriptors(server) <= max(full + 1, 64)
+            assert taken or descriptors(server) < 60
         assert wait_for(lambda: can_be_asked(server), "connections are accepted again")
-    assert ("can't accept" in server.log) == (most == 1000)
+    assert ("can't accept" in server.log) == bool(taken)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("loop", LOOPS)
+def test_more_connections_than_descriptors_are_not_taken(loop: str) -> None:
+    # What is left is for answers: a file, and what a worker has put into one.
+    with serve(LIMITED.format(limit=200, taken=0) + PROGRAM, max_connections=1000) as (
+        server
+    ), ExitStack() as stack:
+        line = server.wait_for_log(" WARNING max_connections is ")
+        found = re.search(r"is (\d+) and not 1000: .* open (\d+) more files", line)
+        assert found is not None
+        most, left = map(int, found.groups())
+        assert 60 < most < left - 64
+        cwd = Path(os.readlink(f"/proc/{server.pid}/cwd"))
+        (cwd / "large.unknown").write_bytes(b"y" * 1_000_000)
+        before = descriptors(server)
+        asking = [stack.enter_context(server.connect()) for _ in range(most)]
+        wait_for(lambda: descriptors(server) >= before + most, "all are accepted")
+        for one, path in zip(asking, ("/file", "/large", "/file")):
+            one.sendall(request(path))
+            answer = read_answer(one)
+            assert (answer.status, len(answer.body)) == (200, 1_000_000)
 
 
 def can_be_asked(server: Server) -> bool:

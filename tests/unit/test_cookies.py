@@ -14,7 +14,7 @@ from support import Server, server_fixture
 
 from pixie_web import Pixie, PixieError, Request, Response
 from pixie_web.cookies import UNSET, secret_keys, sign, unsign
-from pixie_web.launch import hand_down, set_form_limits, take_over
+from pixie_web.launch import hand_down, set_up, take_over
 from pixie_web.protocol.http11 import parse_head
 from pixie_web.protocol.multipart import FormLimits
 from pixie_web.text import dump_json, load_json
@@ -237,11 +237,12 @@ def test_workers_that_import_the_program_are_handed_the_secrets() -> None:
     main.secrets = "read at the start"
     limits = FormLimits(max_parts=7)
     main.freeze()
-    set_form_limits(main, limits)
+    set_up(main, limits, "/app")
     sent = dump_json(hand_down(main))
     take_over(worker, load_json(sent))  # type: ignore[arg-type]
     families = main._family(), worker._family()
     assert [one.form_limits for one in families[1]] == [limits] * 3
+    assert [one.root_path for one in families[1]] == ["/app"] * 3
     for one, other in zip(*families):
         assert other.secrets is not UNSET
         assert one.secrets == other.secrets
