@@ -55,7 +55,11 @@ static("/assets/", str(HERE / "assets"))
 
 @get("/", RouteType.sync)
 def index(env: Request) -> str:
-    return show_board(page=env.query.get("page", 1, type=int))
+    try:
+        page = env.query.get("page", 1, type=int)
+    except ValueError:
+        page = 1
+    return show_board(page=page)
 
 
 @post("/", RouteType.sync, max_body_bytes=MAX_BODY_BYTES)

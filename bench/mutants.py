@@ -3,7 +3,7 @@
     python bench/mutants.py                  60 mutants over all rooms, about an hour
     python bench/mutants.py --room executors/pool --count 30
     python bench/mutants.py --list           say which, and run nothing
-    python bench/mutants.py --only Pool._drop --tests "scheduler pool"
+    python bench/mutants.py --only Scheduler.drop --tests "scheduler pool"
 
 A mutant is the source with one change: a comparison turned, a condition negated, a
 number one larger, a statement left out. It is killed if a test fails twice, or takes
@@ -65,6 +65,7 @@ ROOMS: Dict[str, Tuple[str, str]] = {
     "executors/pool/worker": ("MainGone", f"{POOL} broken_streams placement"),
     "executors/pool/zygote": ("Launch", f"pool_start {POOL} listening"),
     "executors/pool/links": ("Job", f"{POOL} broken_streams"),
+    "executors/pool/supervisor": ("", f"{POOL} status"),
     "executors/pool/pool": ("resident_bytes", f"{POOL} status"),
     "executors/dispatch": ("Placements", "placement status scheduler"),
     "handling": ("Triggers join_triggers", "application triggers placement"),
@@ -100,30 +101,27 @@ ROOMS: Dict[str, Tuple[str, str]] = {
 # the survivors are printed, and why.
 ONE_LOOK = "or left <= 0: -> if first < found == size or left < 0:"
 EQUIVALENT: Dict[str, str] = {
-    "Pool.__init__: self._all_gone: Optional[asyncio.Future[None]] = None -> pass": (
-        "`stop` sets it before anybody looks"
-    ),
-    "Pool.__init__: self._sweeper: Optional[asyncio.TimerHandle] = None -> pass": (
-        "`start` sets it before anybody looks"
-    ),
-    "Pool.stop: self.loop.remove_reader(zygote.fileno()) -> pass": (
+    "Supervisor.__init__: self._all_gone: Optional[asyncio.Future[None]] = None "
+    "-> pass": ("`stop` sets it before anybody looks"),
+    "Supervisor.__init__: self._sweeper: Optional[asyncio.TimerHandle] = None "
+    "-> pass": ("`start` sets it before anybody looks"),
+    "Supervisor.stop: self._loop.remove_reader(zygote.fileno()) -> pass": (
         "its socket is closed in the same turn of the loop"
     ),
-    "Pool._stop_waiting: if self._all_gone is not None and not self._all_gone.done(): "
+    "Supervisor._stop_waiting: "
+    "if self._all_gone is not None and not self._all_gone.done(): "
     "-> if self._all_gone is not None or not self._all_gone.done():": (
         "whatever ends the waiting comes once"
     ),
-    "Pool._set_deadline: if moment < self._alarm_at: -> if moment <= self._alarm_at:": (
-        "the same alarm once more"
-    ),
-    f"Pool._await_trace: if first < found == size {ONE_LOOK}": "20 ms more",
+    "Scheduler._set_deadline: if moment < self._alarm_at: "
+    "-> if moment <= self._alarm_at:": ("the same alarm once more"),
+    f"Trace._await: if first < found == size {ONE_LOOK}": "20 ms more",
     "WorkerStream.__init__: self.inside_chunk = False -> pass": (
         "who asks takes a stream without it for one that is not"
     ),
-    'Worker._open_answer: return FileSlice("", 0, 0) -> return FileSlice("", 0, 1)': (
+    'WorkerLink._take_file: body = FileSlice("", 0, 0) -> body = FileSlice("", 0, 1)': (
         "nobody gets it"
     ),
-    'Worker._open_answer: return FileSlice("", 0, 0) -> return None': "the same",
     "Zygote._obey: descriptors.frombytes(ancillary[0][2][:12]) -> "
     "descriptors.frombytes(ancillary[0][2][:13])": "there are twelve bytes",
 }

@@ -16,9 +16,18 @@ from __future__ import annotations
 import re
 from typing import Any, Dict, List, Optional, Tuple, Type, Union
 
-from harness import READERS, choose, cuts, events_from, joined, next_event
+from harness import (
+    CHUNK_READERS,
+    READERS,
+    choose,
+    cuts,
+    events_from,
+    joined,
+    next_event,
+)
 
 from pixie_web import HTTPError, ProtocolError, Request
+from pixie_web.protocol import http11
 from pixie_web.protocol.http11 import (
     CLOSED,
     END,
@@ -47,6 +56,7 @@ LIMITS: List[Dict[str, int]] = [
         "max_trailer_bytes": 40,
     },
 ]
+MAX_SMALL_CHUNKS = [http11.MAX_SMALL_CHUNKS, 20]  # an input has no room for more
 MOST_KEPT_BYTES = [  # in a head, and in a body: a chunk's line or the trailers
     (MAX_HEAD_BYTES, MAX_TRAILER_BYTES + 1),
     (120, 41),
@@ -58,6 +68,8 @@ def check_connection(data: bytes, prefix: bytes = b"") -> None:
     number = choices[0] % 2
     max_body_bytes = [None, 10][choices[0] // 2 % 2]
     data = prefix + data
+    for module in CHUNK_READERS:
+        module.MAX_SMALL_CHUNKS = MAX_SMALL_CHUNKS[number]
     whole = events_of(RequestReader, [data], number, max_body_bytes)
     for pieces in ([data], *cuts(data, choices)):
         for reader in READERS:

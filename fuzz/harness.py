@@ -9,7 +9,7 @@ import sys
 import tempfile
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Callable, Iterable, List, Tuple
+from typing import Any, Callable, Iterable, List, Tuple
 
 try:
     import atheris  # type: ignore[import-not-found, unused-ignore]
@@ -24,17 +24,20 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "support")]
 with atheris.instrument_imports(["pixie_web"]) if atheris else nullcontext():
     from events import events_from, joined, next_event
 
-    from pixie_web.protocol.http11 import RequestReader
+    from pixie_web.protocol import http11
 
-    READERS = [RequestReader]
+    READERS = [http11.RequestReader]
+    CHUNK_READERS: List[Any] = [http11]  # the modules that they are from
     try:
-        from pixie_web.httptools import HttptoolsReader
+        from pixie_web import httptools
 
-        READERS.append(HttptoolsReader)
+        READERS.append(httptools.HttptoolsReader)
+        CHUNK_READERS.append(httptools)
     except ImportError:
         pass
 
 __all__ = [
+    "CHUNK_READERS",
     "READERS",
     "choose",
     "cuts",

@@ -26,7 +26,8 @@ chapters, each of which uses only what stands above it:
     templating: compiler templates
     routing
     executors: base streams local                                   where handlers run
-    executors/pool: frames worker zygote links pool
+    executors/pool: frames worker zygote traces links scheduler recycling
+    executors/pool: supervisor pool
     executors: dispatch
     handling middleware application
     server: proxies access options connection listeners server      clients
@@ -47,6 +48,7 @@ from .about import __version__ as __version__
 from .conditional import check_preconditions
 from .datastructures import Headers, MultiDict
 from .errors import (
+    BadValue,
     ClientDisconnected,
     HTTPError,
     MissingExtra,
@@ -84,6 +86,7 @@ from .staticfiles import cached_file, static_file
 from .templating.templates import Template, template
 
 __all__ = [
+    "BadValue",
     "ClientDisconnected",
     "FileUpload",
     "HTTPError",

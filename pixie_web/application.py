@@ -32,19 +32,20 @@ from typing import (
     Type,
     TypeVar,
     Union,
+    cast,
 )
 
 from .about import __version__
 from .conditional import deciding_headers
-from .cookies import Secrets, secret_keys
+from .cookies import UNSET, MaybeSecrets, Secrets, secret_keys
 from .errors import (
     ClientDisconnected,
     HTTPError,
     PixieError,
     ProtocolError,
-    RequestTimeout,
     RouteError,
     companion,
+    ends_worker,
 )
 from .executors.base import (
     DEFAULT_PLACEMENT,
@@ -81,6 +82,7 @@ from .requests import BodySource, Request, log_failure
 from .responses import Response, StaticFile, error_page, to_chunk
 from .routing import Pattern, Router
 from .staticfiles import directory_file, resolve_file
+from .text import json_default_hook
 
 Trigger = TypeVar("Trigger", bound=Callable[..., Any])
 Paths = Union[str, Iterable[str]]
@@ -182,10 +184,8 @@ class Application:
     form_limits: FormLimits  # set by run(); the defaults without it
 
     def __init__(
-        self, import_name: Optional[str] = None, *, secrets: Secrets = ()
+        self, import_name: Optional[str] = None, *, secrets: MaybeSecrets = UNSET
     ) -> None:
-        if secrets != ():
-            secret_keys(secrets)  # refuses here what can't sign later
         self.import_name = import_name
         self.secrets = secrets
         self.debug = False
@@ -193,6 +193,7 @@ class Application:
         self._routes: List[Route] = []
         self._mounts: List[Tuple[str, Application]] = []
         self._triggers = Triggers()
+        self._json_default: Optional[Callable[[Any], object]] = None
         self._status_handlers: Dict[int, Handler] = {}
         self._error_handlers: Dict[Type[BaseException], Handler] = {}
         self._on_start: List[Callable[[], Any]] = []
@@ -204,6 +205,23 @@ class Application:
         self._frozen = False
         self.imported_from = ""  # the module that the command line named
         self.placements = Placements(answer, answer_async)
+
+    @property
+    def secrets(self) -> MaybeSecrets:
+        """What signs the cookies that name no secret of their own, as bytes.
+
+        Raises:
+            PixieError: when it is set: to nothing, or to what is too short.
+        """
+        return self._secrets
+
+    @secrets.setter
+    def secrets(self, secrets: MaybeSecrets) -> None:
+        # Refuses here what can't sign later, and keeps a copy: a list may change.
+        is_unset = secrets is UNSET
+        self._secrets = (
+            UNSET if is_unset else tuple(secret_keys(cast(Secrets, secrets)))
+        )
 
     # Declaring routes.
 
@@ -342,7 +360,8 @@ class Application:
         Args:
             prefix: the path, such as "/assets/".
             root: the directory.
-            options: index, max_age and cache, as for `directory_file`.
+            options: index, max_age, cache and dotfiles, as for `directory_file`. Files
+                and directories whose names begin with a dot are a 404 by default.
 
         Raises:
             RouteError: there is no such directory.
@@ -353,7 +372,7 @@ class Application:
             raise RouteError(f"static: there is no directory {root}")
 
         def serve_static(env: Request, filename: str = "") -> Response:
-            return directory_file(root, filename, **options)
+            return directory_file(root, filename, query=env.query_string, **options)
 
         index = [prefix] if options.get("index") else []
         paths = [f"{prefix}<filename:path>", *index]
@@ -496,6 +515,30 @@ class Application:
 
         return declare
 
+    @property
+    def json_default(self) -> Optional[Callable[[Any], object]]:
+        """A function that returns what JSON can say in place of a value, or None.
+
+        It is asked, in main and in workers, for what `dump_json` has no rule for, and
+        raises TypeError for what it does not know either. A mounted application that
+        has none takes that of the one above it.
+
+        Raises:
+            RouteError: set to what is no plain `def`, or when the server has started.
+        """
+        return self._json_default
+
+    @json_default.setter
+    def json_default(self, function: Optional[Callable[[Any], object]]) -> None:
+        self._check_open("app.json_default")
+        if function is not None and (
+            not callable(function) or handler_kind(function) != "def"
+        ):
+            raise RouteError(
+                f"app.json_default is a plain def that takes a value, got {function!r}"
+            )
+        self._json_default = function
+
     def on_start(self, function: HandlerType) -> HandlerType:
         """Have `function()` called in main before it serves, after the pool exists."""
         self._on_start.append(function)
@@ -574,8 +617,11 @@ class Application:
             application.placements = self.placements
             application._router.freeze()
             for _, mounted in application._mounts:
-                if mounted.secrets == ():
+                if mounted.secrets is UNSET:
                     mounted.secrets = application.secrets
+                mounted._json_default = (
+                    mounted._json_default or application._json_default
+                )
         for index, route in enumerate(self.routes):
             route.index = index
             route.triggers = join_triggers(route)
@@ -608,6 +654,7 @@ class Application:
         if not self._frozen:
             self.freeze()
         owner = request.app = self._owner(request)
+        json_default_hook.set(owner._json_default)
         response = await owner._respond(request)
         if isinstance(response.body, StaticFile):
             try:
@@ -628,7 +675,7 @@ class Application:
     async def _respond(self, request: Request) -> Response:
         try:
             match = self._router.match(request.method, request.path)
-        except HTTPError as error:
+        except BaseException as error:  # HTTPError, or a filter's own
             return await self._unmatched(request, error)
         route = request.route = match.target
         request.params = dict(match.args)
@@ -661,16 +708,17 @@ class Application:
         if not route.stream_body:
             await read_body(request)
 
-    async def _unmatched(self, request: Request, error: HTTPError) -> Response:
+    async def _unmatched(self, request: Request, error: BaseException) -> Response:
         """Answer where no route matched; the application's triggers run as ever."""
+        headers = error.headers if isinstance(error, HTTPError) else {}
         before, before_async, after, after_async = self._triggers.sorted()
         response = await self._ask_first(before_async, request)
         if response is None:
             response = ask_first(self, before, request)
         if response is None:
             of_server = request.head.path == "*"  # RFC 9110 section 9.3.7
-            if request.method == "OPTIONS" and (of_server or "Allow" in error.headers):
-                response = Response(None, 204, headers=error.headers).settle()
+            if request.method == "OPTIONS" and (of_server or "Allow" in headers):
+                response = Response(None, 204, headers=headers).settle()
             else:
                 response = self.error_response(request, error)
         return await self._finish(request, response, after, after_async)
@@ -723,9 +771,9 @@ class Application:
                 response = error_page(HTTPError(500), text)
             # Refuses here what can't be sent later.
             response.header_block(secrets=self.secrets)
-        except RequestTimeout:
-            raise
         except BaseException as failure:
+            if ends_worker(failure):
+                raise
             log_failure(request, failure)
             return error_page(HTTPError(500))
         return response

@@ -5,11 +5,11 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from typing import Any, Dict, Mapping, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple, cast
 
 from .about import LONE, ROOT, log
 from .application import Application
-from .cookies import secret_keys
+from .cookies import UNSET
 from .errors import PixieError
 from .executors.pool.zygote import Launch, temporary_directory
 from .protocol.multipart import FORM_LIMITS, FormLimits
@@ -41,7 +41,9 @@ def hand_down(application: Application) -> Dict[str, Any]:
     return {
         "form_limits": getattr(application, "form_limits", FORM_LIMITS),
         "secrets": [
-            [] if secrets == () else [key.hex() for key in secret_keys(secrets)]
+            None
+            if secrets is UNSET
+            else [key.hex() for key in cast(List[bytes], secrets)]
             for secrets in family
         ],
     }
@@ -51,7 +53,7 @@ def take_over(application: Application, settings: Mapping[str, Any]) -> None:
     """Set in a worker what `hand_down` returned in main."""
     set_form_limits(application, settings["form_limits"])
     for one, keys in zip(application._family(), settings["secrets"]):
-        one.secrets = tuple(bytes.fromhex(key) for key in keys)
+        one.secrets = UNSET if keys is None else [bytes.fromhex(key) for key in keys]
 
 
 # How a new interpreter finds the application: it gets sys.path, sys.argv and the names

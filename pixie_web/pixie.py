@@ -14,7 +14,7 @@ import sys
 from typing import Any, Dict, Iterable, Literal, Optional, Union
 
 from .application import Application
-from .cookies import Secrets
+from .cookies import UNSET, MaybeSecrets
 from .errors import PixieError
 from .runner import _Runner
 from .settings import read_settings
@@ -27,14 +27,15 @@ class Pixie(Application):
         import_name: a name for people to read; `Pixie(__name__)` as elsewhere.
         secrets: sign cookies that name no secret of their own (str or bytes, or
             several, of which the first signs and each verifies). An application that is
-            mounted and has none takes those of the one above it.
+            mounted and has none takes those of the one above it. Left out, cookies are
+            not signed; at least 16 bytes each, else.
 
     Raises:
-        PixieError: a secret is empty.
+        PixieError: a secret is empty or too short, or there is none in what is given.
     """
 
     def __init__(
-        self, import_name: Optional[str] = None, *, secrets: Secrets = ()
+        self, import_name: Optional[str] = None, *, secrets: MaybeSecrets = UNSET
     ) -> None:
         super().__init__(import_name, secrets=secrets)
         self._kept: Dict[str, Any] = {}  # the arguments of a run() that did nothing
@@ -58,6 +59,7 @@ class Pixie(Application):
         keyfile: Optional[str] = None,
         ssl_context: Any = None,
         trusted_proxies: Optional[Iterable[str]] = None,
+        allowed_hosts: Optional[Iterable[str]] = None,
         access_log: Optional[bool] = None,
         access_log_format: Optional[str] = None,
         **limits: float,
@@ -88,6 +90,9 @@ class Pixie(Application):
             ssl_context: an ssl.SSLContext of your own instead.
             trusted_proxies: addresses and networks, or "unix", whose X-Forwarded-For,
                 -Proto, -Host and Forwarded are believed.
+            allowed_hosts: the hosts that are served, ".example.com" with all below it;
+                a request for another one is 400. All of them, when left out: env.host
+                and env.url are then what the client says.
             access_log: log each request.
             access_log_format: with %(name)s for the items of `AccessRecord`.
             limits: the other fields of `ServerOptions`, and those of `PoolOptions` and

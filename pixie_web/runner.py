@@ -25,7 +25,8 @@ from .errors import MissingExtra, PixieError
 from .executors.base import RouteType
 from .executors.local import Threads
 from .executors.pool.frames import PoolOptions, Program
-from .executors.pool.pool import STOP_SECONDS, Pool
+from .executors.pool.links import STOP_SECONDS
+from .executors.pool.pool import Pool
 from .executors.pool.zygote import THREADS_FORKED, count_lasting_threads
 from .launch import configure_logging, describe_launch, set_form_limits
 from .protocol.multipart import FormLimits

@@ -39,7 +39,8 @@ CHAPTERS = """
     routing
     executors/base executors/streams executors/local
     executors/pool/frames executors/pool/worker executors/pool/zygote
-    executors/pool/links executors/pool/pool
+    executors/pool/traces executors/pool/links executors/pool/scheduler
+    executors/pool/recycling executors/pool/supervisor executors/pool/pool
     executors/dispatch
     handling middleware application
     server/proxies server/access server/options server/connection server/listeners

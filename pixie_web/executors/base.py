@@ -8,6 +8,7 @@ import time
 from bisect import bisect_left
 from collections import deque
 from enum import Enum
+from functools import partial
 from typing import (
     TYPE_CHECKING,
     Any,
@@ -275,9 +276,13 @@ class Gate:
             raise busy_error(1)
         loop = asyncio.get_running_loop()
         turn: asyncio.Future[None] = loop.create_future()
-        timer = loop.call_later(route.queue_timeout, self._give_up, turn)
+        timer = loop.call_later(route.queue_timeout, self._give_up, turn, busy_error(1))
+        left = ClientDisconnected("the client left while its request waited")
+        give_up = partial(self._give_up, turn, left)
         self._line.append(turn)
         arrived = time.monotonic()
+        if request.disconnect is not None:
+            request.disconnect.add(give_up)  # or it would keep others out of the line
         try:
             await turn
         except asyncio.CancelledError:
@@ -286,10 +291,12 @@ class Gate:
             raise
         finally:
             timer.cancel()
+            if request.disconnect is not None:
+                request.disconnect.remove(give_up)
             request.queue_seconds += time.monotonic() - arrived
         if request.disconnected:
             self.leave()
-            raise ClientDisconnected("the client left while its request waited")
+            raise left
 
     def leave(self) -> None:
         """Go out, and let the next one in."""
@@ -300,10 +307,10 @@ class Gate:
                 return
         self.inside -= 1
 
-    def _give_up(self, turn: asyncio.Future[None]) -> None:
+    def _give_up(self, turn: asyncio.Future[None], why: Exception) -> None:
         if not turn.done():
             self._line.remove(turn)
-            turn.set_exception(busy_error(1))
+            turn.set_exception(why)
 
 
 def set_bounds(

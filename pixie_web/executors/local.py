@@ -19,11 +19,11 @@ from typing import (
 
 from ..about import log
 from ..datastructures import T
-from ..errors import AnswerLost, ClientDisconnected, PixieError
+from ..errors import AnswerLost, ClientDisconnected
 from ..requests import Request
 from ..responses import Response, is_stream
 from .base import Gate, Route, deadline_error, leave_gate
-from .streams import Answer, AsyncAnswer, AsyncChunks, Chunks
+from .streams import Answer, AsyncAnswer, AsyncChunks, Chunks, HandlerLeft
 
 if TYPE_CHECKING:
     from queue import SimpleQueue
@@ -336,17 +336,17 @@ class TaskRun:
             await self._serve(cast(AsyncChunks, chunks))
 
     def _ended(self, task: asyncio.Task[None]) -> None:
-        if not task.cancelled() and task.exception() is None:
+        try:
+            task.result()
             return
-        error = None if task.cancelled() else task.exception()
-        if not isinstance(error, Exception):
-            if self._request.disconnected:
-                error = ClientDisconnected("the client left")
-            else:
-                error = PixieError(f"the handler left by {error or 'its cancellation'}")
+        except Exception as error:
+            end = error
+        except BaseException as error:
+            gone = self._request.disconnected
+            end = ClientDisconnected("the client left") if gone else HandlerLeft(error)
         if self._ready is not None and not self._ready.done():
-            self._ready.set_exception(error)
-        self._stop(error)
+            self._ready.set_exception(end)
+        self._stop(end)
 
     # The stream.
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
-from typing import Any, Awaitable, Callable, Dict, List, Optional, Sequence
+from collections import deque
+from heapq import nsmallest
+from operator import itemgetter
+from typing import Any, Awaitable, Callable, Deque, Dict, List, Optional, Sequence
 
 from ..requests import Request
 from ..responses import Response
@@ -13,7 +16,7 @@ from ..text import format_date
 from .connection import Connection
 from .listeners import Listener
 from .options import ServerOptions
-from .proxies import TrustedProxies
+from .proxies import AllowedHosts, TrustedProxies
 
 MAX_CONNECTIONS = 10_000  # where descriptors allow it
 SPARE_DESCRIPTORS = 64  # for files and workers, of those that a process may have
@@ -43,7 +46,7 @@ class Server:
         options: the bounds.
 
     Raises:
-        PixieError: there is no such parser.
+        PixieError: there is no such parser, or a proxy or a host that is none.
     """
 
     def __init__(
@@ -54,8 +57,13 @@ class Server:
         self.make_reader = options.reader()
         proxies = options.trusted_proxies
         self.proxies = TrustedProxies(proxies) if proxies else None
+        self.hosts = AllowedHosts(options.allowed_hosts)
         self.max_connections = options.max_connections or connections_allowed()
+        self.arriving: Dict[Connection, None] = {}  # accepted, and not yet connected
         self.connections: Dict[Connection, None] = {}  # in the order they came
+        self.clients: Dict[str, Dict[Connection, None]] = {}  # by network, if limited
+        self.leaving = 0  # connections that give way, and are not gone yet
+        self.held_bytes = 0  # of memory, by all bodies
         self.is_full = False  # somebody waits for a connection's place
         self.closing = False
         self.loop: asyncio.AbstractEventLoop
@@ -63,6 +71,7 @@ class Server:
         self._listeners: List[Listener] = []
         self._sweeper: Optional[asyncio.TimerHandle] = None
         self._empty: Optional[asyncio.Future[None]] = None
+        self._turns: Deque[asyncio.Future[None]] = deque()  # who waits for one
         self._date_second = 0
         self._date_line = b""
 
@@ -94,15 +103,75 @@ class Server:
         if self._sweeper is not None:
             self._sweeper.cancel()
 
-    def has_room(self) -> bool:
-        """Return whether one more connection may be accepted."""
-        arriving = sum(listener.arriving for listener in self._listeners)
-        return len(self.connections) + arriving < self.max_connections
+    def room(self) -> int:
+        """Return how many more connections there may be."""
+        staying = len(self.connections) + len(self.arriving) - self.leaving
+        return self.max_connections - staying
 
-    def longest_idle(self) -> Optional[Connection]:
-        """Return the connection that may end to make room for a new one, if any."""
-        idle = [one for one in self.connections if one.is_kept_alive]
-        return min(idle, key=lambda one: one.deadline, default=None)
+    def yielding(self, count: int, network: str = "") -> List[Connection]:
+        """Return up to `count` connections that may end for new ones, in that order.
+
+        Args:
+            network: of which client; "": of all.
+        """
+        now = self.loop.time()
+        candidates = self.clients[network] if network else self.connections
+        arriving = {} if network else self.arriving
+        ranks = ((one.rank(now), one) for one in (*candidates, *arriving))
+        ranked = [(rank, one) for rank, one in ranks if rank is not None]
+        return [one for _, one in nsmallest(count, ranked, key=itemgetter(0))]
+
+    def network_of(self, address: Any) -> str:
+        """Return what counts as one client: an IPv4 address, the /64 of an IPv6 one.
+
+        "" is for what is not counted: Unix sockets, trusted proxies, all without limit.
+        """
+        is_limited = self.options.max_connections_per_client > 0
+        if not is_limited or not isinstance(address, tuple):
+            return ""
+        host: str = address[0]
+        if self.proxies is not None and self.proxies.trusts(host):
+            return ""
+        if ":" not in host:
+            return host
+        packed = socket.inet_pton(socket.AF_INET6, host.partition("%")[0])
+        if packed.startswith(bytes(10) + b"\xff\xff"):  # RFC 4291 section 2.5.5.2
+            return socket.inet_ntoa(packed[12:])
+        return packed[:8].hex()
+
+    def admit(self, connection: Connection) -> bool:
+        """Count a new connection, unless its client has too many; return whether.
+
+        One of that client's own gives way to it, if there is one that may.
+        """
+        network = connection.network
+        if network:
+            own = self.clients.setdefault(network, {})
+            if len(own) >= self.options.max_connections_per_client:
+                yielding = self.yielding(1, network)
+                if not yielding:
+                    return False
+                yielding[0].give_way()
+            own[connection] = None
+        self.arriving[connection] = None
+        return True
+
+    async def next_turn(self) -> None:
+        """Wait for a turn of the loop in which no other reads on in a long body."""
+        waiter = self.loop.create_future()
+        self._turns.append(waiter)
+        if len(self._turns) == 1:
+            self.loop.call_soon(self._give_turn)
+        await waiter
+
+    def _give_turn(self) -> None:
+        while self._turns:
+            waiter = self._turns.popleft()
+            if not waiter.done():
+                waiter.set_result(None)
+                break
+        if self._turns:
+            self.loop.call_soon(self._give_turn)
 
     def resume(self) -> None:
         """Have those listeners accept again that wait for a connection's place."""
@@ -124,7 +193,13 @@ class Server:
 
     def forget(self, connection: Connection) -> None:
         """Note that a connection has ended."""
+        self.arriving.pop(connection, None)
         self.connections.pop(connection, None)
+        self.leaving -= connection.gives_way
+        own = self.clients.get(connection.network, {})
+        own.pop(connection, None)
+        if connection.network and not own:
+            self.clients.pop(connection.network, None)
         if not self.connections and self._empty is not None and not self._empty.done():
             self._empty.set_result(None)
         self.resume()

@@ -109,6 +109,18 @@ def test_static_serves_what_lies_below_a_directory(server: Server) -> None:
         assert server.get(path).status == 404
 
 
+@pytest.mark.parametrize("query", ["", "?q=%20&r=a/b", "?"])
+def test_the_redirect_to_a_directory_keeps_the_query(
+    query: str, server: Server
+) -> None:
+    head = f"GET /pages/sub{query} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+    answer = server.raw(head.encode())
+    assert answer.startswith(b"HTTP/1.1 302 ")
+    kept = query if query != "?" else ""
+    assert f"\r\nLocation: ./sub/{kept}\r\n".encode() in answer
+    assert server.get("/pages/sub/?q=1").text == "asset"
+
+
 # Mounts -------------------------------------------------------------------------------
 
 

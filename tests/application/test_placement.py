@@ -7,6 +7,7 @@ what is written below, and with each other. Only the Date header may differ.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import inspect
 import json
@@ -27,8 +28,17 @@ from support import (
     wait_for,
 )
 
-from pixie_web import HTTPError, Pixie, RouteError, RouteType
-from pixie_web.executors.base import check_kind, handler_kind
+from pixie_web import (
+    ClientDisconnected,
+    HTTPError,
+    Pixie,
+    Request,
+    RouteError,
+    RouteType,
+)
+from pixie_web.executors.base import Gate, Route, check_kind, handler_kind
+from pixie_web.protocol.http11 import parse_head
+from pixie_web.requests import Disconnect
 from pixie_web.responses import error_page
 
 PROGRAM = Path(__file__).parents[1] / "programs" / "placement.py"
@@ -269,6 +279,16 @@ STREAMS = [
 ERRORS = [
     Ask("/aborted", failed("418 I'm a teapot", "no <coffee>")),
     Ask("/aborted_bare", failed("403 Forbidden")),
+    Ask(
+        "/aborted_json",
+        plain(
+            "422 Unprocessable Content",
+            JSON,
+            body=as_json({"problem": ["<größe>", None]}),
+        ),
+    ),
+    Ask("/own_attribute", ERROR_500),
+    Ask("/set_status", ERROR_500),
     Ask("/aborted_handled", plain("410 Gone", HTML, body=b"gone: it went")),
     Ask(
         "/redirected",
@@ -333,11 +353,16 @@ REQUESTS = [
         headers=("X-One: 1", "X-Two:2", "X-Two:  ü  "),
     ),
     Ask(
-        "/request_query?a=1&a=%C3%BC+b&n=7&n&%zz=%",
+        "/request_query?a=1&a=%C3%BC+b&n&n=7&%zz=%",
         found(
-            [[["a", "1"], ["a", "ü b"], ["n", "7"], ["n", ""], ["%zz", "%"]]]
-            + [["1", "ü b"], "none", 0]
+            [[["a", "1"], ["a", "ü b"], ["n", ""], ["n", "7"], ["%zz", "%"]]]
+            + [["1", "ü b"], "none", 7]
         ),
+    ),
+    Ask("/request_query", found([[], [], "none", 0])),
+    Ask(
+        "/request_query?n=7&n=%3Cb%3E",
+        failed("400 Bad Request", "The value 'n' is '<b>', no valid int."),
     ),
     Ask(
         "/request_missing",
@@ -405,6 +430,12 @@ REQUESTS = [
         found([[["a", "1"], ["a", "2"], ["n", "3"]], 3, 0]),
     ),
     post("/request_form", "text/plain", b"a=1", found([[], None, 0])),
+    post(
+        "/request_form",
+        URLENCODED,
+        b"n=x",
+        failed("400 Bad Request", "The value 'n' is 'x', no valid int."),
+    ),
     post("/request_form", URLENCODED, b"&".join([b"a"] * 5000), None),
     post(
         "/request_files",
@@ -632,6 +663,10 @@ def test_unusable_results_are_logged_with_type_and_route(server: Server) -> None
         mark = server.mark()
         server.get(f"/{placement}/unusable")
         server.wait_for_log(f"failed in /unusable ({placement})", mark)
+        server.get(f"/{placement}/own_attribute")
+        server.wait_for_log("values of your own go into env.context", mark)
+        server.get(f"/{placement}/set_status")
+        server.wait_for_log("from 200 to 999, got '201 Created'", mark)
         server.wait_for_log(re.compile("TypeError: a handler returns .* not set"), mark)
 
 
@@ -707,6 +742,55 @@ def test_who_waits_too_long_gets_503(path: str, bounded: Server) -> None:
         bounded.get("/open")
         assert read_all(first).endswith(b"held")
     assert bounded.get(path).text == "held"
+
+
+@pytest.mark.parametrize("path", ["/thread/one", "/asnc/one", "/thread/free"])
+def test_who_leaves_the_line_keeps_nobody_out_of_it(path: str, bounded: Server) -> None:
+    inside = 3 if path == "/thread/free" else 1
+    running = [start(bounded, path) for _ in range(inside)]
+    wait_for(lambda: bounded.log.count(f"{path} began") == inside, "all places taken")
+    mark = bounded.mark()
+    for waits in [start(bounded, path) for _ in range(5)]:
+        waits.close()
+    left = re.compile(f'"GET {path} .* 499 0 .* left$', re.M)
+    wait_for(
+        lambda: len(left.findall(bounded.log)) == 5, "their end, while the others run"
+    )
+    assert "503" not in "".join(bounded.log.splitlines(True)[mark:])
+    bounded.get("/open")
+    for one in running:
+        assert read_all(one).endswith(b"held")
+        one.close()
+    assert bounded.get(path).text == "held"
+    assert bounded.log.count(f"{path} began") == inside + 1
+
+
+def test_a_line_is_as_long_as_those_who_wait() -> None:
+    route = Route("/", ("GET",), lambda env: None, RouteType.thread)
+    gate = Gate(1)
+    head = parse_head(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+
+    def request() -> Request:
+        return Request(head, disconnect=Disconnect())
+
+    async def come_and_go() -> None:
+        await gate.enter(route, request())
+        requests = [request() for _ in range(2000)]
+        waiting = [asyncio.ensure_future(gate.enter(route, one)) for one in requests]
+        await asyncio.sleep(0)
+        refused = [one for one in waiting if one.done()]
+        assert 0 < len(refused) < 2000
+        for one in requests:
+            one.disconnect.set()
+        next_one = asyncio.ensure_future(gate.enter(route, request()))
+        ends = await asyncio.gather(*waiting, return_exceptions=True)
+        assert {type(end) for end in ends} == {HTTPError, ClientDisconnected}
+        gate.leave()
+        await next_one
+        gate.leave()
+        assert gate.inside == 0
+
+    asyncio.run(come_and_go())
 
 
 @pytest.mark.parametrize("path", ["/thread/late", "/asnc/late"])

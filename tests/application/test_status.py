@@ -19,7 +19,7 @@ from support import LOOPS, Server, serve, server_fixture, wait_for
 
 from pixie_web import Pixie, RouteError
 from pixie_web.executors.base import TIME_BUCKETS, Histogram
-from pixie_web.executors.pool.pool import exit_cause
+from pixie_web.executors.pool.supervisor import exit_cause
 from pixie_web.status import render_metrics
 
 PROGRAM = r"""

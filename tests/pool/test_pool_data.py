@@ -8,7 +8,7 @@ import os
 import struct
 import sys
 from types import SimpleNamespace
-from typing import Any, List, cast
+from typing import Any, List
 
 import pytest
 from pooling import (
@@ -27,8 +27,9 @@ from pooling import (
 )
 from support import LONG, MATRIX, Server, serve, server_fixture, wait_for
 
-from pixie_web.executors.pool.frames import ANSWER_TOKEN_BYTES, Frame
-from pixie_web.executors.pool.links import Worker
+from pixie_web.executors.base import Route, RouteType
+from pixie_web.executors.pool.frames import ANSWER_TOKEN_BYTES, Flag, FrameType
+from pixie_web.executors.pool.links import Job, Result, Retirement, WorkerLink
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 LARGE = PROGRAM.replace(
@@ -150,21 +151,23 @@ def test_an_answer_that_fits_in_no_file_is_sent_all_the_same() -> None:
 def test_a_worker_that_dies_before_its_answer_is_opened_is_one_that_died(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    async def deliver() -> List[Worker]:
-        lost: List[Worker] = []
-        pool: Any = SimpleNamespace(lost=lost.append)
-        worker = Worker(pool, 1, cast(Any, None))
-        future = asyncio.get_running_loop().create_future()
-        worker.state, worker.job = "busy", cast(Any, SimpleNamespace(number=7))
-        worker.job.stream, worker.job.future = None, future
+    results: List[Result] = []
+
+    async def deliver() -> WorkerLink:
+        owner: Any = SimpleNamespace(retired=lambda worker: None)
+        zygote: Any = SimpleNamespace(order=lambda *_: None)
+        worker = WorkerLink(owner, 1, zygote)
+        route = Route("/", ("GET",), print, RouteType.pool)
+        worker.begin(Job(7, route, (b"", b""), results.append))
         block = b"Content-Type: a/b\r\n"
         name = bytes(ANSWER_TOKEN_BYTES) + b"/proc/0/fd/3"
         payload = struct.pack("!HqI", 200, 9, len(block)) + block + name
-        header = struct.pack("!IBBHI", len(payload), Frame.FILE, Frame.SPOOLED, 0, 7)
-        worker.take(header + payload)
+        header = struct.pack("!IBBHI", len(payload), FrameType.FILE, Flag.SPOOLED, 0, 7)
+        worker.feed(header + payload)
         for descriptor in (worker._incoming, worker._outgoing, *worker.its_files):
             os.close(descriptor)
-        return lost
+        return worker
 
-    assert len(asyncio.run(deliver())) == 1
+    assert asyncio.run(deliver()).why is Retirement.lost
+    assert [getattr(result, "status", 0) for result in results] == [502]
     assert caplog.text == ""

@@ -254,7 +254,9 @@ ROWS = {
     "it raises": Row("/event/raise", log=(FAILED + r"\(pool\)$",)),
     "`abort(404)`, or it raises an `HTTPError`": Row("/event/abort"),
     "it returns what can't be sent": Row("/event/type", log=(FAILED,)),
-    "`sys.exit()`, or a `KeyboardInterrupt`": Row("/event/exit", log=(FAILED,)),
+    "`sys.exit()`, or it raises what is no `Exception`": Row(
+        "/event/exit", log=(FAILED,)
+    ),
     "it asks for more than `worker_memory_limit_bytes`": Row(
         "/event/memory", log=(FAILED,)
     ),
@@ -284,7 +286,7 @@ ROWS = {
     "a stream raises midway": Row(
         "/stream/raise", get_stream, (FAILED + r"\(stream\), in the middle",)
     ),
-    "a stream leaves by `sys.exit()` midway": Row(
+    "a stream leaves by what is no `Exception` midway": Row(
         "/stream/exit", get_stream, (FAILED + r"\(stream\), in the middle",)
     ),
     "a stream dies midway": Row(

@@ -40,11 +40,8 @@ from support import (
 
 from pixie_web import Pixie, RouteError, RouteType
 from pixie_web.executors.base import Route
-from pixie_web.executors.pool.pool import (
-    CRASH_REST_SECONDS,
-    Breaker,
-    boot_delay_seconds,
-)
+from pixie_web.executors.pool.scheduler import CRASH_REST_SECONDS, Breaker
+from pixie_web.executors.pool.supervisor import boot_delay_seconds
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 

@@ -35,7 +35,7 @@ from support import (
     wait_for,
 )
 
-from pixie_web.executors.pool.pool import difference
+from pixie_web.executors.pool.supervisor import difference
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 ENVIRONMENT = {"PIXIE_HOST": "127.0.0.1", "PIXIE_PORT": "0", "PIXIE_WORKERS": "1"}

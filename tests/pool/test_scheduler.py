@@ -20,7 +20,13 @@ from virtual_time import in_virtual_time, quiet, seconds
 
 from pixie_web import ClientDisconnected, HTTPError, PixieError, Response
 from pixie_web.executors.base import WAITING_PER_SLOT
-from pixie_web.executors.pool.frames import _FRAME, _RESULT, Frame, PoolOptions
+from pixie_web.executors.pool.frames import (
+    _FRAME,
+    _RESULT,
+    Flag,
+    FrameType,
+    PoolOptions,
+)
 from pixie_web.executors.pool.links import STREAM_BUFFER_BYTES
 from pixie_web.executors.pool.pool import Pool
 from pixie_web.executors.pool.zygote import EXITED
@@ -114,9 +120,10 @@ async def test_streams_have_slots_of_their_own() -> None:
 @in_virtual_time
 async def test_by_default_there_are_four_streams_for_each_worker() -> None:
     async with played(workers=2) as stage:
-        assert (stage.pool.size, stage.pool.max_streams) == (2, 8)
+        stats = stage.pool.stats()
+        assert (stats["size"], stats["max_streams"]) == (2, 8)
     async with played(workers=2, max_streams=0) as stage:
-        assert stage.pool.max_streams == 0
+        assert stage.pool.stats()["max_streams"] == 0
         stage.ask("/stream")
         await quiet()
         assert stage.counts == {"busy": 0, "streams": 0, "waiting": 1}
@@ -559,7 +566,7 @@ async def test_a_broken_stream_gives_what_came_and_then_its_error() -> None:
         stream = (await asked).body
         worker.chunk(b"one", more=True)
         worker.chunk(b"two")
-        worker.finish(Frame.BROKEN)
+        worker.finish(Flag.BROKEN)
         await quiet()
         assert (await stream.__anext__(), stream.inside_chunk) == (b"one", True)
         assert (await stream.__anext__(), stream.inside_chunk) == (b"two", False)
@@ -584,6 +591,12 @@ async def test_an_answer_in_pieces_has_the_length_it_says() -> None:
 
 
 # The end of a worker ------------------------------------------------------------------
+
+
+def result_frame(number: int, status: int = 200) -> bytes:
+    """Return the frame that answers a job, without a body."""
+    header = _FRAME.pack(_RESULT.size, FrameType.RESPONSE, 0, 0, number)
+    return header + _RESULT.pack(status, 0, 0)
 
 
 @in_virtual_time
@@ -688,7 +701,7 @@ async def test_a_worker_that_says_it_is_its_last_answer_is_let_go(how: str) -> N
         (worker,) = await stage.booted(1)
         if how == "stream":
             worker.begin()
-            worker.finish(Frame.RETIRE)
+            worker.finish(Flag.RETIRE)
         else:
             worker.respond(b"last", retire=True)
         assert (await asked).status == 200
@@ -702,16 +715,16 @@ async def test_a_worker_that_says_it_is_its_last_answer_is_let_go(how: str) -> N
 @pytest.mark.parametrize(
     "frame",
     [
-        _FRAME.pack(1 << 30, Frame.RESPONSE, 0, 0, 1),
+        _FRAME.pack(1 << 30, FrameType.RESPONSE, 0, 0, 1),
         _FRAME.pack(0, 99, 0, 0, 1),
-        _FRAME.pack(0, Frame.READY, 0, 0, 1),
-        _FRAME.pack(0, Frame.END, 0, 0, 1),
-        _FRAME.pack(0, Frame.DATA, 0, 0, 1),
-        _FRAME.pack(0, Frame.RESPONSE, 0, 0, 1),
-        _FRAME.pack(_RESULT.size, Frame.RESPONSE, 0, 0, 2) + _RESULT.pack(200, 0, 0),
-        _FRAME.pack(_RESULT.size, Frame.RESPONSE, 0, 0, 1) + _RESULT.pack(199, 0, 0),
-        _FRAME.pack(_RESULT.size, Frame.RESPONSE, 0, 0, 1) + _RESULT.pack(1000, 0, 0),
-        _FRAME.pack(_RESULT.size + 1, Frame.HEAD, 0, 0, 1)
+        _FRAME.pack(0, FrameType.READY, 0, 0, 1),
+        _FRAME.pack(0, FrameType.END, 0, 0, 1),
+        _FRAME.pack(0, FrameType.DATA, 0, 0, 1),
+        _FRAME.pack(0, FrameType.RESPONSE, 0, 0, 1),
+        result_frame(2),
+        result_frame(1, status=199),
+        result_frame(1, status=1000),
+        _FRAME.pack(_RESULT.size + 1, FrameType.HEAD, 0, 0, 1)
         + _RESULT.pack(200, 0, 1)
         + b"x",
     ],
@@ -745,7 +758,7 @@ async def test_a_frame_may_come_byte_by_byte() -> None:
         asked = stage.ask("/pool")
         (worker,) = await stage.booted(1)
         result = _RESULT.pack(200, 4, 0) + b"slow"
-        for byte in _FRAME.pack(len(result), Frame.RESPONSE, 0, 0, 1) + result:
+        for byte in _FRAME.pack(len(result), FrameType.RESPONSE, 0, 0, 1) + result:
             worker.write(bytes([byte]))
             await quiet()
         assert (await asked).body == b"slow"

@@ -40,14 +40,14 @@ def pid(env):
 
 @route("/main", RouteType.sync)
 def main_state(env):
-    pool = proc_env.pool
-    return {"busy": pool._jobs, "streams": pool._streams, "waiting": pool._waiting}
+    stats = proc_env.pool.stats()
+    return {name: stats[name] for name in ("busy", "streams", "waiting")}
 
 
 @route("/booted", RouteType.sync)
 def booted(env):
-    found = proc_env.pool._workers.values()
-    return [one.pid for one in found if one.state in ("idle", "busy")]
+    found = proc_env.pool.stats()["workers"]
+    return [one["pid"] for one in found if one["state"] in ("idle", "busy")]
 
 
 @route("/sum", timeout=float("inf"))

@@ -8,6 +8,7 @@ to 42 bodies, 46 pipelines.
 
 import base64
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -18,9 +19,14 @@ from pixie_web.protocol.http11 import (
     CLOSED,
     END,
     LAST_CHUNK,
+    MAX_JOINED_BYTES,
+    MAX_JOINED_CHUNKS,
+    MAX_SMALL_CHUNKS,
+    MIN_CHUNK_BYTES,
     NEED_DATA,
     Head,
     RequestReader,
+    Signal,
     encode_chunk,
     is_header_block,
     parse_head,
@@ -734,6 +740,112 @@ def test_20_000_chunks_of_one_byte_are_one_body():
     expected = ["POST /", b"x" * 20_000, "end"]
     assert events_of([data]) == expected
     assert events_of(data[i : i + 1000] for i in range(0, len(data), 1000)) == expected
+
+
+def alone(reader):
+    """Return the events of a reader one by one, as far as they go."""
+    events = []
+    while not events or not isinstance(events[-1], (ProtocolError, Signal)):
+        events.append(next_event(reader))
+    return events
+
+
+@pytest.mark.parametrize("size", [1, 2, 15, 16, 100, 255])
+def test_chunks_that_wait_are_few_events(size):
+    """Each event costs a handler's turn, so a client must not choose how many."""
+    reader = Reader()
+    count = 3000
+    reader.feed(CHUNKED + encode_chunk(b"x" * size) * count)
+    pieces = alone(reader)[1:-1]
+    assert b"".join(pieces) == b"x" * size * count
+    wire_bytes = len(encode_chunk(b"x" * size)) * count
+    least = count / MAX_JOINED_CHUNKS + wire_bytes / MAX_JOINED_BYTES
+    assert len(pieces) <= 2 * least + 3
+    assert max(map(len, pieces)) <= MAX_JOINED_BYTES
+    assert reader.chunks == count
+
+
+def test_a_run_ends_ahead_of_what_is_not_whole_or_not_right():
+    for rest, status in [
+        (b"", None),
+        (b"5", None),
+        (b"5\r\nhell", None),
+        (b"5\r\nhello\r", None),
+        (b"5\r\nhello!\n", 400),
+        (b"+5\r\nhello\r\n", 400),
+        (b"5 \r\nhello\r\n", 400),
+        (b"5\nhello\r\n", 400),
+        (b"0_5\r\nhello\r\n", 400),
+        (b"00000000000000005\r\nhello\r\n", 400),
+    ]:
+        content = rest[3:8] if status is None and len(rest) > 2 else b""
+        content = b"hello" if rest == b"5\r\nhello!\n" else content
+        for pieces in cuts(CHUNKED + b"2;a\r\nab\r\n" * 3 + rest):
+            events = events_of(pieces)
+            assert events[1] == b"ababab" + content.rstrip(b"\r")
+            assert events[2:] == ([] if status is None else [status])
+
+
+def test_limits_hold_inside_a_run_of_chunks():
+    plain, longer = b"1\r\nx\r\n", b"1;abcdef\r\nx\r\n"
+    limits = {"max_chunk_line_bytes": 8, "max_extension_bytes": 30}
+    for run, expected in [
+        (longer * 5, b"xxxxx"),  # 35 bytes of extensions, 6 of body ahead of the last
+        (longer * 6, 400),  # 42, and 7
+        (plain * 5 + longer * 6, b"x" * 11),
+        (plain * 5 + longer * 7, 400),
+        (b"1;abcdefg\r\nx\r\n", 400),
+        (b"00000001\r\nx\r\n", b"x"),
+        (b"000000001\r\nx\r\n", 400),
+    ]:
+        for pieces in cuts(CHUNKED + plain * 2 + run):
+            events = events_of(pieces, **limits)
+            if expected == 400:
+                assert events[-1] == 400
+                assert events[1].startswith(b"xx")
+            else:
+                assert events == ["POST /", b"xx" + expected]
+
+
+@pytest.mark.parametrize(
+    "runs, last",
+    [
+        ([(68, 1)], "end"),  # the body allows for one more with every 16th byte
+        ([(69, 1)], 400),
+        ([(1000, 16)], "end"),
+        ([(64, 1), (10, 16)], "end"),
+        ([(68, 1), (10, 16)], "end"),
+        ([(68, 1), (1, 12), (1, 16)], "end"),
+        ([(68, 1), (1, 11)], 400),
+        ([(68, 1), (1, 12), (1, 16), (1, 5)], 400),
+        ([(1, 10_000), (64 + 625, 1)], "end"),
+        ([(1024, 15)], "end"),
+        ([(1025, 15)], 400),
+    ],
+    ids=repr,
+)
+def test_a_body_of_small_chunks_is_refused_to_the_chunk(runs, last, monkeypatch):
+    """They cost far more than they carry."""
+    for module in {RequestReader.__module__, Reader.__module__}:
+        monkeypatch.setattr(sys.modules[module], "MAX_SMALL_CHUNKS", 64)
+    assert MIN_CHUNK_BYTES == 16
+    wire = [encode_chunk(b"x" * size) * count for count, size in runs]
+    data = CHUNKED + b"".join(wire) + LAST_CHUNK
+    steps = {1, 2, 3, 7, 100, 5000, len(data)}
+    for pieces in [[data[i : i + n] for i in range(0, len(data), n)] for n in steps]:
+        _, body, end = events_of(pieces)
+        assert end == last
+        refused = runs[-1][1] if last == 400 else 0  # the last chunk of the last run
+        assert len(body) == sum(count * size for count, size in runs) - refused
+
+
+@pytest.mark.parametrize("more, last", [(4369, "end"), (4370, 400)])
+def test_the_first_64_kib_of_each_body_may_come_in_chunks_of_a_byte(more, last):
+    assert MAX_SMALL_CHUNKS == 65_536
+    body = CHUNKED + b"1\r\nx\r\n" * MAX_SMALL_CHUNKS + LAST_CHUNK
+    assert events_of([body, body])[-1] == "end"
+    data = CHUNKED + b"1\r\nx\r\n" * (MAX_SMALL_CHUNKS + more) + LAST_CHUNK
+    assert events_of([data])[-1] == last
 
 
 def test_extensions_may_not_outweigh_the_body():

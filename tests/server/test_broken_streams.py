@@ -1,10 +1,14 @@
-"""Answers that break off: one record says why, and the access line says so too."""
+"""Answers that break off or can't be given: one record says why, whatever was raised.
+
+The access line says so too, and nothing of the request is left behind.
+"""
 
 from __future__ import annotations
 
 import re
 import signal
 import socket
+import sys
 from typing import Callable, List
 
 import pytest
@@ -18,11 +22,25 @@ from pooling import (
     reset,
     wait_for_note,
 )
-from support import LOOPS, Server, read_all, read_until, serve, server_fixture
+from support import LOOPS, Server, read_all, read_until, serve, server_fixture, wait_for
 
 PROGRAM = r"""
-import asyncio, os, sys, time
-from pixie_web import Response, RouteType, abort, route, run, static_file
+import asyncio, gc, logging, os, sys, time
+from pixie_web import RequestTimeout, Response, RouteType, abort, app, route, run
+from pixie_web import static_file
+
+class Timeout(BaseException):  # as gevent and eventlet have one
+    pass
+
+RAISED = {
+    "cancelled": asyncio.CancelledError,
+    "own": Timeout,
+    "closed": GeneratorExit,
+    "interrupt": KeyboardInterrupt,
+    "late": RequestTimeout,
+    "end": StopIteration,
+    "async-end": StopAsyncIteration,
+}
 
 def wait(name):
     while not os.path.exists(name):
@@ -37,6 +55,8 @@ def break_off(how):
         abort(404, "on purpose")
     if how == "deadline":
         raise TimeoutError("on purpose")  # no deadline of ours
+    if how in RAISED:
+        raise RAISED[how]
     return 42  # which is no chunk
 
 def declare(place):
@@ -58,6 +78,13 @@ def declare(place):
         finally:
             open(f"closed-{name}", "w").close()
 
+    @route(f"/{name}/closing/<how>", place)
+    def fails_while_closed(env, how):
+        try:
+            yield from fails_when_closed(env)
+        finally:
+            break_off(how)
+
     if place is not RouteType.sync:
         @route(f"/{name}/hang", place, timeout=0.2)
         def hangs(env):
@@ -71,6 +98,61 @@ for place in (RouteType.sync, RouteType.thread, RouteType.stream):
 async def fails(env, how):
     yield "first"
     yield break_off(how)
+
+# The same in each place of a request where a program is called.
+
+def fails_there(env, *response, place="def"):
+    when = "after" if response else "before"
+    if env.params["where"] == f"{when} {place}":
+        break_off(env.params["how"])
+
+async def fails_there_too(env, *response):
+    fails_there(env, *response, place="async")
+
+@app.error(LookupError)
+def fails_in_the_error_handler(env, error):
+    break_off(env.params["how"])
+
+def answers(env, where, how):
+    if where == "handler":
+        break_off(how)
+    if where == "error handler":
+        raise LookupError
+    if where == "after response":
+        env.after_response(lambda: break_off(how))
+    return "whole"
+
+triggers = [fails_there, fails_there_too]
+for name in ("sync", "thread", "pool"):
+    path = f"/{name}/at/<where>/<how>"
+    route(path, name, before=triggers, after=triggers)(answers)
+
+@route("/asnc/at/<where>/<how>", before=triggers, after=triggers)
+async def answers_async(env, where, how):
+    return answers(env, where, how)
+
+app.filter("fails", "[a-z-]+", break_off)
+
+@route("/filter/<how:fails>")
+def is_not_called(env, how):
+    return "never"
+
+@route("/asnc/forgotten", "asnc")
+async def forgotten(env):
+    print("is forgotten", file=sys.stderr, flush=True)
+    await asyncio.get_running_loop().create_future()
+
+@route("/collect", "sync")
+def collect(env):
+    logging.getLogger("asyncio").disabled = True  # it tells of the task as well
+    gc.collect()
+    logging.getLogger("asyncio").disabled = False
+
+@route("/left", RouteType.sync)
+def what_is_left(env):
+    stats = app.stats()
+    active = sum(one["active"] for one in stats["routes"]) - 1
+    return [active, stats["threads"]["busy"], stats["pools"][0]["busy"]]
 
 @route("/asnc/close")
 async def is_closed(env):
@@ -163,6 +245,13 @@ def ask(server: Server, path: str) -> bytes:
         ("raise", "ValueError: on purpose"),
         ("abort", "HTTPError: 404 on purpose"),
         ("exit", "HandlerLeft: the handler left by SystemExit('on purpose')"),
+        ("interrupt", "HandlerLeft: the handler left by KeyboardInterrupt()"),
+        ("cancelled", "HandlerLeft: the handler left by CancelledError()"),
+        ("closed", "HandlerLeft: the handler left by GeneratorExit()"),
+        ("own", "HandlerLeft: the handler left by Timeout()"),
+        ("late", "HandlerLeft: the handler left by RequestTimeout()"),
+        ("end", "RuntimeError: generator raised StopIteration"),
+        ("async-end", "RuntimeError: the stream raised StopAsyncIteration"),
         ("deadline", "TimeoutError: on purpose"),
         ("type", "TypeError: a stream yields str or bytes, not int"),
     ],
@@ -179,9 +268,67 @@ def test_a_stream_that_fails_is_one_record_with_its_cause(
     (record,) = records(server, mark)
     route = f"/{place}/break/<how>"
     where = f"GET {path} failed in {route} ({place}), in the middle of its answer\n"
-    assert f" ERROR {where}Traceback (most recent call last):" in record
+    assert f" ERROR {where}  Traceback (most recent call last):" in record
+    if place == "asnc" and "end" in how:
+        error = re.sub("(the stream|generator) raised", "async generator raised", error)
     assert record.rstrip().endswith(error)
-    assert ", in fails\n" in record or how == "type"
+    forgets = sys.version_info < (3, 9) and (place, how) == ("asnc", "cancelled")
+    assert ", in fails\n" in record or how == "type" or forgets
+
+
+HOWS = {
+    "raise": "ValueError",
+    "exit": "SystemExit",
+    "interrupt": "KeyboardInterrupt",
+    "cancelled": "CancelledError",
+    "own": "Timeout",
+    "late": "RequestTimeout",
+    "end": "StopIteration",
+    "async-end": "StopAsyncIteration",
+    "closed": "GeneratorExit",
+}
+WHERES = ["handler", "error handler", "after response"]
+WHERES += ["before def", "before async", "after def", "after async"]
+
+
+@pytest.mark.parametrize("where", WHERES)
+@pytest.mark.parametrize("place", ["sync", "thread", "asnc", "pool"])
+def test_whatever_is_raised_wherever_is_one_answer_and_one_record(
+    server: Server, place: str, where: str
+) -> None:
+    for how, error in HOWS.items():
+        mark = server.mark()
+        path = f"/{place}/at/{where}/{how}".replace(" ", "%20")
+        answer = server.get(path)
+        expected = (200, "whole") if where == "after response" else (500, None)
+        assert (answer.status, expected[1] or answer.text) == (expected[0], answer.text)
+        server.wait_for_log(re.compile(rf"^ *\S*\b{error}\b", re.M), mark)
+        (record,) = records(server, mark)
+        assert " ERROR " in record
+    wait_for(lambda: server.get("/left").json == [0, 0, 0], "the end of all")
+
+
+@pytest.mark.parametrize("how, error", HOWS.items())
+def test_a_filter_of_a_path_that_fails_is_a_500(
+    server: Server, how: str, error: str
+) -> None:
+    if how == "raise":
+        assert server.get(f"/filter/{how}").status == 404  # a ValueError: no match
+        return
+    mark = server.mark()
+    assert server.get(f"/filter/{how}").status == 500
+    (record,) = records(server, mark)
+    assert f"GET /filter/{how} failed\n" in record and error in record
+
+
+def test_a_handler_that_nobody_can_wake_ends_its_connection(server: Server) -> None:
+    mark = server.mark()
+    with asking(server, "/asnc/forgotten") as (one,):
+        server.wait_for_log("is forgotten", mark)
+        server.get("/collect")
+        assert read_all(one) == b""
+    assert access_line(server, "/asnc/forgotten", mark) == ["499", "0", "failed"]
+    assert server.get("/left").json == [0, 0, 0]
 
 
 @pytest.mark.parametrize(
@@ -238,6 +385,22 @@ def test_a_client_that_leaves_a_stream_is_no_failure(
     assert records(server, mark) == []
 
 
+@pytest.mark.parametrize("how", ["raise", "exit", "cancelled", "own", "late"])
+@pytest.mark.parametrize("place", ["sync", "thread", "stream"])
+def test_what_fails_while_it_is_closed_is_one_record(
+    server: Server, place: str, how: str
+) -> None:
+    mark = server.mark()
+    path = f"/{place}/closing/{how}"
+    with asking(server, path) as (one,):
+        read_until(one, b"more")
+    assert access_line(server, path, mark)[::2] == ["200", "left"]
+    server.wait_for_log(re.compile(rf"^ *\S*\b{HOWS[how]}\b", re.M), mark)
+    (record,) = records(server, mark)
+    assert " ERROR a stream failed while it was closed\n" in record
+    wait_for(lambda: server.get("/left").json == [0, 0, 0], "the end of its thread")
+
+
 def test_what_fails_when_its_client_has_left_is_told(server: Server) -> None:
     mark = server.mark()
     with asking(server, "/asnc/rude") as (one,):
@@ -281,6 +444,19 @@ def test_a_refusal_is_complete_for_who_has_half_closed(server: Server) -> None:
     mark = server.mark()
     server.raw(b"x\r\n\r\n", half_close=True)
     assert server.wait_for_log(' "-" 400 ', mark).endswith(" complete\n")
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_nothing_that_failed_holds_up_the_end_of_the_server(loop: str) -> None:
+    with serve(PROGRAM, loop=loop, drain_seconds=60) as server:
+        for place in PLACES:
+            for how in HOWS:
+                ask(server, f"/{place}/break/{how}")
+                for where in ("handler", "after%20response", "before%20def"):
+                    server.get(f"/{place}/at/{where}/{how}")
+        assert server.stop() == 0
+        assert "waiting for" not in server.log
+        assert server.complaints() == []
 
 
 @pytest.mark.parametrize("loop", LOOPS)

@@ -12,7 +12,7 @@ from support import read_all, serve
 
 from pixie_web import PixieError, ProtocolError, Request
 from pixie_web.protocol.http11 import parse_head
-from pixie_web.server.proxies import TrustedProxies
+from pixie_web.server.proxies import MAX_FORWARDED, TrustedProxies
 from pixie_web.settings import read_settings
 
 PROXIES = ("10.0.0.0/8", "192.168.7.7", "2001:db8::/32")
@@ -191,12 +191,35 @@ def test_what_is_no_network_is_refused(name: str) -> None:
 
 def test_many_hops_are_read_in_linear_time() -> None:
     # As long as a head may be; a slow expression would take minutes.
-    for piece in ('"', "a,", ", ", "=;", 'for="', "for=10.0.0.2,", '\\"'):
+    for piece in ('"', "a,", ", ", "=;", 'for="', "for=10.0.0.2,", '\\"', " ", "\t "):
         for name in ("Forwarded", "X-Forwarded-For"):
             try:
-                ask(NEAR, f"{name}: {piece * (60_000 // len(piece))}")
+                ask(NEAR, f'{name}: a=b,{piece * (60_000 // len(piece))}"')
             except ProtocolError:
                 pass
+
+
+@pytest.mark.parametrize("name", ["Forwarded", "X-Forwarded-For", "X-Forwarded-Host"])
+@pytest.mark.parametrize("piece", [",", ", ", "for=10.0.0.2,", "10.0.0.2,"])
+def test_a_client_can_not_name_more_proxies_than_there_can_be(
+    name: str, piece: str
+) -> None:
+    few = piece * (MAX_FORWARDED // 2)
+    if not (name == "Forwarded" and piece.startswith("1")):  # that is malformed
+        ask(NEAR, f"{name}: {few}", f"{name}: {few[: -len(piece)]}")
+    with pytest.raises(
+        ProtocolError, match="400 A request passes 1000 proxies at most"
+    ):
+        ask(NEAR, f"{name}: {few}", f"{name}: {few}")
+    ask("8.8.8.8", f"{name}: {few}", f"{name}: {few}")  # nobody believes it
+
+
+def test_pairs_of_forwarded_count_like_hops() -> None:
+    ask(NEAR, "Forwarded: " + ";" * MAX_FORWARDED)
+    with pytest.raises(
+        ProtocolError, match="400 A request passes 1000 proxies at most"
+    ):
+        ask(NEAR, "Forwarded: " + ";" * (MAX_FORWARDED + 1))
 
 
 PROGRAM = """

@@ -33,7 +33,13 @@ from virtual_time import quiet
 
 from pixie_web import Pixie, Request, Response, RouteType
 from pixie_web.executors.base import Route
-from pixie_web.executors.pool.frames import _FRAME, _RESULT, Frame, PoolOptions
+from pixie_web.executors.pool.frames import (
+    _FRAME,
+    _RESULT,
+    Flag,
+    FrameType,
+    PoolOptions,
+)
 from pixie_web.executors.pool.pool import Pool
 from pixie_web.executors.pool.zygote import (
     _ORDER,
@@ -137,13 +143,13 @@ class PlayedWorker:
     @property
     def setup(self) -> Any:
         """What it was told to boot with."""
-        assert self.got[0].kind == Frame.BOOT
+        assert self.got[0].kind == FrameType.BOOT
         return load_json(self.got[0].payload)
 
     @property
     def jobs(self) -> List[Got]:
         """The jobs that it was given, in order."""
-        return [one for one in self.got if one.kind == Frame.RUN]
+        return [one for one in self.got if one.kind == FrameType.RUN]
 
     @property
     def is_busy(self) -> bool:
@@ -159,7 +165,7 @@ class PlayedWorker:
     @property
     def cancels(self) -> int:
         """How often it was told that a client has gone."""
-        return sum(one.kind == Frame.CANCEL for one in self.got)
+        return sum(one.kind == FrameType.CANCEL for one in self.got)
 
     # What it may do.
 
@@ -175,28 +181,28 @@ class PlayedWorker:
     def ready(self, table: bytes = b"") -> None:
         """Say that it has booted."""
         self.got_ready = True
-        self.send(Frame.READY, 0, table)
+        self.send(FrameType.READY, 0, table)
 
     def respond(
         self, body: bytes = b"", status: int = 200, retire: bool = False
     ) -> None:
         """Answer the job."""
         self._answers += 1
-        flags = Frame.RETIRE if retire else 0
-        self.send(Frame.RESPONSE, flags, _RESULT.pack(status, len(body), 0) + body)
+        flags = Flag.RETIRE if retire else 0
+        self.send(FrameType.RESPONSE, flags, _RESULT.pack(status, len(body), 0) + body)
 
     def begin(self, size: int = -1) -> None:
         """Begin an answer in pieces."""
-        self.send(Frame.HEAD, 0, _RESULT.pack(200, size, 0))
+        self.send(FrameType.HEAD, 0, _RESULT.pack(200, size, 0))
 
     def chunk(self, data: bytes, more: bool = False) -> None:
         """Send a piece of an answer."""
-        self.send(Frame.DATA, Frame.MORE if more else 0, data)
+        self.send(FrameType.DATA, Flag.MORE if more else 0, data)
 
     def finish(self, flags: int = 0) -> None:
         """End an answer in pieces."""
         self._answers += 1
-        self.send(Frame.END, flags)
+        self.send(FrameType.END, flags)
 
     def note_trace(self, text: bytes) -> None:
         """Write where it is, as it does when it is asked to."""

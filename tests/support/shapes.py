@@ -31,6 +31,7 @@ OF_THE_PACKAGE = [
     "application/test_status.py",
     "house/test_architecture.py",
     "house/test_chapters.py",
+    "house/test_expressions.py",
     "house/test_fuzz.py",
     "house/test_importing.py",
     "house/test_single.py",

@@ -6,6 +6,7 @@ tried with the file in memory, kept for good, and on disk: always the same bytes
 
 import asyncio
 import errno
+import itertools
 import os
 import re
 import shutil
@@ -17,6 +18,7 @@ import pytest
 from pixie_web import (
     Headers,
     HTTPError,
+    Pixie,
     Request,
     Response,
     cached_file,
@@ -38,12 +40,16 @@ from pixie_web.responses import FileSlice, StaticFile
 from pixie_web.staticfiles import (
     FILE_CHUNK_BYTES,
     MAX_CACHED_FILE_BYTES,
+    MAX_KNOWN_FILES,
     _file_state,
-    _find_once,
+    _find_again,
+    _first_names,
     _keep,
     _look_inside,
+    _named_files,
     _on_disk,
     _require,
+    _required_files,
     _siblings,
     content_disposition,
     content_type_of,
@@ -72,7 +78,10 @@ LARGE = MAX_CACHED_FILE_BYTES + 1
 @pytest.fixture(autouse=True)
 def _no_memory(monkeypatch):
     """Start with nothing kept for good, and with files that have long been settled."""
-    _find_once.cache_clear()
+    _find_again.cache_clear()
+    _first_names.clear()
+    _named_files.clear()
+    _required_files.clear()
     _require.cache_clear()
     _siblings.cache_clear()
     _keep.cache_clear()
@@ -726,6 +735,8 @@ ATTACKS = [
     "a.txt::$DATA",
     "CON",
     "CON.txt",
+    "CON .txt",
+    "conin$",
     "nul",
     "....//secret.txt",
     ".../secret.txt",
@@ -834,6 +845,11 @@ WINDOWS_NAMES = [
     "sub/a.txt::$DATA",
     "CON",
     "con.txt",
+    "con .txt",
+    "LPT1 .log",
+    "conin$",
+    "CONOUT$.txt",
+    "aux  /a.txt",
     "sub/NUL",
     "aux.tar.gz",
     "COM1",
@@ -860,7 +876,10 @@ def test_names_that_mean_something_else_on_windows(name):
 
 @pytest.mark.parametrize(
     "name",
-    ["a.txt", "console.txt", "sub/com10", "nullable", "a b.txt", ".htaccess", "é"],
+    [
+        *("a.txt", "console.txt", "sub/com10", "nullable", "a b.txt", ".htaccess", "é"),
+        *("con a.txt", "conin", "a con .txt", "xaux .c"),
+    ],
 )
 def test_names_that_are_safe_everywhere(name):
     assert is_safe_name(name, windows=True) is is_safe_name(name, windows=False) is True
@@ -947,6 +966,102 @@ def test_a_directory_has_an_index_if_asked_for(pages, filename, expected):
         assert response.headers["Location"] == expected
     else:
         assert content_of(resolve_file("GET", NO_HEADERS, response)) == expected
+
+
+DOT_FILES = [
+    ".git/config",
+    ".env",
+    ".htpasswd",
+    "docs/.svn/entries",
+    "docs/.DS_Store",
+    "...",
+    "docs/..a",
+    ".well-known/.git/config",
+    ".well-known-not/x",
+    ".well-knownx",
+    "docs/.well-known/x",
+    ".WELL-KNOWN/x",
+]
+NO_DOT_FILES = [
+    ".well-known/acme-challenge/x",
+    ".well-known/security.txt",
+    "a.b/c.d",
+    "docs/a.",
+    "well-known",
+]
+
+
+@pytest.fixture
+def dotted(pages):
+    for name in DOT_FILES + NO_DOT_FILES:
+        put(pages / name, name.encode())
+    put(pages / ".hidden" / "index.html", b"hidden")
+    return pages
+
+
+@pytest.mark.parametrize("cache", [None, True, False])
+@pytest.mark.parametrize("name", DOT_FILES)
+def test_a_dot_file_is_404_unless_asked_for(dotted, name, cache):
+    for index in (None, "index.html"):
+        with pytest.raises(HTTPError, match=r"^404 Not Found$"):
+            directory_file(dotted, name, index=index, cache=cache)
+    with pytest.raises(HTTPError, match=r"^404 Not Found$"):
+        static_file(name, dotted, cache=cache)
+    for found in (
+        directory_file(dotted, name, cache=cache, dotfiles=True),
+        static_file(name, dotted, cache=cache, dotfiles=True),
+    ):
+        answer = resolve_file("GET", NO_HEADERS, found)
+        assert content_of(answer) == name.encode()
+
+
+@pytest.mark.parametrize("name", NO_DOT_FILES)
+def test_a_dot_elsewhere_and_what_is_well_known_are_no_dot_files(dotted, name):
+    answer = resolve_file("GET", NO_HEADERS, directory_file(dotted, name))
+    assert content_of(answer) == name.encode()
+
+
+@pytest.mark.parametrize("filename", [".hidden", ".hidden/", ".well-known"])
+def test_a_directory_with_a_dot_has_no_index(dotted, filename):
+    with pytest.raises(HTTPError, match="404"):
+        directory_file(dotted, filename, index="index.html")
+
+
+def test_a_directory_with_a_dot_has_an_index_if_asked_for(dotted):
+    options = {"index": "index.html", "dotfiles": True}
+    moved = directory_file(dotted, ".hidden", **options)
+    assert moved.headers["Location"] == "./.hidden/"
+    found = directory_file(dotted, ".hidden/", **options)
+    assert content_of(resolve_file("GET", NO_HEADERS, found)) == b"hidden"
+
+
+def test_a_root_may_be_below_a_dot(dotted):
+    assert content_of(ask(dotted / ".hidden", "index.html")) == b"hidden"
+    (dotted / "current").symlink_to(".hidden")  # the name says no dot
+    assert content_of(ask(dotted, "current/index.html")) == b"hidden"
+
+
+@pytest.mark.parametrize("dotfiles, status", [(False, 404), (True, 200)])
+def test_an_application_serves_dot_files_if_asked_to(dotted, dotfiles, status):
+    application = Pixie()
+    application.static("/", dotted, dotfiles=dotfiles)
+    for path, expected in (("/.git/config", status), ("/docs/index.html", 200)):
+        head = f"GET {path} HTTP/1.1\r\nHost: a\r\n\r\n"
+        request = Request(parse_head(head.encode()))
+        assert asyncio.run(application.handle(request)).status == expected
+
+
+@pytest.mark.parametrize(
+    "query, expected",
+    [
+        ("", "./docs/"),
+        ("v=1&w=%20", "./docs/?v=1&w=%20"),
+        ("a/../b?", "./docs/?a/../b?"),
+    ],
+)
+def test_the_redirect_to_a_directory_keeps_the_query(pages, query, expected):
+    response = directory_file(pages, "docs", index="index.html", query=query)
+    assert response.headers["Location"] == expected
 
 
 @pytest.mark.parametrize("filename", ["", "docs", "docs/", "missing"])
@@ -1043,6 +1158,51 @@ def test_what_has_just_changed_is_not_kept(site, monkeypatch):
     assert isinstance(response.body, FileSlice)
     monkeypatch.setattr(staticfiles, "UNSETTLED_NANOSECONDS", 0)
     assert ask(site, "just.txt").body == b"now"
+
+
+def test_a_required_file_is_kept_once_by_however_many_names(guarded, disk):
+    os.symlink(".", guarded / "sub" / "here")
+    os.symlink("../sub", guarded / "sub" / "again")
+    for depth in range(12):
+        for turns in itertools.product(("here/", "again/"), repeat=min(depth, 6)):
+            name = f"sub/{''.join(turns)}b.txt"
+            assert content_of(ask(guarded, name, cache=True)) == b"b"
+    assert len(_first_names) == len(_named_files) == 1
+    assert _find_again.cache_info().maxsize == MAX_KNOWN_FILES
+    assert _require.cache_info().currsize == 1
+    os.unlink(guarded / "sub" / "b.txt")
+    _find_again.cache_clear()  # as if other names had taken the room
+    disk.clear()
+    assert ask(guarded, "sub/b.txt", cache=True).body == b"b"
+    assert disk == []
+
+
+def test_a_second_link_to_a_required_file_is_sent_but_its_content_kept_once(guarded):
+    os.link(guarded / "a.txt", guarded / "A.TXT")
+    for name in ("a.txt", "A.TXT", "a.txt", "A.TXT"):
+        answer = ask(guarded, name, cache=True)
+        assert (content_of(answer), answer.headers["ETag"]) == (CONTENT, ETAG)
+    assert _require.cache_info().currsize == 1
+
+
+def test_a_file_in_the_place_of_a_required_one_that_went_is_not_taken_for_it(site):
+    assert content_of(ask(site, cache=True)) == CONTENT
+    inode = os.stat(site / "a.txt").st_ino
+    os.rename(site / "a.txt", site / "b.txt")  # as where a number is given out again
+    (site / "b.txt").write_bytes(b"of b")
+    assert os.stat(site / "b.txt").st_ino == inode
+    assert content_of(ask(site, "b.txt", cache=True)) == b"of b"
+    assert content_of(ask(site, cache=True)) == CONTENT
+
+
+def test_a_file_below_two_roots_is_kept_for_each(guarded, disk):
+    ask(guarded, "sub/b.txt", cache=True)
+    ask(guarded / "sub", "b.txt", cache=True)
+    _find_again.cache_clear()
+    disk.clear()
+    assert ask(guarded, "sub/b.txt", cache=True).body == b"b"
+    assert ask(guarded / "sub", "b.txt", cache=True).body == b"b"
+    assert disk == []
 
 
 @pytest.mark.parametrize("size, kept", [(0, True), (LARGE - 1, True), (LARGE, False)])

@@ -6,6 +6,7 @@ are one number. NaN, which equals nothing, is compared by how it is printed.
 
 from __future__ import annotations
 
+import asyncio
 import collections
 import dataclasses
 import datetime
@@ -15,15 +16,16 @@ import json
 import subprocess
 import sys
 import uuid
-from typing import Any, Callable, Dict, List, NamedTuple, Tuple
+from typing import Any, Callable, ClassVar, Dict, List, NamedTuple, Tuple
 
 import pytest
 from shapes import module_of
 from support import serve
 
-from pixie_web import HTTPError
+from pixie_web import HTTPError, Pixie, Request, RouteError
 from pixie_web import text as text_chapter
-from pixie_web.text import dump_json, load_json
+from pixie_web.protocol.http11 import parse_head
+from pixie_web.text import dump_json, json_default_hook, load_json
 
 try:
     from hypothesis import given, settings
@@ -128,6 +130,30 @@ class Record:
     a: int = 1
 
 
+@dataclasses.dataclass
+class Order:
+    at: datetime.datetime
+    price: decimal.Decimal
+    lines: Tuple[Record, ...]
+    _note: Any = None
+    kind: ClassVar[str] = "order"
+
+
+@dataclasses.dataclass
+class Tagged(dict):  # type: ignore[type-arg]
+    """A dict to `json`, whatever else it is."""
+
+    tag: str = "t"
+
+
+class Moment(datetime.datetime):
+    pass
+
+
+def zone(**offset: int) -> datetime.timezone:
+    return datetime.timezone(datetime.timedelta(**offset))
+
+
 class Speaks:
     """What some libraries ask an object for."""
 
@@ -178,6 +204,35 @@ WRITTEN: List[Tuple[object, str]] = [
     ({Number.ONE: 1, Word.YES: 2}, '{"1":1,"yes":2}'),
     ([Colour.RED, Colour.NONE, Colour.PAIR], '["red",null,[1,2]]'),
     ([SHOE, None], '["6ba7b810-9dad-11d1-80b4-00c04fd430c8",null]'),
+    (datetime.datetime(2020, 1, 2, 3, 4, 5), '"2020-01-02T03:04:05"'),
+    (
+        datetime.datetime(2020, 1, 2, 3, 4, 5, 6, datetime.timezone.utc),
+        '"2020-01-02T03:04:05.000006+00:00"',
+    ),
+    (
+        Moment(1, 1, 1, tzinfo=zone(hours=-9, minutes=-30)),
+        '"0001-01-01T00:00:00-09:30"',
+    ),
+    (
+        datetime.datetime(1900, 1, 1, tzinfo=zone(seconds=1172)),
+        '"1899-12-31T23:40:28+00:00"',
+    ),
+    (datetime.date(2020, 1, 2), '"2020-01-02"'),
+    (datetime.time(12), '"12:00:00"'),
+    (datetime.time(12, 0, 0, 5, zone(hours=2)), '"12:00:00.000005+02:00"'),
+    (decimal.Decimal("1.50"), '"1.50"'),
+    (decimal.Decimal("12345678901234567890.12"), '"12345678901234567890.12"'),
+    ([decimal.Decimal("-0"), decimal.Decimal("1E+2")], '["-0","1E+2"]'),
+    (Record(), '{"a":1}'),
+    ([None, Record(2)], '[null,{"a":2}]'),
+    (Tagged(), "{}"),
+    (
+        Order(
+            datetime.datetime(2020, 1, 1), decimal.Decimal(2), (Record(), Record(None))
+        ),  # type: ignore[arg-type]
+        '{"at":"2020-01-01T00:00:00","price":"2","lines":[{"a":1},{"a":null}],'
+        '"_note":null}',
+    ),
     ({"a": [{"b": [[[]]]}] * 3}, '{"a":[{"b":[[[]]]},{"b":[[[]]]},{"b":[[[]]]}]}'),
     (json.loads("[" * 300 + "]" * 300), "[" * 300 + "]" * 300),
 ]
@@ -209,12 +264,14 @@ REFUSED_VALUES: List[Tuple[object, type]] = [
     ((n for n in (1, 2)), TypeError),
     (1j, TypeError),
     (object(), TypeError),
-    (decimal.Decimal("1.5"), TypeError),
-    (datetime.datetime(2020, 1, 1), TypeError),
-    (datetime.date(2020, 1, 1), TypeError),
-    (datetime.time(12), TypeError),
-    (Record(), TypeError),
+    (decimal.Decimal("nan"), ValueError),
+    ([decimal.Decimal("-inf")], ValueError),
+    (datetime.timedelta(1), TypeError),
+    (Record(float("nan")), ValueError),  # type: ignore[arg-type]
+    (Record(CIRCLE), ValueError),  # type: ignore[arg-type]
+    (Record({1}), TypeError),  # type: ignore[arg-type]
     ([Record], TypeError),
+    ({datetime.date(2020, 1, 1): 1}, TypeError),
     (Speaks(), TypeError),
     ({(1, 2): 3}, TypeError),
     ({b"a": 1}, TypeError),
@@ -232,6 +289,100 @@ def test_a_value_that_json_can_not_say_is_refused(
     assert isinstance(caught.value, kind)
 
 
+class Scalar:
+    """What numpy's scalars and arrays are like: comparing them gives no bool."""
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+    def tolist(self) -> Any:
+        return self.value
+
+    def __eq__(self, other: object) -> bool:
+        raise ValueError("the truth value of an array is ambiguous")
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+def plain(value: Any) -> Any:
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    raise TypeError(f"{type(value).__name__} is unknown")
+
+
+@pytest.fixture
+def hook() -> Any:
+    token = json_default_hook.set(plain)
+    yield
+    json_default_hook.reset(token)
+
+
+def test_a_program_says_what_stands_for_what_json_does_not_know(
+    library: str, hook: object
+) -> None:
+    value = {"a": Scalar([1, None, {"b": Scalar(decimal.Decimal("0.5"))}]), "c": None}
+    assert dump_json(value) == b'{"a":[1,null,{"b":"0.5"}],"c":null}'
+    for bad, kind in ((Scalar(float("nan")), ValueError), (Scalar({1}), TypeError)):
+        with pytest.raises(kind):
+            dump_json([bad, None])
+    with pytest.raises(TypeError, match="object is unknown"):
+        dump_json(object())
+    circle = Scalar(None)
+    circle.value = [circle]
+    with pytest.raises(ValueError):
+        dump_json(circle)
+
+
+def test_without_such_a_word_an_error_says_where_it_goes(library: str) -> None:
+    with pytest.raises(TypeError, match=r"type Scalar .* let app\.json_default do so"):
+        dump_json([Scalar(1)])
+
+
+def test_numpy_is_written_by_its_lists(library: str, hook: object) -> None:
+    numpy = pytest.importorskip("numpy")
+    value = [numpy.int64(5), numpy.float32(0.5), numpy.bool_(True), numpy.float64(0.1)]
+    assert dump_json(value) == b"[5,0.5,true,0.1]"
+    value = {"a": numpy.array([[1, 2], [3, 4]]), "b": None}
+    assert dump_json(value) == b'{"a":[[1,2],[3,4]],"b":null}'
+    with pytest.raises(ValueError):
+        dump_json(numpy.array([1.0, numpy.nan]))
+
+
+@pytest.mark.parametrize("wrong", ["tolist", 5, asyncio.sleep])
+def test_what_can_not_be_asked_is_refused_where_it_is_set(wrong: Any) -> None:
+    with pytest.raises(RouteError, match=r"app\.json_default is a plain def"):
+        Pixie().json_default = wrong
+
+
+def test_each_application_has_its_own_word_or_that_of_the_one_above() -> None:
+    top, below, own, other = Pixie(), Pixie(), Pixie(), Pixie()
+    top.json_default = plain
+    own.json_default = lambda value: "own"
+    top.mount("/below", below)
+    below.mount("/own", own)
+    for application in (top, below, own, other):
+        application.route("/x", "sync")(lambda env: [Scalar(1)])
+        application.route("/y", "asnc")(answer_later)
+
+    def ask(application: Pixie, path: str) -> Any:
+        request = Request(
+            parse_head(f"GET {path} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
+        )
+        return asyncio.run(application.handle(request)).body
+
+    for path in ("/x", "/y"):
+        assert ask(top, path) == ask(top, f"/below{path}") == b"[1]"
+        assert ask(top, f"/below/own{path}") == b'["own"]'
+        assert b"500" in ask(other, path)  # nothing is left of the others
+    with pytest.raises(RouteError, match="once the server has started"):
+        top.json_default = None
+
+
+async def answer_later(env: Request) -> Any:
+    await asyncio.sleep(0)
+    return [Scalar(1)]
+
+
 # What is read -------------------------------------------------------------------------
 
 READ: List[Tuple[bytes, object]] = [
@@ -241,8 +392,8 @@ READ: List[Tuple[bytes, object]] = [
     (b"-0", 0),
     (b"-0.0", -0.0),
     (b"[1E+2, 1e2, 1.0E-2]", [100.0, 100.0, 0.01]),
-    (b"1e400", float("inf")),
-    (b"-1.7976931348623159e308", float("-inf")),
+    (b"1.7976931348623157e308", 1.7976931348623157e308),
+    (b"-1e0000308", -1e308),
     (b"1e-400", 0.0),
     (b"9007199254740993", 9007199254740993),
     (b"18446744073709551615", 2**64 - 1),
@@ -279,6 +430,7 @@ REFUSED_TEXTS = [
     b'"\\x41"', b'"\\u12"', b'"\\U00000041"', b'"\\', b'"\xff"', b'"\xed\xa0\x80"',
     b'"\xc0\xaf"', b'"\xf4\x90\x80\x80"', b'"\xc3', b"\xef\xbb\xbf1", b"\xff\xfe1\x00",
     b"1\x001", b"\x0b1", b"\x0c1", b"\xc2\xa01", b"\xe2\x80\xa81", b"/*x*/1", b"1//x",
+    b"1e400", b"[-1e999]", b"1.7976931348623159e308", b"9" * 400 + b".0",
     b"#1", b"[" * 100_000, b'{"a":' * 100_000, b"[" * 100_000 + b"]" * 100_000,
 ]  # fmt: skip
 
@@ -326,14 +478,28 @@ def test_orjson_is_imported_when_json_is_first_needed() -> None:
 # Over the wire ------------------------------------------------------------------------
 
 PROGRAM = """\
-import enum, sys, uuid
+import array, dataclasses, datetime, decimal, enum, sys, uuid
 {first}
-from pixie_web import route, run
+from pixie_web import app, route, run
 
 class Colour(enum.Enum):
     RED = "red"
 
+@dataclasses.dataclass
+class Record:
+    at: datetime.datetime
+    price: decimal.Decimal
+    numbers: array.array
+
+MOMENT = datetime.datetime(2020, 1, 1)
+
+def plain(value):
+    return value.tolist()
+
+app.json_default = plain
+
 VALUES = [
+    [Record(MOMENT, decimal.Decimal("0.10"), array.array("d", [1.5])), None],
     {{"a": [1, 2.5, 1e-07, "\\u00e9", None], "id": uuid.UUID(int=7), "c": Colour.RED}},
     [2**64, {{1: 2}}, (1,), "\\ud800"],
     [float("nan")],
@@ -346,6 +512,14 @@ def say(env, number):
 def hear(env):
     return repr(env.json)
 
+async def say_later(env, number):
+    return VALUES[number]
+
+async def hear_later(env):
+    return repr(env.json)
+
+route("/say/asnc/<number:int>")(say_later)
+route("/hear/asnc", method="POST")(hear_later)
 for placement in ("sync", "thread", "pool"):
     route("/say/" + placement + "/<number:int>", placement)(say)
     route("/hear/" + placement, placement, method="POST")(hear)
@@ -355,17 +529,18 @@ SENT = [
     b'{"a":[1,2.5,99999999999999999999,"\\ud800",null]}',
     b"[1,]",
     b"[NaN]",
+    b"[1e400]",
     b"[" * 100_000,
 ]
 
 
-def conversation(first: str) -> Dict[str, List[Tuple[int, bytes]]]:
+def conversation(first: str, pool_start: str) -> Dict[str, List[Tuple[int, bytes]]]:
     """Return what a server answers, by the placement that was asked."""
     found: Dict[str, List[Tuple[int, bytes]]] = {}
     head = {"Content-Type": "application/json"}
-    with serve(PROGRAM.format(first=first)) as server:
-        for placement in ("sync", "thread", "pool"):
-            answers = [server.get(f"/say/{placement}/{n}") for n in range(4)]
+    with serve(PROGRAM.format(first=first), pool_start=pool_start) as server:
+        for placement in ("sync", "thread", "asnc", "pool"):
+            answers = [server.get(f"/say/{placement}/{n}") for n in range(5)]
             for body in SENT:
                 path = f"/hear/{placement}"
                 answers.append(server.request("POST", path, body, head))
@@ -374,20 +549,26 @@ def conversation(first: str) -> Dict[str, List[Tuple[int, bytes]]]:
 
 
 @pytest.mark.parametrize(
-    "first", [WITHOUT_ORJSON, pytest.param("", marks=NEEDS_ORJSON)]
+    "first, pool_start",
+    [(WITHOUT_ORJSON, "spawn"), pytest.param("", "zygote", marks=NEEDS_ORJSON)],
 )
-def test_main_and_the_workers_say_and_hear_the_same(first: str) -> None:
-    found = conversation(first)
-    assert found["sync"] == found["thread"] == found["pool"]
+def test_main_and_the_workers_say_and_hear_the_same(
+    first: str, pool_start: str
+) -> None:
+    found = conversation(first, pool_start)
+    assert found["sync"] == found["thread"] == found["asnc"] == found["pool"]
     statuses, bodies = zip(*found["sync"])
-    assert statuses == (200, 200, 500, 500, 200, 400, 400, 400)
-    assert json.loads(bodies[0]) == {
+    assert statuses == (200, 200, 200, 500, 500, 200, 400, 400, 400, 400)
+    assert bodies[0] == (
+        b'[{"at":"2020-01-01T00:00:00","price":"0.10","numbers":[1.5]},null]'
+    )
+    assert json.loads(bodies[1]) == {
         "a": [1, 2.5, 1e-07, "é", None],
         "id": "00000000-0000-0000-0000-000000000007",
         "c": "red",
     }
-    assert bodies[1] == b'[18446744073709551616,{"1":2},[1],"\\ud800"]'
-    assert bodies[4].decode() == repr(
+    assert bodies[2] == b'[18446744073709551616,{"1":2},[1],"\\ud800"]'
+    assert bodies[5].decode() == repr(
         {"a": [1, 2.5, 99999999999999999999, "\ud800", None]}
     )
 
@@ -407,6 +588,9 @@ if given is not None and fast_json() is not None:
         st.floats(),
         st.text(st.characters(), max_size=5),
         st.sampled_from(["null", "\ud800", b"x", SHOE, Colour.RED, Colour.NAN, 2**64]),
+        st.datetimes(timezones=st.sampled_from([None, zone(hours=2), zone(seconds=9)])),
+        st.sampled_from([Record(None), Record(float("nan")), Tagged()]),  # type: ignore[arg-type]
+        st.decimals(),
     )
     values = st.recursive(
         leaves,
@@ -420,7 +604,9 @@ if given is not None and fast_json() is not None:
     pieces = st.one_of(
         st.sampled_from(
             b'{ } [ ] , : " \\u \\ud800 \\ - . e 0 1 9 null true NaN "a" "a": -0 \t \n '
-            b"18446744073709551615 99999999999999999999 1e308 \xff \xc3\xa9".split(b" ")
+            b"18446744073709551615 99999999999999999999 1e308 e999 \xff \xc3\xa9".split(
+                b" "
+            )
         ),
         st.binary(max_size=2),
     )

@@ -7,15 +7,24 @@ import os
 import re
 import tempfile
 import threading
-from datetime import datetime, timedelta, timezone
+from datetime import date, datetime, timedelta, timezone
+from http import HTTPStatus
 from typing import Any, BinaryIO, Callable, Dict, List, Optional, cast
 
 import pytest
 
-from pixie_web import HTTPError, PixieError, Request, Response, abort, redirect
+from pixie_web import (
+    BadValue,
+    HTTPError,
+    PixieError,
+    Request,
+    Response,
+    abort,
+    redirect,
+)
 from pixie_web.forms import BodyFile
 from pixie_web.protocol.http11 import parse_head
-from pixie_web.requests import BodySource, Disconnect
+from pixie_web.requests import BodySource, Disconnect, log_failure
 from pixie_web.responses import (
     FileSlice,
     StaticFile,
@@ -80,8 +89,10 @@ def test_the_query_is_a_multi_dict() -> None:
     assert (query["a"], query.getall("a"), query["b"], query["c"]) == (
         *("2", ["1", "2"], "ü x", ""),
     )
-    assert query.get("n", 7, type=int) == 7
+    assert query.get("m", 7, type=int) == 7
     assert query.get("a", type=int) == 2
+    with pytest.raises(BadValue):
+        query.get("n", 7, type=int)
 
 
 def test_a_missing_value_is_a_400_and_a_key_error() -> None:
@@ -110,6 +121,21 @@ def test_cookies_come_from_all_cookie_lines() -> None:
 def test_the_body_is_bytes_and_text() -> None:
     request = request_of("/", body="größe".encode())
     assert (request.body, request.text) == ("größe".encode(), "größe")
+
+
+def test_text_is_read_in_the_charset_that_it_names() -> None:
+    for charset, data, text in [
+        ("utf-8", "größe".encode(), "größe"),
+        ("ISO-8859-1", b"gr\xf6\xdfe", "größe"),
+        ("windows-1252", b"\x80", "€"),
+        ("us-ascii", b"x", "x"),
+    ]:
+        line = f"Content-Type: text/plain; charset={charset}"
+        assert request_of("/", line, body=data).text == text
+    for charset, status in (("us-ascii", 400), ("windows-1252", 400), ("utf-16", 415)):
+        line = f"Content-Type: text/plain; charset={charset}"
+        with pytest.raises(HTTPError, match=str(status)):
+            assert request_of("/", line, body=b"\x81").text
 
 
 def test_text_that_is_not_utf_8_is_a_400() -> None:
@@ -418,7 +444,6 @@ def test_what_belongs_to_the_connection_is_refused(name: str) -> None:
         lambda bad: Response("", headers={bad: "x"}),
         lambda bad: Response("").set_cookie(bad, "x"),
         lambda bad: Response("").set_cookie("a", "b", path=bad),
-        lambda bad: Response("").set_cookie("a", "b", domain=bad),
         lambda bad: Response("").set_cookie("a", "b", expires=bad),
         lambda bad: Response("").set_cookie("a", "b", samesite=bad),
     ],
@@ -428,6 +453,19 @@ def test_line_ends_and_the_like_are_refused_at_the_call(
 ) -> None:
     with pytest.raises(ValueError):
         make(bad)
+
+
+@pytest.mark.parametrize("bad", ["\r", "\n", "\r\nSet-Cookie: x=1", "\0", "\x7f", ";"])
+@pytest.mark.parametrize(
+    "begins", [{"path": "/ü"}, {"domain": "b.c"}, {"domain": "ü.c"}]
+)
+def test_nothing_follows_a_cookies_path_or_domain(
+    begins: Dict[str, str], bad: str
+) -> None:
+    for name, text in begins.items():
+        for attributes in ({name: text + bad}, {name: text + bad + "x"}):
+            with pytest.raises(ValueError):
+                Response("x").set_cookie("a", "b", **attributes)  # type: ignore[arg-type]
 
 
 A_DATE = "Sun, 06 Nov 1994 08:49:37 GMT"
@@ -447,6 +485,15 @@ COOKIE_TABLE: List[Any] = [
             datetime(1994, 11, 6, 8, 49, 37),
             datetime(1994, 11, 6, 8, 49, 37, tzinfo=timezone.utc),
             datetime(1994, 11, 6, 9, 49, 37, tzinfo=timezone(timedelta(hours=1))),
+            "Sunday, 06-Nov-94 08:49:37 GMT",
+        )
+    ),
+    *(
+        ({"expires": moment, "path": None}, f"a=b; Expires={text} GMT; {LAX}")
+        for moment, text in (
+            (date(2030, 1, 1), "Tue, 01 Jan 2030 00:00:00"),
+            (datetime(1601, 1, 1), "Mon, 01 Jan 1601 00:00:00"),
+            (253_402_300_799, "Fri, 31 Dec 9999 23:59:59"),
         )
     ),
     (
@@ -459,20 +506,33 @@ COOKIE_TABLE: List[Any] = [
     ),
     ({"path": "/x"}, "a=b; Path=/x; HttpOnly; SameSite=Lax"),
     ({"path": None}, "a=b; HttpOnly; SameSite=Lax"),
+    ({"path": "/a b/%20"}, "a=b; Path=/a%20b/%20; HttpOnly; SameSite=Lax"),
+    ({"path": "/münchen"}, "a=b; Path=/m%C3%BCnchen; HttpOnly; SameSite=Lax"),
+    ({"path": "/東京"}, "a=b; Path=/%E6%9D%B1%E4%BA%AC; HttpOnly; SameSite=Lax"),
     ({"domain": "b.c"}, "a=b; Path=/; Domain=b.c; HttpOnly; SameSite=Lax"),
+    ({"domain": ".b.c", "path": None}, f"a=b; Domain=.b.c; {LAX}"),
+    ({"domain": "127.0.0.1", "path": None}, f"a=b; Domain=127.0.0.1; {LAX}"),
+    *(
+        ({"domain": name, "path": None}, f"a=b; Domain=xn--mnchen-3ya.de; {LAX}")
+        for name in ("münchen.de", ".MÜNCHEN.de", "xn--mnchen-3ya.de")
+    ),
     ({"secure": True}, "a=b; Path=/; Secure; HttpOnly; SameSite=Lax"),
     ({"secure": False}, "a=b; Path=/; HttpOnly; SameSite=Lax"),
     ({"httponly": False}, "a=b; Path=/; SameSite=Lax"),
     ({"samesite": "Strict"}, "a=b; Path=/; HttpOnly; SameSite=Strict"),
     ({"samesite": "None"}, "a=b; Path=/; Secure; HttpOnly; SameSite=None"),
     ({"samesite": None}, "a=b; Path=/; HttpOnly"),
+    (
+        {"partitioned": True},
+        "a=b; Path=/; Secure; HttpOnly; SameSite=Lax; Partitioned",
+    ),
 ]
 
 
 @pytest.mark.parametrize("attributes, line", COOKIE_TABLE)
 def test_a_cookies_attributes(attributes: Dict[str, Any], line: str) -> None:
     response = Response("x")
-    response.set_cookie("a", "b", **attributes)
+    assert response.set_cookie("a", "b", **attributes) is response
     assert response.header_block() == f"Set-Cookie: {line}\r\n".encode()
 
 
@@ -515,11 +575,43 @@ def test_a_cookies_value_comes_back_as_it_was(value: str, sent: str) -> None:
         ("__host-A", {"secure": False}),
         ("__Secure-a", {"secure": False}),
         ("a", {"samesite": "lazy"}),
+        ("a", {"samesite": "None", "secure": False}),
+        ("a", {"partitioned": True, "secure": False}),
         ("a b", {}),
         ("", {}),
         ("a=", {}),
         ("a;", {}),
         ("a", {"path": "/;x"}),
+        ("a", {"path": "x"}),
+        ("a", {"path": ""}),
+        ("a", {"path": "/" + "x" * 1024}),
+        ("a", {"path": "/" + "ü" * 200}),
+        *(
+            ("a", {"domain": domain})
+            for domain in (
+                *(
+                    "",
+                    ".",
+                    "a..b",
+                    "a.b.",
+                    "a.b:80",
+                    "https://a.b",
+                    "a.b/c",
+                    "a b",
+                    "*.a",
+                ),
+                *("ü..de", "ü" * 70 + ".de", "ü.de:80"),
+                *("straße.de", "\uff45xample.com", "ü。de"),  # of another host
+            )
+        ),
+        *(
+            ("a", {"expires": moment})
+            for moment in (
+                *(1_800_000_000_000, 253_402_300_800, -11_644_473_601, float("nan")),
+                *(float("inf"), datetime(1, 1, 1), date(1600, 12, 31)),
+                *("2030-01-01", "tomorrow", "", "1893456000"),
+            )
+        ),
     ],
 )
 def test_a_cookie_that_no_browser_takes_is_refused(
@@ -536,12 +628,23 @@ def test_a_prefixed_cookie_is_secure_by_itself(name: str) -> None:
 
 
 def test_a_cookie_is_deleted_where_it_was_set() -> None:
-    response = Response("x")
-    response.delete_cookie("a", path="/x", domain="b.c")
+    response = Response("x").delete_cookie("a", path="/x", domain="b.c")
+    response.delete_cookie("__Host-b", partitioned=True)
+    ended = b"Max-Age=0; Expires=Thu, 01 Jan 1970 00:00:00 GMT"
     assert response.header_block() == (
-        b"Set-Cookie: a=; Max-Age=0; Expires=Thu, 01 Jan 1970 00:00:00 GMT; Path=/x; "
-        b"Domain=b.c; HttpOnly; SameSite=Lax\r\n"
+        b"Set-Cookie: a=; "
+        + ended
+        + b"; Path=/x; Domain=b.c; HttpOnly; SameSite=Lax\r\n"
+        b"Set-Cookie: __Host-b=; " + ended + b"; Path=/; "
+        b"Secure; HttpOnly; SameSite=Lax; Partitioned\r\n"
     )
+
+
+def test_what_changes_a_response_returns_it() -> None:
+    """Or `return Response(...).set_cookie(...)` would be a 204, without a word."""
+    response = Response("x")
+    assert response.set_cookie("a", "b").delete_cookie("c").etag("v7") is response
+    assert to_response(response).header_block().count(b"Set-Cookie") == 2
 
 
 def test_a_sealed_response_can_be_changed() -> None:
@@ -556,6 +659,46 @@ def test_a_sealed_response_can_be_changed() -> None:
         block + b"X-B: 2\r\nSet-Cookie: c=d; Path=/; HttpOnly; SameSite=Lax\r\n"
     )
     assert response.header_block() == block
+
+
+@pytest.mark.parametrize(
+    "status", ["201 Created", "201", None, 99, 199, 1000, -200, True, 200.0, [200]]
+)
+def test_a_status_that_is_none_is_refused_where_it_is_set(status: Any) -> None:
+    response = Response("x", 404)
+    for way in (
+        lambda: setattr(response, "status", status),
+        lambda: Response("x", status),
+        lambda: HTTPError(status),
+    ):
+        with pytest.raises(ValueError, match="a status is a number from 200 to 999"):
+            way()
+    assert response.status == 404
+
+
+def test_a_status_may_be_of_the_standard_library() -> None:
+    response = Response("x", HTTPStatus.CREATED)
+    assert (response.status, type(response.status)) == (201, int)
+    response.status = HTTPStatus.ACCEPTED
+    assert (response.status, type(response.status)) == (202, int)
+    assert to_response(("x", HTTPStatus.NOT_FOUND)).status == 404
+    assert repr(HTTPError(HTTPStatus.GONE, "")) == "HTTPError(410, '')"
+
+
+@pytest.mark.parametrize("name", ["start", "user", "foo_bar"])
+def test_a_request_takes_no_attributes_but_its_own(name: str) -> None:
+    request = request_of("/")
+    for way in (lambda: setattr(request, name, 1), lambda: getattr(request, name)):
+        with pytest.raises(AttributeError) as refused:
+            way()
+        log_failure(request, refused.value)  # where a handler has not caught it
+        text = str(refused.value)
+        assert f"no attribute '{name}'" in text
+        assert text.endswith("; values of your own go into env.context, a dict")
+    with pytest.raises(AttributeError) as refused:
+        setattr("a string", name, 1)
+    log_failure(request, refused.value)
+    assert "env.context" not in str(refused.value)
 
 
 def test_a_response_says_what_it_is() -> None:
@@ -622,6 +765,28 @@ def test_abort_raises_an_http_error() -> None:
     with pytest.raises(HTTPError) as raised:
         abort(404)
     assert str(raised.value) == "404 Not Found"
+    assert raised.value.json is None
+
+
+@pytest.mark.parametrize(
+    "value, body",
+    [
+        ({"text": "<b>ü</b>"}, '{"text":"<b>ü</b>"}'.encode()),
+        ([1, None], b"[1,null]"),
+        ({}, b"{}"),
+        ([], b"[]"),
+    ],
+)
+def test_abort_with_a_dict_or_a_list_is_json(value: Any, body: bytes) -> None:
+    with pytest.raises(HTTPError) as raised:
+        abort(422, value)
+    error = raised.value
+    assert (error.json, error.text) == (value, "Unprocessable Content")
+    assert str(error) == "422 Unprocessable Content"
+    error.headers["X-A"] = "b"
+    response = error_page(error)
+    assert (response.status, response.body) == (422, body)
+    assert response.header_block() == b"Content-Type: application/json\r\nX-A: b\r\n"
 
 
 @pytest.mark.parametrize("status", [99, 100, 199, 1000, "404", None, True])
@@ -699,6 +864,9 @@ def test_an_error_may_bring_headers() -> None:
 # Signed cookies -----------------------------------------------------------------------
 
 
+SECRET = "s3cret, s3cret, s3cret"
+
+
 def request_with_cookie(pair: str) -> Request:
     raw = f"GET / HTTP/1.1\r\nHost: a\r\nCookie: {pair}\r\n\r\n".encode()
     return Request(parse_head(raw))
@@ -706,24 +874,26 @@ def request_with_cookie(pair: str) -> Request:
 
 def signed_pair(name: str = "user", **options: Any) -> str:
     response = Response()
-    response.set_cookie(name, {"id": 7}, secret="s3cret", **options)
+    response.set_cookie(name, {"id": 7}, secret=SECRET, **options)
     block = response.header_block().decode()
     return block.partition("Set-Cookie: ")[2].partition(";")[0]
 
 
 def test_a_signed_cookie_comes_back_as_the_value_that_was_set() -> None:
     env = request_with_cookie(signed_pair())
-    assert env.cookie("user", secret="s3cret") == {"id": 7}
-    assert env.cookie("user", secret=["new", "s3cret"], max_age=60) == {"id": 7}
+    assert env.cookie("user", secret=SECRET) == {"id": 7}
+    assert env.cookie("user", secret=["the new one, of today", SECRET], max_age=60) == {
+        "id": 7
+    }
 
 
 @pytest.mark.parametrize(
     "pair, secret",
     [
-        (signed_pair(), "another"),
-        (signed_pair()[:-1], "s3cret"),
-        (signed_pair("other").replace("other=", "user="), "s3cret"),
-        ("user=plain", "s3cret"),
+        (signed_pair(), "another one, not theirs"),
+        (signed_pair()[:-1], SECRET),
+        (signed_pair("other").replace("other=", "user="), SECRET),
+        ("user=plain", SECRET),
     ],
     ids=["another secret", "cut short", "of another name", "not signed"],
 )

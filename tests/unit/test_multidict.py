@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from decimal import Decimal
-from typing import Any, List
+from typing import Any, List, cast
 
 import pytest
 
-from pixie_web import Headers, HTTPError, MissingValue, MultiDict
+from pixie_web import BadValue, Headers, HTTPError, MissingValue, MultiDict
+from pixie_web.responses import error_page
 
 # Headers ------------------------------------------------------------------------------
 
@@ -148,25 +149,53 @@ def test_a_missing_value_is_400_and_a_key_error() -> None:
     "text,convert,expected",
     [
         ("7", int, 7),
-        ("x", int, None),
-        ("", int, None),
-        ("9" * 10_000 + "x", int, None),
         ("1.5", float, 1.5),
         ("1.5", Decimal, Decimal("1.5")),
-        ("x", Decimal, None),
-        ("inf", lambda text: int(float(text)), None),
-        ("0", lambda text: 1 // int(text), None),
     ],
 )
-def test_a_value_is_converted_or_the_default(
-    text: str, convert: Any, expected: object
+def test_a_value_is_converted(text: str, convert: Any, expected: object) -> None:
+    assert MultiDict([("a", text)]).get("a", 1, type=convert) == expected
+
+
+@pytest.mark.parametrize(
+    "text,convert,problem",
+    [
+        ("x", int, "'x', no valid int"),
+        ("", int, "'', no valid int"),
+        ("1\n<b>2", int, r"'1\n<b>2', no valid int"),
+        ("9" * 10_000 + "x", int, "'" + "9" * 59 + "..., no valid int"),
+        ("x", float, "'x', no valid float"),
+        ("x", Decimal, "'x', no valid Decimal"),
+        ("inf", lambda text: int(float(text)), "'inf', no valid value"),
+        ("0", lambda text: 1 // int(text), "'0', no valid value"),
+        ("0", lambda text: len(int(text)), "'0', no valid value"),  # type: ignore[arg-type]
+    ],
+)
+def test_a_value_that_is_no_such_thing_is_400_and_a_value_error(
+    text: str, convert: Any, problem: str
 ) -> None:
-    assert MultiDict([("a", text)]).get("a", type=convert) == expected
+    values = MultiDict([("a", "1"), ("a", text)])
+    with pytest.raises(BadValue) as caught:
+        values.get("a", 5, type=convert)
+    error = caught.value
+    assert (error.status, error.text) == (400, f"The value 'a' is {problem}.")
+    assert isinstance(error, HTTPError) and isinstance(error, ValueError)
+    assert isinstance(error.__cause__, (ValueError, TypeError, ArithmeticError))
+    page = cast(bytes, error_page(error).body)
+    assert b"<b>" not in page and b"The value &#39;a&#39; is " in page
 
 
-def test_the_default_is_not_converted() -> None:
-    assert MultiDict([("a", "x")]).get("a", "none", type=int) == "none"
+def test_a_type_may_answer_by_itself() -> None:
+    def even(text: str) -> None:
+        raise HTTPError(422, "Send an even number.")
+
+    with pytest.raises(HTTPError, match="422 Send an even number"):
+        MultiDict([("a", "1")]).get("a", type=even)
+
+
+def test_the_default_is_for_a_missing_value_and_not_converted() -> None:
     assert MultiDict([("b", "x")]).get("a", "none", type=int) == "none"
+    assert MultiDict([("b", "x")]).get("a", type=int) is None
 
 
 def test_an_error_of_the_program_in_a_conversion_is_raised() -> None:

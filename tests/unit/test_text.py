@@ -279,6 +279,9 @@ def test_too_many_fields_are_413_and_are_not_split(data: bytes) -> None:
         ),
         ("a=%20%C3%A4; b=%zz; c=%ff", {"a": " ä", "b": "%zz", "c": "\xff"}),
         ("a=\xc3\xa4; b=\xe4", {"a": "ä", "b": "\xe4"}),
+        ("\xc3\xa4=\xc3\xa4; \xe4=1; %C3%A4=2", {"ä": "ä", "%C3%A4": "2"}),
+        ("\xe4=1; \xc3\xa4=2; b\xff=3", {"ä": "1", "bÿ": "3"}),
+        ('\xe6\x97\xa5 ="a"; b=%41', {"日": "a", "b": "A"}),
         ("a", {}),
         ("; ;;", {}),
         # Nameless: "=__Host-x=1" could pass for the cookie __Host-x.
@@ -326,6 +329,7 @@ def test_a_cookie_is_written_with_its_attributes() -> None:
         ("a", "1", {"Path": "/\r\nX: y"}),
         ("a", "1", {"Path": "/\0"}),
         ("a", "1", {"Domain": "日本"}),
+        ("a", "1", {"Path": "/" + "x" * 1024}),
     ],
 )
 def test_a_cookie_that_would_add_something_is_refused(
@@ -453,7 +457,7 @@ def test_a_number_of_5000_digits_is_400_or_a_number() -> None:
 # Signed values ------------------------------------------------------------------------
 
 NOW = 1_700_000_000.5
-KEY = "correct horse"
+KEY = "correct horse battery"
 SIGNED = sign("session", {"user": 7}, KEY, NOW)
 
 
@@ -470,7 +474,7 @@ def encode(data: bytes) -> str:
 def test_a_signed_value_is_this() -> None:
     payload = encode(b'[1700000000,{"user":7}]')
     message = b"pixie_web signed cookie 1\0session\0" + payload.encode()
-    mac = hmac.new(b"correct horse", message, hashlib.sha256).digest()
+    mac = hmac.new(b"correct horse battery", message, hashlib.sha256).digest()
     assert f"{payload}.{encode(mac)}" == SIGNED
 
 
@@ -531,7 +535,9 @@ FORGERIES = {
     "another value": encode(b'[1700000000,{"user":1}]') + "." + SIGNATURE,
     "a later time": encode(b'[1800000000,{"user":7}]') + "." + SIGNATURE,
     "a pickle": encode(pickle.dumps({"user": 7})) + "." + SIGNATURE,
-    "signed by another key": sign("session", {"user": 7}, "another", NOW),
+    "signed by another key": sign(
+        "session", {"user": 7}, "another one, not theirs", NOW
+    ),
     "of another cookie": sign("session2", {"user": 7}, KEY, NOW),
     "without its purpose": PAYLOAD
     + "."
@@ -588,12 +594,11 @@ def test_the_age_is_checked_by_the_server(
 
 
 def test_the_first_secret_signs_and_all_verify() -> None:
-    old, new = "old", b"new"
+    old, new = "the old one, before", b"the new one, today"
+    name = "n\u00e9w, and long enough"
     assert unsign("n", sign("n", 1, old, NOW), [new, old], 60, NOW) == 1
     assert unsign("n", sign("n", 1, [new, old], NOW), new, 60, NOW) == 1
-    assert (
-        unsign("n", sign("n", 1, ("n\u00e9w",), NOW), "n\u00e9w".encode(), 60, NOW) == 1
-    )
+    assert unsign("n", sign("n", 1, (name,), NOW), name.encode(), 60, NOW) == 1
     with pytest.raises(ValueError):
         unsign("n", sign("n", 1, old, NOW), [new], 60, NOW)
 
@@ -609,12 +614,15 @@ def test_every_secret_is_compared_in_constant_time(
         return compare(a, b)
 
     monkeypatch.setattr(hmac, "compare_digest", counting)
-    text = sign("n", 1, "a", NOW)
-    unsign("n", text, ["a", "b", "c"], None, NOW)
+    keys = [letter * 16 for letter in "abc"]
+    text = sign("n", 1, keys[0], NOW)
+    unsign("n", text, keys, None, NOW)
     assert len(compared) == 3
 
 
-@pytest.mark.parametrize("secrets", [(), [], "", b"", ["a", ""], [b""]])
+@pytest.mark.parametrize(
+    "secrets", [(), [], "", b"", [KEY, ""], [b""], "too short", [KEY, b"x"]]
+)
 def test_signing_without_a_secret_is_an_error_of_the_program(secrets: Any) -> None:
     with pytest.raises(PixieError, match="secret"):
         sign("n", 1, secrets, NOW)

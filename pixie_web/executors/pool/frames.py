@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import struct
+from enum import IntEnum
 from typing import (
     Any,
     Callable,
@@ -41,16 +42,33 @@ _RUN = struct.Struct("!IBBHIII")  # the same, then of RUN: record bytes, head by
 _RESULT = struct.Struct("!HqI")  # status, body bytes or -1, header block bytes
 
 
-class Frame:
-    """The types of frames, and their flags."""
+class FrameType(IntEnum):
+    """What a frame says."""
 
-    RUN, CANCEL, BOOT = 1, 2, 3  # main to worker
-    READY, RESPONSE, HEAD, DATA, END, FILE, LOG = 16, 17, 18, 19, 20, 21, 22  # and back
+    RUN = 1  # main to worker
+    CANCEL = 2
+    BOOT = 3
+    READY = 16  # and back
+    RESPONSE = 17
+    HEAD = 18
+    DATA = 19
+    END = 20
+    FILE = 21
+    LOG = 22  # its flags are the level
 
-    DEBUG, HTTPS, SPOOLED = 1, 2, 4  # flags of RUN; the last one also of FILE
-    RETIRE = 1  # flag of RESPONSE, FILE and END: the worker will take no more
-    BROKEN = 2  # flag of END: the stream did not come to its end
-    MORE = 4  # flag of DATA: the chunk goes on in the next frame
+
+class Flag(IntEnum):
+    """What more a frame says; several at once.
+
+    PERF: an IntFlag computes in Python: 0.7 to 1.4 us for each `&`, 0.1 us like this.
+    """
+
+    DEBUG = 1  # of RUN
+    HTTPS = 2
+    SPOOLED = 4  # of RUN and FILE: in place of the body there is its file
+    RETIRE = 8  # of RESPONSE, FILE and END: the worker will take no more
+    BROKEN = 16  # of END: the stream did not come to its end
+    MORE = 32  # of DATA: the chunk goes on in the next frame
 
 
 def encode_run(route: Route, number: int, request: Request) -> Tuple[bytes, bytes]:
@@ -65,18 +83,18 @@ def encode_run(route: Route, number: int, request: Request) -> Tuple[bytes, byte
     record = text.encode("utf-8", "surrogatepass")
     if record.count(b"\n") != 4:
         raise PixieError(f"no line break can be in a host, a prefix, a client: {text}")
-    flags = Frame.DEBUG if request.debug else 0
+    flags = Flag.DEBUG if request.debug else 0
     if request.scheme == "https":
-        flags |= Frame.HTTPS
+        flags |= Flag.HTTPS
     body = request._body
     if body is None:
         assert request.body_file is not None
         body = os.fsencode(request.body_file.path)
-        flags |= Frame.SPOOLED
+        flags |= Flag.SPOOLED
     head = request.head.raw
     texts = len(record), len(head)
     size = _RUN.size - _FRAME.size + sum(texts) + len(body)
-    header = _RUN.pack(size, Frame.RUN, flags, route.index, number, *texts)
+    header = _RUN.pack(size, FrameType.RUN, flags, route.index, number, *texts)
     return header + record + head, body
 
 
@@ -97,15 +115,15 @@ def decode_run(frame: bytes, flags: int) -> Request:
     request = Request(
         parse_head(frame[head_start:body_start]),
         (host, int(port)),
-        "https" if flags & Frame.HTTPS else "http",
-        debug=bool(flags & Frame.DEBUG),
+        "https" if flags & Flag.HTTPS else "http",
+        debug=bool(flags & Flag.DEBUG),
     )
     request.host = authority
     request.prefix = prefix
     if context:
         request.context = cast(Dict[str, Any], load_json(context.encode()))
     body = frame[body_start:]
-    if flags & Frame.SPOOLED:
+    if flags & Flag.SPOOLED:
         request.open_body(os.fsdecode(body))
     else:
         request._body = body

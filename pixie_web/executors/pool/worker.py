@@ -14,7 +14,7 @@ from ...about import log
 from ...errors import PixieError, RequestTimeout
 from ...requests import MAX_CHUNK_BYTES, Request, log_failure
 from ...responses import Response, StaticFile, is_stream
-from ...text import dump_json, load_json
+from ...text import dump_json, json_default_hook, load_json
 from ..base import ProcessType, Route, proc_env
 from ..streams import Chunks, HandlerLeft
 from .frames import (
@@ -22,7 +22,8 @@ from .frames import (
     _RESULT,
     ANSWER_TOKEN_BYTES,
     RECEIVE_BYTES,
-    Frame,
+    Flag,
+    FrameType,
     Load,
     Program,
     decode_run,
@@ -32,7 +33,7 @@ from .frames import (
 class MainGone:
     """In a worker: whether main says that the client has gone, or is gone itself."""
 
-    def __init__(self, worker: WorkerProcess, incoming: int) -> None:
+    def __init__(self, worker: Worker, incoming: int) -> None:
         self._worker = worker
         self._poll = select.poll()
         self._poll.register(incoming, select.POLLIN)
@@ -46,7 +47,7 @@ class MainGone:
 class FrameHandler(logging.Handler):
     """Sends a worker's log records of this framework to main, as text."""
 
-    def __init__(self, worker: WorkerProcess) -> None:
+    def __init__(self, worker: Worker) -> None:
         super().__init__()
         self._worker = worker
 
@@ -54,7 +55,7 @@ class FrameHandler(logging.Handler):
         """Send one record; in main it goes where main's records go."""
         text = self.format(record).encode("utf-8", "replace")
         try:
-            self._worker.send(Frame.LOG, min(record.levelno, 255), text)
+            self._worker.send(FrameType.LOG, min(record.levelno, 255), text)
         except OSError:
             pass  # main is gone, or this is a process that a handler forked
 
@@ -103,7 +104,7 @@ def make_first_victim() -> None:
         pass
 
 
-class WorkerProcess:
+class Worker:
     """A worker: takes one request after another from its pipe, and answers it.
 
     It ends when main closes the pipe, when a handler leaves by `sys.exit()`, or when
@@ -135,7 +136,7 @@ class WorkerProcess:
             return
         self._boot(cast(Dict[str, Any], load_json(frame[_FRAME.size :])))
         program = self._program
-        self.send(Frame.READY, 0, program.table if program.fresh else b"")
+        self.send(FrameType.READY, 0, program.table if program.fresh else b"")
         for frame in iter(self._next_frame, None):
             _, kind, flags, index, number = _FRAME.unpack_from(frame)
             # A CANCEL read here came too late: its job has ended. Or main says by it
@@ -143,7 +144,7 @@ class WorkerProcess:
             if self._answer is not None:
                 self._answer.close()
                 self._answer = None
-            if kind == Frame.RUN:
+            if kind == FrameType.RUN:
                 self._request_number = number
                 route = program.routes[index]
                 request = decode_run(frame, flags)
@@ -237,12 +238,15 @@ class WorkerProcess:
             import faulthandler
 
             faulthandler.dump_traceback(self._trace, all_threads=False)
-            raise RequestTimeout
+            timeout = RequestTimeout()
+            timeout.of_deadline = True
+            raise timeout
 
     def _run(self, route: Route, request: Request) -> bool:
         """Answer one request; return whether this worker may take another."""
         request.disconnect = self._main_gone
         context = copy_context()
+        context.run(json_default_hook.set, route.app.json_default)
         try:
             self._interruptible = True
             response = context.run(self._program.answer, route, request)
@@ -262,25 +266,25 @@ class WorkerProcess:
     # Sending.
 
     def _send_response(self, response: Response, request: Request) -> None:
-        flags = Frame.RETIRE if request.fatal else 0
+        flags = Flag.RETIRE if request.fatal else 0
         block = response.header_block(request.scheme == "https")
         body = response.body
         if isinstance(body, StaticFile):
             data = _RESULT.pack(response.status, -1, len(block)) + block
             data += dump_json([body.cache, body.delete_after]) + b"\0"
-            self.send(Frame.FILE, flags, data + os.fsencode(body.path))
+            self.send(FrameType.FILE, flags, data + os.fsencode(body.path))
             return
         assert isinstance(body, bytes)
         result = _RESULT.pack(response.status, len(body), len(block)) + block
         if len(body) <= MAX_CHUNK_BYTES:
-            self.send(Frame.RESPONSE, flags, result + body)
+            self.send(FrameType.RESPONSE, flags, result + body)
         elif not flags and self._spool(body, request.method == "HEAD"):
-            self.send(Frame.FILE, Frame.SPOOLED, result + self._answer_name)
+            self.send(FrameType.FILE, Flag.SPOOLED, result + self._answer_name)
         else:
-            self.send(Frame.HEAD, 0, result)
+            self.send(FrameType.HEAD, 0, result)
             if request.method != "HEAD":
                 self._send_data(body)
-            self.send(Frame.END, flags)
+            self.send(FrameType.END, flags)
 
     def _spool(self, body: bytes, only_size: bool) -> bool:
         """Put a large answer into a file, so that no slow client holds this worker.
@@ -316,7 +320,9 @@ class WorkerProcess:
         """Send each chunk as it comes; a CANCEL is seen at the next `yield`."""
         chunks = cast(Chunks, response.body)
         block = response.header_block(request.scheme == "https")
-        self.send(Frame.HEAD, 0, _RESULT.pack(response.status, -1, len(block)) + block)
+        self.send(
+            FrameType.HEAD, 0, _RESULT.pack(response.status, -1, len(block)) + block
+        )
         flags = 0
         try:
             while request.method != "HEAD" and not request.disconnected:
@@ -325,14 +331,14 @@ class WorkerProcess:
             pass
         except Exception as error:
             log_failure(request, error, midway=True)
-            flags, request.fatal = Frame.BROKEN, isinstance(error, HandlerLeft)
+            flags, request.fatal = Flag.BROKEN, isinstance(error, HandlerLeft)
         context.run(chunks.close)
-        self.send(Frame.END, flags | (Frame.RETIRE if request.fatal else 0))
+        self.send(FrameType.END, flags | (Flag.RETIRE if request.fatal else 0))
 
     def _send_data(self, data: bytes) -> None:
         for at in range(0, len(data), MAX_CHUNK_BYTES):
-            more = Frame.MORE if at + MAX_CHUNK_BYTES < len(data) else 0
-            self.send(Frame.DATA, more, data[at : at + MAX_CHUNK_BYTES])
+            more = Flag.MORE if at + MAX_CHUNK_BYTES < len(data) else 0
+            self.send(FrameType.DATA, more, data[at : at + MAX_CHUNK_BYTES])
 
     def send(self, kind: int, flags: int = 0, payload: bytes = b"") -> None:
         """Send one frame, whole: a deadline's signal must not cut it in two."""

@@ -44,9 +44,9 @@ from ...about import log
 from ...errors import RequestTimeout
 from ...text import dump_json, load_json
 from ..base import proc_env
-from .frames import _FRAME, RECEIVE_BYTES, Frame, Load, Program
+from .frames import _FRAME, RECEIVE_BYTES, FrameType, Load, Program
 from .worker import (
-    WorkerProcess,
+    Worker,
     _do_nothing,
     _prctl,
     die_with_parent,
@@ -96,7 +96,7 @@ def live_as_worker(descriptors: Sequence[int], zygote_pid: int, load: Load) -> N
         for descriptor in descriptors:
             os.set_inheritable(descriptor, False)  # by what C code may start
         incoming, outgoing, trace = descriptors
-        WorkerProcess(incoming, outgoing, trace, load).serve()
+        Worker(incoming, outgoing, trace, load).serve()
         code = 0
     except (OSError, RequestTimeout):
         pass  # main is gone, or has done with this worker
@@ -514,5 +514,5 @@ def exec_zygote(launch: Launch, start: str) -> ZygoteLink:
     with remote:
         remote.set_inheritable(True)
         pid = start_interpreter(launch.command, remote.fileno())
-    control.sendall(_FRAME.pack(len(setup), Frame.BOOT, 0, 0, 0) + setup)
+    control.sendall(_FRAME.pack(len(setup), FrameType.BOOT, 0, 0, 0) + setup)
     return ZygoteLink(control, pid, launch.origin)
