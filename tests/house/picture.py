@@ -2,9 +2,10 @@
 
     python tests/house/picture.py            puts it into the page
 
-A room is a line of the list at the top of `pixie_web/__init__.py`. It lies one row
-above the highest of the rooms that its chapters import when they run, so a circle could
-not be drawn. It names the rooms that carry it, but not those on which they stand.
+A room is a line of the list at the top of `pixie_web/__init__.py`, or several that begin
+with the same folder. It lies one row above the highest of the rooms that its chapters
+import when they run, so a circle could not be drawn. It names the rooms that carry it,
+but not those on which they stand.
 """
 
 from __future__ import annotations
@@ -22,25 +23,27 @@ END = "```\n"
 
 
 class Room(NamedTuple):
-    """One line of the list: chapters that stand together."""
+    """Chapters that stand together."""
 
     words: str  # "server: proxies access options"
     note: str  # what the list says beside it
     chapters: List[str]  # with their folder
 
-    @property
-    def folder(self) -> str:
-        return self.words.rpartition(":")[0] or self.words.rpartition("/")[0]
-
 
 def rooms_of(opening: str) -> List[Room]:
     """Return the rooms that the docstring of the package lists."""
     listing = opening.partition("above it:\n\n")[2].partition("\n\n")[0]
-    rooms = []
+    rooms: List[Room] = []
+    last = ""
     for line in listing.splitlines():
         words, _, note = line.strip().partition("   ")
         folder, _, names = words.rpartition(": ")
         chapters = [f"{folder}/{name}".lstrip("/") for name in names.split()]
+        if folder and folder == last:  # one room, on two lines
+            above = rooms.pop()
+            words, chapters = f"{above.words} {names}", above.chapters + chapters
+            note = above.note or note
+        last = folder
         rooms.append(Room(words, note.strip(), chapters))
     return rooms
 
