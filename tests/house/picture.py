@@ -2,10 +2,10 @@
 
     python tests/house/picture.py            puts it into the page
 
-A room is a line of the list at the top of `pixie_web/__init__.py`, or several that begin
-with the same folder. It lies one row above the highest of the rooms that its chapters
-import when they run, so a circle could not be drawn. It names the rooms that carry it,
-but not those on which they stand.
+A room is a line of the list at the top of `pixie_web/__init__.py`, or several that
+begin with the same folder. It lies one row above the highest of the rooms that its
+chapters import when they run, so a circle could not be drawn. It names the rooms that
+carry it, but not those on which they stand.
 """
 
 from __future__ import annotations
