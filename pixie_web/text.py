@@ -16,6 +16,7 @@ from enum import Enum
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, Callable, List, Optional, Tuple, cast
 
+from .about import log
 from .errors import HTTPError
 
 
@@ -386,3 +387,6 @@ def check_record(record: logging.LogRecord) -> bool:
         text = logging.Formatter().formatException(record.exc_info)
         record.exc_text = log_lines(f"\n{text}")[1:]
     return True
+
+
+log.addFilter(check_record)
