@@ -762,6 +762,7 @@ def test_who_leaves_the_line_keeps_nobody_out_of_it(path: str, bounded: Server) 
         assert read_all(one).endswith(b"held")
         one.close()
     assert bounded.get(path).text == "held"
+    wait_for(lambda: bounded.log.count(f"{path} began") > inside, "its line in the log")
     assert bounded.log.count(f"{path} began") == inside + 1
 
 
