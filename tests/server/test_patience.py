@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import socket
 from pathlib import Path
 from typing import Any, AsyncIterator, List, Tuple
 
@@ -263,6 +265,67 @@ async def test_the_last_answer_may_be_read_until_the_client_stands_still() -> No
         assert len(client.data) > LARGE
         await asyncio.sleep(2 + SWEEP)
         assert client.is_gone
+
+
+# Arriving -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "first, ends",
+    [(b"", 10), (b"\x16", 10 + 20), (b"\x16\x03\x01", 10 + 20)],
+)
+@in_virtual_time
+async def test_who_does_not_come_to_a_handshake_is_let_go(
+    first: bytes, ends: int
+) -> None:
+    bounds = {"head_seconds": 10, "tls_handshake_seconds": 20, "max_connections": 1}
+    async with serving(app.handle, tls_context(CERTIFICATE), **bounds) as site:
+        client, began = site.connect(), seconds()
+        await asyncio.sleep(9.9)
+        client.send(first)
+        waiting = site.connect()  # there is no room for it yet
+        waiting.send(b"plain HTTP")
+        await end_of(client)
+        assert seconds() - began == pytest.approx(ends, abs=0.2)
+        await quiet()
+        assert b"This port speaks HTTPS" in waiting.read()
+
+
+@in_virtual_time
+async def test_a_server_without_descriptors_waits_a_second(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def none_left(self: socket.socket) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    async with serving(app.handle, access_log=False) as site:
+        with monkeypatch.context() as patched:
+            patched.setattr(socket.socket, "accept", none_left)
+            client = site.connect()
+            assert await client.get(head_of("/")) == b""
+            await asyncio.sleep(2.5)
+        client.read()
+        assert client.data == b""
+        await asyncio.sleep(0.6)
+        assert client.read().endswith(b"text")
+    messages = [one.getMessage() for one in caplog.records]
+    assert messages == ["can't accept connections for a while: Too many open files"] * 3
+
+
+@pytest.mark.parametrize("turns", range(6))
+@in_virtual_time
+async def test_who_arrives_as_the_server_ends_holds_nothing_up(turns: int) -> None:
+    async with serving(app.handle) as site:
+        client = site.connect()
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        began = seconds()
+        await site.server.close()
+        await quiet()
+        client.read()
+        assert client.has_ended
+        assert not site.server.connections
+        assert seconds() - began < 0.01
 
 
 # The end ------------------------------------------------------------------------------
