@@ -151,6 +151,17 @@ async def test_a_refused_client_may_read_for_as_long_as_the_server_lingers() -> 
         assert client.is_gone
 
 
+@in_virtual_time
+async def test_a_client_is_told_how_long_it_took() -> None:
+    async with serving(app.handle, server_timing=True) as site:
+        client = site.connect()
+        client.send(head_of("/wait/5") + head_of("/none"))
+        await asyncio.sleep(6)
+        first, second = client.read().split(b"waited")
+    assert b"\r\nServer-Timing: queue;dur=0.000, run;dur=5000.0" in first
+    assert b"Server-Timing" not in second  # no handler was to run
+
+
 # Bodies -------------------------------------------------------------------------------
 
 
