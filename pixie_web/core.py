@@ -2628,6 +2628,12 @@ def log_failure(request: Request, error: BaseException, midway: bool = False) ->
     )
 
 
+def no_descriptor(request: Request, error: OSError) -> HTTPError:
+    """Return the 503 of an answer whose file can't be opened at the moment."""
+    log.error("no descriptor for %r: %s", request, error.strerror)
+    return HTTPError(503, headers={"Retry-After": "1"})
+
+
 Body = Union[
     str, bytes, bytearray, memoryview, Dict[Any, Any], List[Any], FileSlice, StaticFile
 ]
@@ -5128,12 +5134,6 @@ def leave_gate(route: Route) -> None:
         route.gate.leave()
 
 
-def no_descriptor(request: Request, error: OSError) -> HTTPError:
-    """Return the 503 of an answer whose file can't be opened at the moment."""
-    log.error("no descriptor for %r: %s", request, error.strerror)
-    return HTTPError(503, headers={"Retry-After": "1"})
-
-
 def busy_error(retry_seconds: int) -> HTTPError:
     """Return the 503 of a full queue."""
     return HTTPError(503, "Too busy; try again.", {"Retry-After": str(retry_seconds)})
@@ -5690,6 +5690,7 @@ class TaskRun:
 
     async def _main(self) -> None:
         response = await self._answer(self._route, self._request)
+        end_copy()
         chunks = response.body
         if is_stream(chunks):
             response.body = self
@@ -6074,6 +6075,10 @@ def make_first_victim() -> None:
 _get_handler = getattr(sys.modules.get("_signal"), "getsignal", signal.getsignal)
 
 
+def _is_closed(file: Any) -> bool:
+    return getattr(file, "closed", False)  # there may be none
+
+
 class Surroundings:
     """What a handler may change of its process, so that the next one would find it.
 
@@ -6126,10 +6131,6 @@ class Surroundings:
             for number, one in enumerate(files, 1)
         )
         self._found = self._look()
-
-
-def _is_closed(file: Any) -> bool:
-    return getattr(file, "closed", False)  # there may be none
 
 
 def _stored_globals(code: types.CodeType) -> Set[str]:
@@ -10239,7 +10240,6 @@ class Connection(asyncio.Protocol):
         Raises:
             ClientDisconnected: the connection has ended.
         """
-        end_copy()
         if self.transport.is_closing():
             raise ClientDisconnected("the client left before the end of its answer")
         self.transport.write(data)

@@ -27,7 +27,7 @@ import pytest
 
 # Not imported here: the rules are about the text, also of a core that fails to import.
 CORE = pathlib.Path(__file__).resolve().parent.parent / "pixie_web" / "core.py"
-MAX_CODE_LINES = 7_440  # of the whole file; raising it is noted in docs/design.md
+MAX_CODE_LINES = 7_830  # of the whole file; raising it is noted in docs/design.md
 MAX_FUNCTION_LINES = 40
 OPTIONAL_MODULES = {"uvloop", "orjson", "ujson"}
 
