@@ -2943,6 +2943,12 @@ def log_failure(request: Request, error: BaseException, midway: bool = False) ->
     )
 
 
+def no_descriptor(request: Request, error: OSError) -> HTTPError:
+    """Return the 503 of an answer whose file can't be opened at the moment."""
+    log.error("no descriptor for %r: %s", request, error.strerror)
+    return HTTPError(503, headers={"Retry-After": "1"})
+
+
 Body = Union[
     str, bytes, bytearray, memoryview, Dict[Any, Any], List[Any], FileSlice, StaticFile
 ]
@@ -5555,6 +5561,7 @@ class Route:
         self.triggers: Tuple[Sequence[Handler], ...] = ((), (), (), ())
         self.gate: Optional[Gate] = None
         self.counts = RouteCounts()
+        self.was_warned_of = False  # that what it changes is lost
 
     def __repr__(self) -> str:
         return f"<Route {self.path} {self.placement.name}>"
@@ -5606,12 +5613,6 @@ def leave_gate(route: Route) -> None:
     """Let the next request of a route in, if it has a limit: a handler has ended."""
     if route.gate is not None:
         route.gate.leave()
-
-
-def no_descriptor(request: Request, error: OSError) -> HTTPError:
-    """Return the 503 of an answer whose file can't be opened at the moment."""
-    log.error("no descriptor for %r: %s", request, error.strerror)
-    return HTTPError(503, headers={"Retry-After": "1"})
 
 
 def busy_error(retry_seconds: int) -> HTTPError:
@@ -6202,6 +6203,7 @@ class TaskRun:
 
     async def _main(self) -> None:
         response = await self._answer(self._route, self._request)
+        end_copy()
         chunks = response.body
         if is_stream(chunks):
             response.body = self
@@ -6300,6 +6302,7 @@ class Frame:
 
     RUN, CANCEL, BOOT = 1, 2, 3  # main to worker
     READY, RESPONSE, HEAD, DATA, END, FILE, LOG = 16, 17, 18, 19, 20, 21, 22  # and back
+    LOST = 23  # back, with debug: the names of globals that a handler has changed
 
     DEBUG, HTTPS, SPOOLED = 1, 2, 4  # flags of RUN; the last one also of FILE
     RETIRE = 1  # flag of RESPONSE, FILE and END: the worker will take no more
@@ -6399,6 +6402,12 @@ class FrameBuffer:
             yield header, bytes(memoryview(self._data)[at + _FRAME.size : end])
             at = end
         del self._data[:at]
+
+
+LOST_WARNING = (
+    "%s: %s changed in a worker, and is lost there: no other process sees it. Keep it "
+    "in main (RouteType.sync, thread, asnc), or in a file or database"
+)
 
 
 # The pool: inside a worker ------------------------------------------------------------
@@ -6578,6 +6587,10 @@ def make_first_victim() -> None:
 _get_handler = getattr(sys.modules.get("_signal"), "getsignal", signal.getsignal)
 
 
+def _is_closed(file: Any) -> bool:
+    return getattr(file, "closed", False)  # there may be none
+
+
 class Surroundings:
     """What a handler may change of its process, so that the next one would find it.
 
@@ -6632,8 +6645,29 @@ class Surroundings:
         self._found = self._look()
 
 
-def _is_closed(file: Any) -> bool:
-    return getattr(file, "closed", False)  # there may be none
+def _stored_globals(code: types.CodeType) -> Set[str]:
+    import dis
+
+    stores = ("STORE_GLOBAL", "DELETE_GLOBAL")
+    names = {one.argval for one in dis.get_instructions(code) if one.opname in stores}
+    inner = [one for one in code.co_consts if isinstance(one, types.CodeType)]
+    return names.union(*map(_stored_globals, inner))
+
+
+def module_state(handler: Handler) -> Dict[str, Tuple[object, int]]:
+    """Return, by name, what a handler may change of its module: (value, length).
+
+    That are the globals that its code stores, and all dicts, lists and sets.
+    """
+    function = inspect.unwrap(getattr(handler, "__func__", handler))
+    scope = getattr(function, "__globals__", {})
+    code = getattr(function, "__code__", None)
+    stored = () if code is None else _stored_globals(code)
+    state = {name: (scope.get(name), 0) for name in stored}
+    for name, value in scope.items():
+        if isinstance(value, (dict, list, set)) and not name.startswith("__"):
+            state[name] = value, len(value)
+    return state
 
 
 class WorkerProcess:
@@ -6658,6 +6692,7 @@ class WorkerProcess:
         self._program: Program
         self._request_number = 0
         self._interruptible = False
+        self._calls: Dict[Route, int] = {}  # with debug
         self._logs_moved = False  # they are opened again before the next job
         self._answer: Optional[BinaryIO] = None  # a large one, until main has opened it
         self._answer_name = b""  # its token and its path, for main to open it
@@ -6802,7 +6837,10 @@ class WorkerProcess:
             context.run(ROOT_PATH.set, request.root_path)
         try:
             self._interruptible = True
+            before = self._watch(route, request)
             response = context.run(self._program.answer, route, request)
+            if before is not None:
+                self._tell_changes(route, before)
             if is_stream(response.body):
                 self._send_stream(response, request, context)
             else:
@@ -6815,6 +6853,28 @@ class WorkerProcess:
         finally:
             self._interruptible = False
         return not request.fatal
+
+    def _watch(
+        self, route: Route, request: Request
+    ) -> Optional[Dict[str, Tuple[object, int]]]:
+        """Return its module's state at the first calls of a handler, with debug."""
+        if not request.debug or route.kind != "def":
+            return None
+        self._calls[route] = self._calls.get(route, 0) + 1
+        return module_state(route.handler) if self._calls[route] <= 10 else None
+
+    def _tell_changes(
+        self, route: Route, before: Dict[str, Tuple[object, int]]
+    ) -> None:
+        after = module_state(route.handler)
+        changed = [
+            name
+            for name in sorted({*before, *after})
+            if before.get(name, (0, 0))[0] is not after.get(name, (0, 0))[0]
+            or before[name][1] != after[name][1]
+        ]
+        if changed:
+            self.send(Frame.LOST, 0, ", ".join(changed).encode())
 
     # Sending.
 
@@ -7761,6 +7821,12 @@ class Worker:
         job = self.job
         if job is None or number != job.number:
             raise PixieError(f"frame {kind} for a request that it does not have")
+        if kind == Frame.LOST:
+            if not job.route.was_warned_of:
+                job.route.was_warned_of = True
+                names = payload.decode("utf-8", "replace")
+                log.warning(LOST_WARNING, job.route.path, names)
+            return
         if kind in (Frame.RESPONSE, Frame.FILE, Frame.HEAD) and job.stream is None:
             self._take_result(job, kind, flags, payload)
             if kind != Frame.HEAD:
@@ -11016,7 +11082,6 @@ class Connection(asyncio.Protocol):
         Raises:
             ClientDisconnected: the connection has ended.
         """
-        end_copy()
         if self.transport.is_closing():
             raise ClientDisconnected("the client left before the end of its answer")
         self.transport.write(data)
