@@ -489,3 +489,9 @@ def log_failure(request: Request, error: BaseException, midway: bool = False) ->
     log.error(
         "%s %s failed%s", request.method, request.head.target, where, exc_info=error
     )
+
+
+def no_descriptor(request: Request, error: OSError) -> HTTPError:
+    """Return the 503 of an answer whose file can't be opened at the moment."""
+    log.error("no descriptor for %r: %s", request, error.strerror)
+    return HTTPError(503, headers={"Retry-After": "1"})

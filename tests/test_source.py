@@ -36,14 +36,14 @@ OPTIONAL_MODULES = {"uvloop", "orjson", "ujson"}
 # Debts: what is larger than it may be, and how large. These numbers only ever fall.
 LARGE_CLASSES = {
     "Application": 406,
-    "Connection": 605,
+    "Connection": 604,
     "Pool": 511,
     "RequestReader": 251,
 }
 LARGE_FILES = {
     "application": 836,
     "executors/pool/pool": 787,
-    "server/connection": 1011,
+    "server/connection": 1009,
 }
 
 # What is no chapter: it is not in the single file.

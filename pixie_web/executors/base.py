@@ -194,6 +194,7 @@ class Route:
         self.triggers: Tuple[Sequence[Handler], ...] = ((), (), (), ())
         self.gate: Optional[Gate] = None
         self.counts = RouteCounts()
+        self.was_warned_of = False  # that what it changes is lost
 
     def __repr__(self) -> str:
         return f"<Route {self.path} {self.placement.name}>"
@@ -245,12 +246,6 @@ def leave_gate(route: Route) -> None:
     """Let the next request of a route in, if it has a limit: a handler has ended."""
     if route.gate is not None:
         route.gate.leave()
-
-
-def no_descriptor(request: Request, error: OSError) -> HTTPError:
-    """Return the 503 of an answer whose file can't be opened at the moment."""
-    log.error("no descriptor for %r: %s", request, error.strerror)
-    return HTTPError(503, headers={"Retry-After": "1"})
 
 
 def busy_error(retry_seconds: int) -> HTTPError:

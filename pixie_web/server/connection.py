@@ -45,8 +45,6 @@ from ..errors import (
     ProtocolError,
     RequestCutShort,
 )
-from ..executors.base import no_descriptor
-from ..executors.forks import end_copy
 from ..protocol.http11 import (
     CLOSED,
     CONTINUE,
@@ -65,6 +63,7 @@ from ..requests import (
     Disconnect,
     Request,
     log_failure,
+    no_descriptor,
     off_the_loop,
 )
 from ..responses import FileSlice, Response, error_page
@@ -834,7 +833,6 @@ class Connection(asyncio.Protocol):
         Raises:
             ClientDisconnected: the connection has ended.
         """
-        end_copy()
         if self.transport.is_closing():
             raise ClientDisconnected("the client left before the end of its answer")
         self.transport.write(data)

@@ -46,6 +46,7 @@ class Frame:
 
     RUN, CANCEL, BOOT = 1, 2, 3  # main to worker
     READY, RESPONSE, HEAD, DATA, END, FILE, LOG = 16, 17, 18, 19, 20, 21, 22  # and back
+    LOST = 23  # back, with debug: the names of globals that a handler has changed
 
     DEBUG, HTTPS, SPOOLED = 1, 2, 4  # flags of RUN; the last one also of FILE
     RETIRE = 1  # flag of RESPONSE, FILE and END: the worker will take no more
@@ -145,6 +146,12 @@ class FrameBuffer:
             yield header, bytes(memoryview(self._data)[at + _FRAME.size : end])
             at = end
         del self._data[:at]
+
+
+LOST_WARNING = (
+    "%s: %s changed in a worker, and is lost there: no other process sees it. Keep it "
+    "in main (RouteType.sync, thread, asnc), or in a file or database"
+)
 
 
 class PoolOptions(NamedTuple):

@@ -14,14 +14,15 @@ from typing import TYPE_CHECKING, Any, Deque, List, Optional, Tuple, cast
 from ...about import log
 from ...errors import AnswerLost, PixieError
 from ...protocol.http11 import MAX_HEAD_BYTES, is_header_block
-from ...requests import NEVER, Request
+from ...requests import NEVER, Request, no_descriptor
 from ...responses import AnyBody, FileSlice, Response, StaticFile
 from ...text import dump_json, load_json
-from ..base import Route, RouteType, no_descriptor
+from ..base import Route, RouteType
 from .frames import (
     _FRAME,
     _RESULT,
     ANSWER_TOKEN_BYTES,
+    LOST_WARNING,
     RECEIVE_BYTES,
     Frame,
     FrameBuffer,
@@ -372,6 +373,12 @@ class Worker:
         job = self.job
         if job is None or number != job.number:
             raise PixieError(f"frame {kind} for a request that it does not have")
+        if kind == Frame.LOST:
+            if not job.route.was_warned_of:
+                job.route.was_warned_of = True
+                names = payload.decode("utf-8", "replace")
+                log.warning(LOST_WARNING, job.route.path, names)
+            return
         if kind in (Frame.RESPONSE, Frame.FILE, Frame.HEAD) and job.stream is None:
             self._take_result(job, kind, flags, payload)
             if kind != Frame.HEAD:
