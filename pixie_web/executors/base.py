@@ -192,6 +192,7 @@ class Route:
         self.triggers: Tuple[Sequence[Handler], ...] = ((), (), (), ())
         self.gate: Optional[Gate] = None
         self.counts = RouteCounts()
+        self.was_warned_of = False  # that what it changes is lost
 
     def __repr__(self) -> str:
         return f"<Route {self.path} {self.placement.name}>"

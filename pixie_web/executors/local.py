@@ -328,6 +328,7 @@ class TaskRun:
 
     async def _main(self) -> None:
         response = await self._answer(self._route, self._request)
+        end_copy()
         chunks = response.body
         if is_stream(chunks):
             response.body = self

@@ -46,7 +46,6 @@ from ..errors import (
     RequestCutShort,
     no_descriptor,
 )
-from ..forks import end_copy
 from ..protocol.http11 import (
     CLOSED,
     CONTINUE,
@@ -834,7 +833,6 @@ class Connection(asyncio.Protocol):
         Raises:
             ClientDisconnected: the connection has ended.
         """
-        end_copy()
         if self.transport.is_closing():
             raise ClientDisconnected("the client left before the end of its answer")
         self.transport.write(data)

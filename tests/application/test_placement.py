@@ -21,6 +21,7 @@ import pytest
 from support import (
     LOOPS,
     PATIENCE_SECONDS,
+    STARTS,
     Server,
     read_all,
     serve,
@@ -1106,3 +1107,91 @@ def test_check_kind_names_what_has_no_name() -> None:
 def test_the_matrix_of_this_test_has_every_route_type() -> None:
     assert {placement for placement, _ in MAY_STAND} == {p.name for p in RouteType}
     assert all(inspect.isfunction(handler) for handler in HANDLERS.values())
+
+
+# Globals that change in a worker ------------------------------------------------------
+
+FORGETFUL = """
+import functools
+from pixie_web import route, run
+
+SESSIONS, NAMES, SEEN, TOTAL, LAST = {}, [], set(), 0, None
+CONSTANTS = {"a": 1}
+
+def remember(name):
+    NAMES.append(name)
+
+def decorated(handler):
+    @functools.wraps(handler)
+    def wrapper(env):
+        return handler(env)
+    return wrapper
+
+@route("/dict")
+def dict_(env):
+    SESSIONS[str(len(SESSIONS))] = 1
+    return "done"
+
+@route("/list/through-another")
+def list_(env):
+    remember("x")
+    return "done"
+
+@route("/set")
+@decorated
+def set_(env):
+    SEEN.add(len(SEEN))
+    return "done"
+
+@route("/global")
+def global_(env):
+    global TOTAL
+    TOTAL += 1
+    return "done"
+
+@route("/nested")
+def nested(env):
+    def inside():
+        global LAST, NEW
+        LAST, NEW = object(), []
+    inside()
+    return "done"
+
+@route("/reads")
+def reads(env):
+    return "done" if CONSTANTS["a"] and not TOTAL else "done"
+
+@route("/main", "sync")
+def main(env):
+    SESSIONS["main"] = 1
+    return "done"
+
+run()
+"""
+
+
+@pytest.mark.parametrize("start", STARTS)
+@pytest.mark.parametrize("debug", [True, False])
+def test_with_debug_what_a_worker_forgets_is_named_once(
+    start: str, debug: bool
+) -> None:
+    with serve(FORGETFUL, debug=debug, pool_start=start, workers=2) as server:
+        for path, names in [
+            ("/dict", "SESSIONS"),
+            ("/list/through-another", "NAMES"),
+            ("/set", "SEEN"),
+            ("/global", "TOTAL"),
+            ("/nested", "LAST, NEW"),
+            ("/reads", ""),
+            ("/main", ""),
+        ]:
+            mark = server.mark()
+            for _ in range(3):
+                assert server.get(path).text == "done"
+            server.wait_for_log(f'"GET {path} HTTP/1.1" 200', mark)
+            lines = [one for one in server.log.splitlines()[mark:] if "WARNING" in one]
+            says = (
+                f"WARNING {path}: {names} changed in a worker, and is lost there: no "
+            )
+            assert len(lines) == (debug and bool(names))
+            assert all(says in line for line in lines)

@@ -44,6 +44,23 @@ return new Promise((resolve) => {
 """
 
 
+# Finds texts that come nearer than 6 pixels to the line above or below their row.
+TOO_NEAR = """
+const near = [], range = document.createRange();
+for (const row of document.querySelectorAll(".actions li, tbody tr, .specimen li")) {
+  const { top, bottom } = row.getBoundingClientRect();
+  for (const part of row.children) {
+    range.selectNodeContents(part);
+    const text = range.getBoundingClientRect();
+    if (text.height && Math.min(text.top - top, bottom - text.bottom) < 6) {
+      near.push(part.outerHTML);
+    }
+  }
+}
+return near;
+"""
+
+
 server = server_fixture(home() / "demo.py", drain_seconds=3)
 
 
@@ -61,6 +78,9 @@ def demo(browser: Browser, server: Server) -> Iterator[Browser]:
     browser.look(1280, 900)
     browser.open(server.url)
     browser.until(lambda: number(browser, "#clock-ticks") >= 3, "the first ticks")
+    for name in ("tiles", "strips"):  # what the page draws by itself, when it is loaded
+        browser.run(f"document.getElementById('{name}-stop').click()")
+    browser.until(lambda: picture_is_complete(browser), "nothing is drawn")
     yield browser
     browser.open("about:blank")  # Leaves the clock: nothing holds the server up.
     browser.complaints()
@@ -107,6 +127,33 @@ def test_the_picture_grows_while_the_clock_ticks(
     assert ticks > elapsed / interval / 2
     assert number(demo, "#clock-drawing") > 0
     assert demo.complaints() == []
+
+
+def test_the_page_draws_once_when_it_is_loaded(
+    browser: Browser, server: Server
+) -> None:
+    browser.look(1280, 900)
+    browser.open(server.url)
+    browser.until(lambda: progress(browser) == TILES, "all tiles")
+    browser.until(lambda: picture_is_complete(browser), "the image")
+    for name in ("tiles", "strips"):
+        assert browser.text(f"#{name}-status").endswith(" s")
+    asked = browser.run(
+        "return performance.getEntriesByType('resource').map((e) => e.name)"
+    )
+    assert sum("/tile/" in name for name in asked) <= TILES
+    browser.open("about:blank")
+
+
+def test_what_holds_the_loop_up_on_purpose_is_no_gap_of_drawing(demo: Browser) -> None:
+    demo.click("#draw-both")
+    demo.until(lambda: progress(demo) > 0, "the first tile")
+    demo.click("[data-placement=sync] button")
+    row = demo.one("[data-placement=sync]")
+    demo.until(lambda: "ms" in cell(row, ".gap"), "the answer")
+    demo.until(lambda: picture_is_complete(demo), "the whole picture")
+    assert number(demo, "#clock-longest") > 300
+    assert number(demo, "#clock-drawing") < number(demo, "#clock-longest")
 
 
 def test_each_tile_is_drawn_by_a_worker_of_the_legend(
@@ -243,6 +290,7 @@ def test_the_page_fits_its_window(
     demo.click("#file-ask")
     demo.until(lambda: demo.text("#file-status"), "three answers")
     assert demo.run("return document.documentElement.scrollWidth") <= width
+    assert demo.run(TOO_NEAR) == []
     demo.screenshot(screenshots / f"demo-{scheme}-{width}.png", whole_page=True)
 
 

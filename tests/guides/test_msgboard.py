@@ -121,6 +121,27 @@ def test_a_post_redirects_to_the_page_that_shows_it(board: Server) -> None:
     assert 'value=""' in page.text
 
 
+@pytest.mark.parametrize(
+    "headers, status",
+    [
+        ({"Sec-Fetch-Site": "cross-site", "Origin": "https://evil.example"}, 403),
+        ({"Sec-Fetch-Site": "same-site", "Origin": "http://other.localhost"}, 403),
+        ({"Origin": "https://evil.example"}, 403),
+        ({"Origin": "null"}, 403),
+        ({"Sec-Fetch-Site": "same-origin"}, 303),
+        ({"Sec-Fetch-Site": "none"}, 303),
+        ({}, 303),
+    ],
+)
+def test_another_site_can_not_make_a_browser_post(
+    board: Server, headers: Dict[str, str], status: int
+) -> None:
+    body = urlencode({"name": "me", "message": "hello"})
+    assert ask(board, "/", "POST", body, {**FORM, **headers}).status == status
+    assert ask(board).messages == ["hello"] * (status == 303)
+    assert ask(board, headers=headers).status == 200
+
+
 def test_the_newest_message_comes_first(board: Server) -> None:
     for number in range(3):
         assert send(board, name="me", message=f"message {number}").status == 303

@@ -34,7 +34,7 @@ from names import (
 from shapes import lone_file
 
 PACKAGE = pathlib.Path(__file__).resolve().parents[2] / "pixie_web"
-MAX_CODE_LINES = 8_615  # of all chapters, joined; raising it is noted in docs/design.md
+MAX_CODE_LINES = 8_680  # of all chapters, joined; raising it is noted in docs/design.md
 MAX_FUNCTION_LINES = 40  # of code, as the next one
 MAX_CLASS_LINES = 250
 MAX_FILE_LINES = 700  # all of them
@@ -43,12 +43,12 @@ OPTIONAL_MODULES = {"uvloop", "orjson", "ujson"}
 # Debts: what is larger than it may be, and how large. These numbers only ever fall.
 LARGE_CLASSES = {
     "Application": 406,
-    "Connection": 605,
+    "Connection": 604,
     "RequestReader": 251,
 }
 LARGE_FILES = {
     "application": 836,
-    "server/connection": 1011,
+    "server/connection": 1009,
 }
 
 # What is no chapter: it is not in the single file.

@@ -356,11 +356,13 @@ def test_a_pool_of_its_own_is_apart(loop: str, start: str) -> None:
         assert server.get("/plain").json["parent"] == plain["parent"]
 
 
-def test_the_example_of_the_page_runs(root: Path) -> None:
+def test_the_examples_of_the_page_run(root: Path) -> None:
     page = (root / "docs" / "pool.md").read_text("utf-8")
-    example = re.findall(r"^```python\n(.*?)^```", page, re.M | re.S)[-1]
-    with serve(example + "\nfrom pixie_web import run\nrun()\n") as server:
+    examples = re.findall(r"^```python\n(.*?)^```", page, re.M | re.S)
+    program = "\n".join([*examples, "from pixie_web import run", "run()", ""])
+    with serve(program) as server:
         assert server.get("/size/four").json == {"size": 4}
+        assert server.get("/count").json == {"count": 0}
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])

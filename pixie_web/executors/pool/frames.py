@@ -55,6 +55,7 @@ class FrameType(IntEnum):
     END = 20
     FILE = 21
     LOG = 22  # its flags are the level
+    LOST = 23  # with debug: the names of globals that a handler has changed
 
 
 class Flag(IntEnum):
@@ -163,6 +164,12 @@ class FrameBuffer:
             yield header, bytes(memoryview(self._data)[at + _FRAME.size : end])
             at = end
         del self._data[:at]
+
+
+LOST_WARNING = (
+    "%s: %s changed in a worker, and is lost there: no other process sees it. Keep it "
+    "in main (RouteType.sync, thread, asnc), or in a file or database"
+)
 
 
 class PoolOptions(NamedTuple):

@@ -37,6 +37,7 @@ from .frames import (
     _FRAME,
     _RESULT,
     ANSWER_TOKEN_BYTES,
+    LOST_WARNING,
     RECEIVE_BYTES,
     Flag,
     FrameBuffer,
@@ -311,6 +312,13 @@ class Owner(Protocol):
 
 
 Taker = Callable[["WorkerLink", Job, int, bytes], None]
+
+
+def take_lost_names(_: object, job: Job, flags: int, payload: bytes) -> None:
+    """Warn, once for each route, of globals that its handler has changed in vain."""
+    if not job.route.was_warned_of:
+        job.route.was_warned_of = True
+        log.warning(LOST_WARNING, job.route.path, payload.decode("utf-8", "replace"))
 
 
 class WorkerLink:
@@ -593,10 +601,9 @@ class WorkerLink:
             log.log(flags, "%s", payload.decode("utf-8", "replace"))
         elif kind == FrameType.READY and self.state == "starting":
             self.owner.ready(self, payload)
-        elif is_of_job:
-            raise PixieError(f"frame {kind} out of turn")
         else:
-            raise PixieError(f"frame {kind} for a request that it does not have")
+            why = "out of turn" if is_of_job else "for a request that it does not have"
+            raise PixieError(f"frame {kind} {why}")
 
     def _take_response(self, job: Job, flags: int, payload: bytes) -> None:
         status, _, block, body = read_result(payload)
@@ -641,10 +648,12 @@ class WorkerLink:
         FrameType.RESPONSE: _take_response,
         FrameType.FILE: _take_file,
         FrameType.HEAD: _take_head,
+        FrameType.LOST: take_lost_names,
     }
     _OF_STREAMS: ClassVar[Mapping[int, Taker]] = {
         FrameType.DATA: _take_data,
         FrameType.END: _take_end,
+        FrameType.LOST: take_lost_names,
     }
 
 

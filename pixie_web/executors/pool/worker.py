@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import os
 import select
 import signal
 import sys
 import time
+import types
 from contextvars import Context, copy_context
-from typing import Any, BinaryIO, Dict, Mapping, Optional, Tuple, cast
+from typing import Any, BinaryIO, Dict, Mapping, Optional, Set, Tuple, cast
 
 from ...about import log
 from ...errors import PixieError, RequestTimeout
@@ -17,7 +19,7 @@ from ...forks import OUR_SIGNALS, default_signals, undo_in_copies
 from ...requests import MAX_CHUNK_BYTES, ROOT_PATH, Request, log_failure
 from ...responses import Response, StaticFile, is_stream
 from ...text import dump_json, json_default_hook, load_json
-from ..base import ProcessType, Route, proc_env
+from ..base import Handler, ProcessType, Route, proc_env
 from ..streams import Chunks, HandlerLeft
 from .frames import (
     _FRAME,
@@ -203,6 +205,31 @@ class Surroundings:
         self._found = self._look()
 
 
+def _stored_globals(code: types.CodeType) -> Set[str]:
+    import dis
+
+    stores = ("STORE_GLOBAL", "DELETE_GLOBAL")
+    names = {one.argval for one in dis.get_instructions(code) if one.opname in stores}
+    inner = [one for one in code.co_consts if isinstance(one, types.CodeType)]
+    return names.union(*map(_stored_globals, inner))
+
+
+def module_state(handler: Handler) -> Dict[str, Tuple[object, int]]:
+    """Return, by name, what a handler may change of its module: (value, length).
+
+    That are the globals that its code stores, and all dicts, lists and sets.
+    """
+    function = inspect.unwrap(getattr(handler, "__func__", handler))
+    scope = getattr(function, "__globals__", {})
+    code = getattr(function, "__code__", None)
+    stored = () if code is None else _stored_globals(code)
+    state = {name: (scope.get(name), 0) for name in stored}
+    for name, value in scope.items():
+        if isinstance(value, (dict, list, set)) and not name.startswith("__"):
+            state[name] = value, len(value)
+    return state
+
+
 class Worker:
     """A worker: takes one request after another from its pipe, and answers it.
 
@@ -225,6 +252,7 @@ class Worker:
         self._program: Program
         self._request_number = 0
         self._interruptible = False
+        self._calls: Dict[Route, int] = {}  # with debug
         self._logs_moved = False  # they are opened again before the next job
         self._answer: Optional[BinaryIO] = None  # a large one, until main has opened it
         self._answer_name = b""  # its token and its path, for main to open it
@@ -369,7 +397,10 @@ class Worker:
             context.run(ROOT_PATH.set, request.root_path)
         try:
             self._interruptible = True
+            before = self._watch(route, request)
             response = context.run(self._program.answer, route, request)
+            if before is not None:
+                self._tell_changes(route, before)
             if is_stream(response.body):
                 self._send_stream(response, request, context)
             else:
@@ -382,6 +413,28 @@ class Worker:
         finally:
             self._interruptible = False
         return not request.fatal
+
+    def _watch(
+        self, route: Route, request: Request
+    ) -> Optional[Dict[str, Tuple[object, int]]]:
+        """Return its module's state at the first calls of a handler, with debug."""
+        if not request.debug or route.kind != "def":
+            return None
+        self._calls[route] = self._calls.get(route, 0) + 1
+        return module_state(route.handler) if self._calls[route] <= 10 else None
+
+    def _tell_changes(
+        self, route: Route, before: Dict[str, Tuple[object, int]]
+    ) -> None:
+        after = module_state(route.handler)
+        changed = [
+            name
+            for name in sorted({*before, *after})
+            if before.get(name, (0, 0))[0] is not after.get(name, (0, 0))[0]
+            or before[name][1] != after[name][1]
+        ]
+        if changed:
+            self.send(FrameType.LOST, 0, ", ".join(changed).encode())
 
     # Sending.
 
