@@ -747,6 +747,8 @@ class Connection(asyncio.Protocol):
             date_line=self.server.date_line(),
         )
         body = body if head.has_body else b""
+        if self.transport.is_closing():
+            return  # the client has gone: a TLS transport can't be written to any more
         self.transport.write(head.data + body)
         self._sent_bytes = len(body)
         self._close_gently()

@@ -176,6 +176,7 @@ def take_answer(results: List[Result]) -> WorkerLink:
         zygote: Any = SimpleNamespace(order=lambda *_: None)
         worker = WorkerLink(owner, 1, zygote)
         route = Route("/", ("GET",), print, RouteType.pool)
+        route.index = 0
         worker.begin(Job(7, route, (b"", b""), results.append))
         block = b"Content-Type: a/b\r\n"
         name = bytes(ANSWER_TOKEN_BYTES) + b"/proc/0/fd/3"

@@ -361,7 +361,10 @@ def test_a_connection_that_workers_would_share_is_named(
             "pair = socket.socketpair()\n"
             "datagrams = socket.socket(type=socket.SOCK_DGRAM)\n"
             "datagrams.connect(('127.0.0.1', 9))\n"
-            "route('/')(lambda env: str(upstream.fileno()))\nrun()\n"
+            # Open, but no objects that complain at the end of the program.
+            "number = upstream.detach()\n"
+            "left = [one.detach() for one in (*pair, datagrams)]\n"
+            "route('/')(lambda env: str(number))\nrun()\n"
         )
         with serve(program, pool_start=start, workers=2) as server:
             number = server.get("/").text

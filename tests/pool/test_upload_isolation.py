@@ -259,9 +259,9 @@ def played(server: Server, name: str, drains: bool = False) -> Any:
     """Play a case; return what its handler saw, by the way in which it read."""
     case = CASES[name.rpartition("-")[0]]
     with ExitStack() as stack:
+        others = Others(server, name, stack)
         one = stack.enter_context(server.connect())
         one.sendall(upload(f"/{name}", b"\x01"))
-        others = Others(server, name, stack)
         wait_for_note(server, f"in-{name}")
         if drains:
             server.process.send_signal(signal.SIGTERM)
