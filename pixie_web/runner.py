@@ -22,7 +22,7 @@ from typing import (
 
 from .about import __version__, log
 from .errors import MissingExtra, PixieError
-from .executors.base import RouteType
+from .executors.base import RouteType, bound_lines
 from .executors.local import Threads
 from .executors.pool.frames import PoolOptions, Program
 from .executors.pool.links import STOP_SECONDS
@@ -74,7 +74,9 @@ class _Runner:
         limits = FormLimits(**{name: self._settings[name] for name in names})
         set_form_limits(application, limits)
         program = application.freeze()
-        application.placements.threads = Threads(self._settings["threads"])
+        lines = self._settings["max_waiting"], self._settings["max_waiting_bytes"]
+        application.placements.threads = Threads(self._settings["threads"], *lines)
+        bound_lines(program.routes, *lines)
         pools = self._make_pools(program)
         loop: Optional[asyncio.AbstractEventLoop] = None
         try:
