@@ -18,6 +18,7 @@ import asyncio
 import inspect
 import os
 from contextvars import copy_context
+from functools import partial
 from typing import (
     Any,
     Callable,
@@ -51,6 +52,7 @@ from .errors import (
 from .executors.base import (
     DEFAULT_PLACEMENT,
     HEARTBEAT_SECONDS,
+    BusyError,
     Handler,
     HandlerType,
     ProcessType,
@@ -81,7 +83,7 @@ from .handling import (
 )
 from .protocol.multipart import FormLimits
 from .requests import ROOT_PATH, BodySource, Request, log_failure
-from .responses import Response, StaticFile, error_page, to_chunk
+from .responses import Refusal, Response, StaticFile, error_page, to_chunk
 from .routing import Pattern, Router
 from .staticfiles import directory_file, resolve_file
 from .text import json_default_hook
@@ -254,6 +256,7 @@ class Application:
         timeout: Optional[float] = None,
         limit: Optional[int] = None,
         queue_timeout: Optional[float] = None,
+        max_waiting: Optional[int] = None,
         pool: Optional[str] = None,
         on_disconnect: Optional[str] = None,
         max_body_bytes: Optional[int] = None,
@@ -275,7 +278,10 @@ class Application:
                 504. Default 30 in the pool, none elsewhere; inf for none. A worker is
                 killed, a coroutine cancelled; a thread runs on, its place taken.
             limit: how many may run at once; not for `sync`.
-            queue_timeout: seconds to wait for a turn, then 503; default 30.
+            queue_timeout: seconds to wait for a turn, then 503; default 30. Who is
+                known to have to wait for longer gets the 503 at once.
+            max_waiting: how many may wait for a turn, the next gets 503; default as
+                many as `run()` or `app.pool()` lets wait for all routes, 1,000.
             pool: the name of the pool it runs in, which `app.pool` declares.
             on_disconnect: what becomes of it when its client leaves: "finish", "stop"
                 or "kill", as the placement allows.
@@ -300,12 +306,14 @@ class Application:
         if not paths or not verbs:
             raise RouteError("a route needs a path and a method")
 
+        bounds = timeout, limit, queue_timeout, max_waiting, on_disconnect
+
         def declare(handler: HandlerType) -> HandlerType:
             placement = _placement(route_type, handler)
             for pattern in paths:
                 route = Route(pattern, verbs, handler, placement)
                 route.pool = pool or ""
-                set_bounds(route, timeout, limit, queue_timeout, on_disconnect)
+                set_bounds(route, *bounds)
                 _set_body(route, max_body_bytes, stream_body)
                 _set_heartbeat(route, heartbeat, heartbeat_seconds)
                 route.name = name or getattr(handler, "__name__", None)
@@ -611,8 +619,9 @@ class Application:
             on_worker_start: called in each of its workers: load the large model here.
             options: what this pool has otherwise than the first one: workers,
                 min_workers, max_streams, worker_idle_seconds, nice,
-                timeout_grace_seconds, max_crashes, max_tasks_per_worker,
-                max_worker_age_seconds, max_worker_bytes, worker_memory_limit_bytes.
+                timeout_grace_seconds, max_crashes, max_waiting, max_waiting_bytes,
+                max_tasks_per_worker, max_worker_age_seconds, max_worker_bytes,
+                worker_memory_limit_bytes.
 
         Raises:
             RouteError: no name, one that is taken, or an option that is none.
@@ -727,6 +736,7 @@ class Application:
             if before:
                 response = await self._ask_first(before, request)
             if response is None:
+                self.placements.check_room(route)
                 if request.source is not None:
                     await self._receive_body(route, request, request.source)
                 response = await self.placements.run_counted(route, request)
@@ -735,6 +745,8 @@ class Application:
             raise
         except Exception as error:
             response = self.error_response(request, error)
+            if isinstance(response, Refusal) and not (before or after or after_async):
+                response.again = partial(self.placements.refusal, route)
         if not after and not after_async and response.is_sealed:
             return response  # PERF: as most are; 1.5 us
         return await self._finish(request, response, after, after_async)
@@ -805,6 +817,8 @@ class Application:
         try:
             if handler is not None:
                 response = handle_error(handler, request, error)
+            elif isinstance(error, BusyError):
+                return error.page()
             elif isinstance(error, HTTPError):
                 response = error_page(error)
             else:

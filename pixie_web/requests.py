@@ -332,6 +332,11 @@ class Request:
     def body(self, body: bytes) -> None:
         self._body = body
 
+    @property
+    def held_bytes(self) -> int:
+        """How much of the body is in memory."""
+        return len(self._body or b"")
+
     async def stream(self) -> AsyncIterator[bytes]:
         """Iterate over the body in pieces; for `asnc` handlers.
 

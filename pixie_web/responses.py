@@ -13,6 +13,7 @@ from typing import (
     TYPE_CHECKING,
     Any,
     AsyncIterator,
+    Callable,
     Dict,
     Iterable,
     Iterator,
@@ -461,6 +462,22 @@ class Response:
 
     def __repr__(self) -> str:
         return f"<Response {self.status} {type(self.body).__name__}>"
+
+
+class Refusal(Response):
+    """The answer of who is too busy: ready to be sent.
+
+    Attributes:
+        again: returns the answer to the same request, should it come again, or None if
+            it would be taken then; None where somebody else has a say in the answer.
+    """
+
+    __slots__ = ("again",)
+
+    def __init__(self, status: int, block: bytes, body: bytes) -> None:
+        super().__init__(body, status)
+        self._block = block
+        self.again: Optional[Callable[[], Optional[Refusal]]] = None
 
 
 # What a handler may return ------------------------------------------------------------

@@ -24,7 +24,7 @@ from typing import (
 
 from .about import __version__, log
 from .errors import MissingExtra, PixieError
-from .executors.base import RouteType
+from .executors.base import RouteType, bound_lines
 from .executors.local import Threads
 from .executors.pool.frames import PoolOptions, Program
 from .executors.pool.links import STOP_SECONDS
@@ -110,12 +110,14 @@ class _Runner:
         limits = FormLimits(**{name: self._settings[name] for name in names})
         set_up(application, limits, self._settings["root_path"])
         program = application.freeze()
-        application.placements.threads = Threads(self._settings["threads"])
+        lines = self._settings["max_waiting"], self._settings["max_waiting_bytes"]
+        application.placements.threads = Threads(self._settings["threads"], *lines)
+        bound_lines(program.routes, *lines)
         with ExitStack() as undo:
             pools = self._pools = self._make_pools(program)
             undo.callback(self._end_zygotes, pools)
             workers = sum(
-                pool.size + pool.scheduler.max_streams for pool in pools.values()
+                pool.size + pool.scheduler.streams.size for pool in pools.values()
             )
             self._server.bound_connections(workers)
             if self._settings["certfile"]:

@@ -8,7 +8,7 @@ import time
 from bisect import bisect_left
 from collections import deque
 from enum import Enum
-from functools import partial
+from functools import lru_cache, partial
 from typing import (
     TYPE_CHECKING,
     Any,
@@ -19,11 +19,13 @@ from typing import (
     Sequence,
     Tuple,
     TypeVar,
+    cast,
 )
 
 from ..about import log
 from ..errors import AnswerLost, ClientDisconnected, HTTPError, RouteError
 from ..requests import Request
+from ..responses import Refusal, error_page
 from ..routing import Pattern
 
 if TYPE_CHECKING:
@@ -31,7 +33,8 @@ if TYPE_CHECKING:
 
 WORKER_TIMEOUT_SECONDS = 30.0  # gunicorn and PHP-FPM: 30 s
 QUEUE_TIMEOUT_SECONDS = 30.0
-WAITING_PER_SLOT = 16  # jobs that may wait for each worker, or thread, or place
+MAX_WAITING = 1_000  # for a worker, a thread, or a place of a limit
+MAX_WAITING_BYTES = 64 * 1024 * 1024  # of their bodies in memory
 HEARTBEAT_SECONDS = 15.0  # WHATWG HTML section 9.2.7; nginx gives up after 60 s
 # Upper bounds of the histograms, in seconds: Prometheus' own, and longer ones, since a
 # pool route may take its time.
@@ -155,10 +158,13 @@ class Route:
             two chunks.
         limit: how many may run at once, or None.
         queue_timeout: seconds a request may wait for its turn.
+        max_waiting: how many may do so at once, or None: as many as the pool lets, or
+            for a `limit` in main MAX_WAITING.
         on_disconnect: "finish", "stop" or "kill": what becomes of it without a client.
         max_body_bytes: the largest body it takes; None: what the server takes.
         stream_body: whether it is called before the body has come.
         pool: the name of the pool it runs in; "" is the one that run() makes.
+        in_worker: it runs in a pool.
         heartbeat: what main sends while its stream is silent; b"": nothing.
         heartbeat_seconds: for how long that has to be.
     """
@@ -181,10 +187,12 @@ class Route:
         self.timeout: Optional[float] = None
         self.limit: Optional[int] = None
         self.queue_timeout = QUEUE_TIMEOUT_SECONDS
+        self.max_waiting: Optional[int] = None
         self.on_disconnect = "finish"
         self.max_body_bytes: Optional[int] = None
         self.stream_body = False
         self.pool = ""
+        self.in_worker = placement in (RouteType.pool, RouteType.stream)
         self.heartbeat, self.heartbeat_seconds = b"", HEARTBEAT_SECONDS
         self.index = -1  # its place in the table of routes, the same in every process
         self.app: Any = None  # the application it was declared on
@@ -246,9 +254,26 @@ def leave_gate(route: Route) -> None:
         route.gate.leave()
 
 
-def busy_error(retry_seconds: int) -> HTTPError:
-    """Return the 503 of a full queue."""
-    return HTTPError(503, "Too busy; try again.", {"Retry-After": str(retry_seconds)})
+class BusyError(HTTPError):
+    """The 503 of a request that finds too much waiting.
+
+    Args:
+        retry_seconds: when to try again (int).
+    """
+
+    def __init__(self, retry_seconds: int) -> None:
+        after = {"Retry-After": str(retry_seconds)}
+        super().__init__(503, "Too busy; try again.", after)
+
+    def page(self) -> Refusal:
+        """Return the answer, which is prepared once for each number of seconds."""
+        return Refusal(503, *_busy_page(self.headers["Retry-After"]))
+
+
+@lru_cache(maxsize=256)
+def _busy_page(retry_seconds: str) -> Tuple[bytes, bytes]:
+    page = error_page(BusyError(int(retry_seconds)))
+    return page.header_block(), cast(bytes, page.body)
 
 
 class Gate:
@@ -256,11 +281,21 @@ class Gate:
 
     Args:
         limit: how many may be inside (int).
+        max_waiting: how many may wait, where their route does not say it (int).
+        max_waiting_bytes: how much of their bodies may be in memory (int).
     """
 
-    def __init__(self, limit: int) -> None:
+    def __init__(
+        self,
+        limit: int,
+        max_waiting: int = MAX_WAITING,
+        max_waiting_bytes: int = MAX_WAITING_BYTES,
+    ) -> None:
         self.limit = limit
+        self.max_waiting = max_waiting
+        self.max_waiting_bytes = max_waiting_bytes
         self.inside = 0
+        self._line_bytes = 0
         self._line: Deque[asyncio.Future[None]] = deque()
 
     async def enter(self, route: Route, request: Request) -> None:
@@ -273,14 +308,18 @@ class Gate:
         if self.inside < self.limit:
             self.inside += 1
             return
-        if len(self._line) >= WAITING_PER_SLOT * self.limit:
-            raise busy_error(1)
+        held = request.held_bytes
+        room = self.max_waiting if route.max_waiting is None else route.max_waiting
+        too_much = self._line and self._line_bytes + held > self.max_waiting_bytes
+        if len(self._line) >= room or too_much:
+            raise BusyError(1)
         loop = asyncio.get_running_loop()
         turn: asyncio.Future[None] = loop.create_future()
-        timer = loop.call_later(route.queue_timeout, self._give_up, turn, busy_error(1))
+        timer = loop.call_later(route.queue_timeout, self._give_up, turn, BusyError(1))
         left = ClientDisconnected("the client left while its request waited")
         give_up = partial(self._give_up, turn, left)
         self._line.append(turn)
+        self._line_bytes += held
         arrived = time.monotonic()
         if request.disconnect is not None:
             request.disconnect.add(give_up)  # or it would keep others out of the line
@@ -294,6 +333,7 @@ class Gate:
             timer.cancel()
             if request.disconnect is not None:
                 request.disconnect.remove(give_up)
+            self._line_bytes -= held
             request.queue_seconds += time.monotonic() - arrived
         if request.disconnected:
             self.leave()
@@ -314,34 +354,46 @@ class Gate:
             turn.set_exception(why)
 
 
+def _check_bounds(
+    timeout: Optional[float],
+    limit: Optional[int],
+    queue_timeout: Optional[float],
+    max_waiting: Optional[int],
+) -> None:
+    for name, value in (("timeout", timeout), ("queue_timeout", queue_timeout)):
+        if value is not None and not (type(value) in (int, float) and value > 0):
+            raise RouteError(f"{name} is in seconds, more than 0, got {value!r}")
+    for name, number, least in ("limit", limit, 1), ("max_waiting", max_waiting, 0):
+        if number is not None and (type(number) is not int or number < least):
+            raise RouteError(f"{name} is a whole number from {least}, got {number!r}")
+
+
 def set_bounds(
     route: Route,
     timeout: Optional[float],
     limit: Optional[int],
     queue_timeout: Optional[float],
+    max_waiting: Optional[int],
     on_disconnect: Optional[str],
 ) -> None:
     """Set a route's bounds, or their defaults; raise RouteError for what can't be."""
     placement = route.placement
-    in_worker = placement in (RouteType.pool, RouteType.stream)
-    if route.pool and not in_worker:
+    if route.pool and not route.in_worker:
         raise RouteError(f"{route.path} is {placement.name}: it runs in no pool")
-    if placement is RouteType.sync and (timeout, limit, queue_timeout) != (None,) * 3:
+    bounds = timeout, limit, queue_timeout, max_waiting
+    if placement is RouteType.sync and bounds != (None,) * 4:
         raise RouteError(
             f"{route.path} is sync: nothing can stop it or make it wait, so it takes "
-            "no timeout, limit or queue_timeout; "
+            "no timeout, limit, queue_timeout or max_waiting; "
             "write RouteType.thread or RouteType.pool"
         )
-    for name, value in (("timeout", timeout), ("queue_timeout", queue_timeout)):
-        if value is not None and not (type(value) in (int, float) and value > 0):
-            raise RouteError(f"{name} is in seconds, more than 0, got {value!r}")
-    if limit is not None and (type(limit) is not int or limit < 1):
-        raise RouteError(f"limit is a whole number from 1, got {limit!r}")
-    if timeout is None and in_worker:
+    _check_bounds(*bounds)
+    if timeout is None and route.in_worker:
         timeout = WORKER_TIMEOUT_SECONDS
     route.timeout = None if timeout == float("inf") else timeout
     route.limit = limit
     route.queue_timeout = queue_timeout or QUEUE_TIMEOUT_SECONDS
+    route.max_waiting = max_waiting
     allowed = ALLOWED_ON_DISCONNECT[placement]
     if route.kind == "async generator":
         allowed = ("stop",)
@@ -352,8 +404,18 @@ def set_bounds(
             f"not {on_disconnect!r}"
         )
     route.on_disconnect = on_disconnect or allowed[0]
-    if limit is not None and not in_worker:
+    if limit is not None and not route.in_worker:
         route.gate = Gate(limit)
+
+
+def bound_lines(
+    routes: Sequence[Route], max_waiting: int, max_waiting_bytes: int
+) -> None:
+    """Bound what waits for a place of a route with a `limit` in main."""
+    for route in routes:
+        if route.gate is not None:
+            route.gate.max_waiting = max_waiting
+            route.gate.max_waiting_bytes = max_waiting_bytes
 
 
 def deadline_error(route: Route) -> HTTPError:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import time
-from typing import Any, Dict
+from typing import Any, Dict, Optional
 
 from ..errors import ClientDisconnected, HTTPError
 from ..requests import Request
-from ..responses import Response
-from .base import TIME_BUCKETS, Route, RouteType
+from ..responses import Refusal, Response
+from .base import TIME_BUCKETS, BusyError, Route, RouteType
 from .local import MAX_THREADS, TaskRun, Threads, run_on_loop
 from .pool.links import resident_bytes
 from .pool.pool import Pool
@@ -49,6 +49,26 @@ class Placements:
         if route.placement is RouteType.thread or pool is None:
             return await self.threads.run(self._answer, route, request)
         return await pool.run(route, request)
+
+    def check_room(self, route: Route) -> None:
+        """Refuse a request before anything is spent on it.
+
+        Raises:
+            BusyError: the pool of its route is full, or the route is off.
+        """
+        if route.in_worker:
+            pool = self.pools.get(route.pool)
+            if pool is not None and not pool.scheduler.may_submit(route):
+                route.counts.rejections += 1
+                raise pool.scheduler.rejection(route)
+
+    def refusal(self, route: Route) -> Optional[Refusal]:
+        """Return how a request would be refused now, or None."""
+        try:
+            self.check_room(route)
+        except BusyError as error:
+            return error.page()
+        return None
 
     async def run_counted(self, route: Route, request: Request) -> Response:
         """Run a route where it says, and count what became of the request."""

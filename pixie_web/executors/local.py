@@ -23,7 +23,14 @@ from ..errors import AnswerLost, ClientDisconnected
 from ..forks import end_copy
 from ..requests import Request
 from ..responses import Response, is_stream
-from .base import Gate, Route, deadline_error, leave_gate
+from .base import (
+    MAX_WAITING,
+    MAX_WAITING_BYTES,
+    Gate,
+    Route,
+    deadline_error,
+    leave_gate,
+)
 from .streams import Answer, AsyncAnswer, AsyncChunks, Chunks, HandlerLeft
 
 if TYPE_CHECKING:
@@ -171,8 +178,13 @@ class Threads:
     so that slow readers never starve the other routes.
     """
 
-    def __init__(self, size: int) -> None:
-        self.gate = Gate(size)
+    def __init__(
+        self,
+        size: int,
+        max_waiting: int = MAX_WAITING,
+        max_waiting_bytes: int = MAX_WAITING_BYTES,
+    ) -> None:
+        self.gate = Gate(size, max_waiting, max_waiting_bytes)
         self._work: Optional[SimpleQueue[Optional[Callable[[], None]]]] = None
         self._alive = 0
         self._busy = 0

@@ -66,9 +66,10 @@ from ..requests import (
     log_failure,
     off_the_loop,
 )
-from ..responses import FileSlice, Response, error_page
+from ..responses import FileSlice, Refusal, Response, error_page
 from ..text import expression
 from .access import NO_HEAD, AccessRecord, access_log
+from .insistence import Insistence
 from .options import GRACE_SECONDS
 
 if TYPE_CHECKING:
@@ -285,6 +286,7 @@ class Connection(asyncio.Protocol):
         self.gives_way = False  # to a new one, as soon as it can
         self._answered = False  # at least once
         self._closed = False
+        self._insistence: Optional[Insistence] = None  # its last answer was a refusal
         self._continuing = False  # more pipelined requests are read in the next turn
         self._unsent_bytes = 0  # when last looked at, for a client that reads slowly
         self._progress_by = 0.0  # when they have to be fewer
@@ -319,21 +321,27 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Take bytes: of a head, of a body that is pulled, or of what comes later."""
-        if self._lingering:
+        if self._lingering or (self._insistence and self._insistence.keeps(data)):
             return
+        self.take(data)
+
+    def take(self, data: bytes) -> None:
+        """The same, after whatever it had to wait for."""
         self._reader.feed(data)
         if self._request is None and not self._continuing:
             self._read_requests()
         elif self._body_waiter is not None:
             self._wake_body()
         elif self._reader.buffered > READ_AHEAD_BYTES:
-            self._pause_reading()
+            self.pause_reading()
 
     def eof_received(self) -> bool:
         """The client has sent all it will; it may still want its answer."""
         self._eof = True
         if self._lingering:
             return False
+        if self._insistence is not None:
+            self._insistence.let_go()
         self._reader.feed_eof()
         if self._request is None and not self._continuing:
             self._read_requests()
@@ -498,6 +506,12 @@ class Connection(asyncio.Protocol):
         self.deadline = min(soon, self._progress_by)
 
     @property
+    def may_go_on(self) -> bool:
+        """Whether a next request would be its first concern."""
+        is_between = self._request is None and not (self._continuing or self._started)
+        return is_between and not (self._reader.buffered or self._ending)
+
+    @property
     def _ending(self) -> bool:
         return self._lingering or self._closed or self.transport.is_closing()
 
@@ -529,7 +543,7 @@ class Connection(asyncio.Protocol):
         if event is CLOSED or self.server.closing:
             self._close()
             return
-        self._resume_reading()
+        self.resume_reading()
         if self._reader.buffered and not self._started:
             self._started = self.server.loop.time()
             self.deadline = self._started + self.server.options.head_seconds
@@ -603,11 +617,11 @@ class Connection(asyncio.Protocol):
             if event is END:
                 body.ended = True
                 self.deadline = NEVER
-                self._resume_reading()  # or nobody would see the client leave
+                self.resume_reading()  # or nobody would see the client leave
                 return b""
             if self.disconnect.gone:
                 raise ClientDisconnected("the client left in the middle of its request")
-            self._resume_reading()
+            self.resume_reading()
             began = self.server.loop.time()
             self.deadline = began + body.patience_seconds
             waiter = self._body_waiter = self.server.loop.create_future()
@@ -639,12 +653,14 @@ class Connection(asyncio.Protocol):
         if waiter is not None and not waiter.done():
             waiter.set_exception(error)
 
-    def _pause_reading(self) -> None:
+    def pause_reading(self) -> None:
+        """Leave what comes to the kernel."""
         if not self._reading_paused:
             self._reading_paused = True
             self.transport.pause_reading()
 
-    def _resume_reading(self) -> None:
+    def resume_reading(self) -> None:
+        """Take what comes, unless the connection ends."""
         if self._reading_paused and not self.transport.is_closing():
             self._reading_paused = False
             self.transport.resume_reading()
@@ -654,6 +670,7 @@ class Connection(asyncio.Protocol):
     async def _answer(self, request: Request) -> None:
         """Have one request handled, and send its response."""
         status = 499  # nginx's code for a client that left without an answer
+        response: Optional[Response] = None
         try:
             if self.server.proxies is not None:
                 self.server.proxies.apply(request)
@@ -677,10 +694,7 @@ class Connection(asyncio.Protocol):
         except BaseException as error:
             if isinstance(error, GeneratorExit) and self.server.loop.is_closed():
                 raise
-            self._note_outcome(error)
-            if self._outcome == "failed":
-                log.error("the answer to %r broke off", request, exc_info=error)
-            self.transport.abort()
+            self._break_off(request, error)
             keep_alive = False
         finally:
             if self._body is not None:
@@ -692,6 +706,20 @@ class Connection(asyncio.Protocol):
             has_ended = self._body is None or await self._discard_body()
         finally:
             self._end_request(keep_alive, has_ended)
+        self._note_refusal(request, response)
+
+    def _break_off(self, request: Request, error: BaseException) -> None:
+        self._note_outcome(error)
+        if self._outcome == "failed":
+            log.error("the answer to %r broke off", request, exc_info=error)
+        self.transport.abort()
+
+    def _note_refusal(self, request: Request, response: Optional[Response]) -> None:
+        if isinstance(response, Refusal):
+            self._insistence = self._insistence or Insistence(self)
+            self._insistence.note(request, response)
+        else:
+            self._insistence = None
 
     def _end_request(self, keep_alive: bool, has_ended: bool) -> None:
         self._request = None
@@ -735,14 +763,29 @@ class Connection(asyncio.Protocol):
 
     def refuse(self, error: ProtocolError, method: str = "GET") -> None:
         """Answer what is no request, or too much of one, and close."""
-        response = error_page(error)
-        body = cast(bytes, response.body)
+        self._send_page(error_page(error), method, "1.1", False)
+        self._close_gently()
+
+    def refuse_again(self, request: Request, refusal: Refusal) -> None:
+        """Answer a request that has come once more, as it was answered before."""
+        self._started = time.monotonic()
+        head = request.head
+        keep_alive = head.keep_alive and not self.server.closing
+        self._send_page(refusal, head.method, head.version, keep_alive)
+        self._log(request, refusal.status)
+        self._end_request(keep_alive, has_ended=True)
+
+    def _send_page(
+        self, page: Response, method: str, version: str, keep_alive: bool
+    ) -> None:
+        """Send an answer whose body is bytes."""
+        body = cast(bytes, page.body)
         head = response_head(
-            error.status,
-            response.header_block(),
-            version="1.1",
+            page.status,
+            page.header_block(),
+            version=version,
             method=method,
-            keep_alive=False,
+            keep_alive=keep_alive,
             content_length=len(body),
             date_line=self.server.date_line(),
         )
@@ -751,7 +794,6 @@ class Connection(asyncio.Protocol):
             return  # the client has gone: a TLS transport can't be written to any more
         self.transport.write(head.data + body)
         self._sent_bytes = len(body)
-        self._close_gently()
 
     def _refuse_head(self, error: ProtocolError) -> None:
         self._started = self._started or time.monotonic()
@@ -770,7 +812,7 @@ class Connection(asyncio.Protocol):
         if self._eof or self.gives_way:
             self._close()
             return
-        self._resume_reading()
+        self.resume_reading()
         try:
             if self.transport.can_write_eof():
                 self.transport.write_eof()

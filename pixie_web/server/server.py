@@ -17,6 +17,7 @@ from ..requests import Request
 from ..responses import Response
 from ..text import format_date
 from .connection import Connection
+from .insistence import Waiting
 from .listeners import Listener
 from .options import ServerOptions
 from .proxies import AllowedHosts, TrustedProxies
@@ -74,6 +75,7 @@ class Server:
         self._sweeper: Optional[asyncio.TimerHandle] = None
         self._empty: Optional[asyncio.Future[None]] = None
         self._turns: Deque[asyncio.Future[None]] = deque()  # who waits for one
+        self.waiting = Waiting()  # who keeps asking, though we are too busy
         self._date_second = 0
         self._date_line = b""
 
@@ -93,6 +95,7 @@ class Server:
     async def close(self) -> None:
         """Stop accepting, let what runs end within `drain_seconds`, then cut it off."""
         self.closing = True
+        self.waiting.let_all_go()
         for listener in self._listeners:
             listener.close()
         for connection in list(self.connections):

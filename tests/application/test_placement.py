@@ -938,14 +938,14 @@ def test_the_default_timeout(
     assert app.routes[0].timeout == seconds
 
 
-@pytest.mark.parametrize("name", ["timeout", "limit", "queue_timeout"])
+@pytest.mark.parametrize("name", ["timeout", "limit", "queue_timeout", "max_waiting"])
 def test_sync_takes_no_bounds(name: str) -> None:
     with pytest.raises(RouteError, match=r"write RouteType\.thread or RouteType\.pool"):
         Pixie().route("/", RouteType.sync, **{name: 1})(a_def)
 
 
 @pytest.mark.parametrize("placement", ["thread", "pool"])
-@pytest.mark.parametrize("name", ["timeout", "limit", "queue_timeout"])
+@pytest.mark.parametrize("name", ["timeout", "limit", "queue_timeout", "max_waiting"])
 def test_the_others_take_bounds(placement: str, name: str) -> None:
     app = Pixie()
     app.route("/", placement, **{name: 2})(a_def)

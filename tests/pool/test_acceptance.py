@@ -365,7 +365,8 @@ def test_a_full_route_and_a_full_queue_leave_the_others_alone(
             found.append(time.monotonic() - began)
         return found
 
-    with serve(STARTED, loop=loop, pool_start=start, workers=2) as server:
+    options = {"loop": loop, "pool_start": start, "workers": 2, "max_waiting": 32}
+    with serve(STARTED, **options) as server:
         durations("/pid", 200)
         figure("a pool route, nothing else", *durations("/pid", 200))
         figure("a sync route, nothing else", *durations("/main", 200))

@@ -296,7 +296,7 @@ def test_many_handlers_that_hang_at_once_are_all_cut_off(loop: str, start: str) 
 
 @pytest.mark.parametrize("loop", LOOPS)
 def test_a_full_queue_is_a_503_that_says_when_to_try_again(loop: str) -> None:
-    with serve(PROGRAM, loop=loop, workers=1) as server:
+    with serve(PROGRAM, loop=loop, workers=1, max_waiting=16) as server:
         with asking(server, "/wait/busy", *["/pid"] * 16) as connections:
             wait_for(lambda: server.get("/main").json["waiting"] == 16, "16 wait")
             answer = server.get("/pid")

@@ -277,7 +277,9 @@ ROWS = {
     "`env.context` holds what can't travel as JSON": Row(
         "/stays/return", log=(FAILED,)
     ),
-    "too many wait (16 for each worker)": Row("/queue/return", be_one_too_many),
+    "too many wait: `max_waiting`, 1,000": Row(
+        "/queue/return", be_one_too_many, own={"workers": 1, "max_waiting": 16}
+    ),
     "`queue_timeout` passes before its turn": Row("/queue/return", wait_too_long),
     "the client leaves while its request waits": Row("/event/return", leave_the_queue),
     'the client leaves, `on_disconnect="finish"`': Row("/event/left", leave),

@@ -71,7 +71,8 @@ def test_ten_times_too_much_is_rejected_and_all_else_is_answered(
 ) -> None:
     statuses: Dict[int, int] = {}
     without: List[str] = []
-    with serve(PROGRAM, loop=loop, pool_start=start, workers=1) as server:
+    options = {"loop": loop, "pool_start": start, "workers": 1, "max_waiting": 16}
+    with serve(PROGRAM, **options) as server:
         ask(server, "/pid")
 
         def offer(number: int) -> None:

@@ -12,14 +12,13 @@ import logging
 import os
 import signal
 import sys
-from typing import Callable, List, Tuple
+from typing import Callable, Dict, List, Tuple
 
 import pytest
-from played_workers import Stage, application, played
+from played_workers import PlayedWorker, Stage, application, played
 from virtual_time import in_virtual_time, quiet, seconds
 
 from pixie_web import ClientDisconnected, HTTPError, PixieError, Response
-from pixie_web.executors.base import WAITING_PER_SLOT
 from pixie_web.executors.pool.frames import (
     _FRAME,
     _RESULT,
@@ -86,25 +85,6 @@ async def test_who_leaves_while_it_waits_is_taken_out_of_the_queue() -> None:
 
 
 @in_virtual_time
-async def test_the_oldest_starts_first_but_no_route_goes_above_its_limit() -> None:
-    async with played(workers=2) as stage:
-        paths = ["/limited", "/pool", "/limited", "/other", "/pool", "/limited"]
-        asked = [stage.ask(path) for path in paths]
-        one, two = await stage.booted(2)
-        order = []
-        for _ in range(20):
-            for worker in (two, one):
-                if len(order) < len(paths) and worker.is_busy:
-                    order.append(worker.jobs[-1].number)
-                    worker.respond(b"%d" % order[-1])
-                    await quiet()
-        # 3 and 6 wait for those of their route, 4 and 5 for a worker.
-        assert order == [2, 1, 4, 3, 5, 6]
-        bodies = [(await one).body for one in asked]
-        assert bodies == [b"1", b"2", b"3", b"4", b"5", b"6"]
-
-
-@in_virtual_time
 async def test_streams_have_slots_of_their_own() -> None:
     async with played(workers=1, max_streams=2) as stage:
         for path in ("/pool", "/pool", "/stream", "/stream", "/stream"):
@@ -162,36 +142,210 @@ async def rejected(asked: asyncio.Task[Response]) -> Tuple[int, str]:
     return caught.value.status, caught.value.headers.get("Retry-After", "")
 
 
-@pytest.mark.parametrize(
-    "path, workers, room",
-    [
-        ("/pool", 1, WAITING_PER_SLOT),
-        ("/pool", 2, 2 * WAITING_PER_SLOT),
-        ("/limited", 2, WAITING_PER_SLOT),  # of which one runs at a time
-        ("/stream", 2, WAITING_PER_SLOT),  # half: the others come first
-    ],
-)
+@pytest.mark.parametrize("path", ["/pool", "/limited", "/stream"])
 @in_virtual_time
-async def test_a_queue_has_so_much_room(path: str, workers: int, room: int) -> None:
-    async with played(workers=workers, max_streams=workers) as stage:
-        running = 1 if path == "/limited" else workers
-        for _ in range(running + room):
+async def test_so_many_may_wait(path: str) -> None:
+    async with played(max_streams=1, max_waiting=20) as stage:
+        for _ in range(1 + 20):
             stage.ask(path)
-        await quiet()
-        assert stage.counts["waiting"] == running + room
+        await stage.booted(1)
+        assert stage.counts["waiting"] == 20
         assert (await rejected(stage.ask(path)))[0] == 503
-        assert stage.counts["waiting"] == running + room
+        assert stage.counts["waiting"] == 20
+        assert stage.pool.stats()["max_waiting"] == 20
 
 
 @in_virtual_time
-async def test_all_queues_together_have_no_more_room() -> None:
+async def test_a_thousand_may_wait_where_nothing_else_is_said() -> None:
     async with played() as stage:
-        for _ in range(WAITING_PER_SLOT):
+        for _ in range(1 + 1000):
             stage.ask("/pool")
-        stage.ask("/other")
+        await stage.booted(1)
+        assert stage.counts["waiting"] == 1000
+        assert (await rejected(stage.ask("/pool")))[0] == 503
+
+
+@in_virtual_time
+async def test_a_pool_in_which_nothing_may_wait_runs_what_has_a_slot() -> None:
+    async with played(max_waiting=0) as stage:
+        asked = stage.ask("/pool")
+        (worker,) = await stage.booted(1)
+        assert (await rejected(stage.ask("/other")))[0] == 503
+        worker.respond(b"ran")
+        assert (await asked).body == b"ran"
+
+
+@pytest.mark.parametrize("path", ["/few", "/few-streams"])
+@in_virtual_time
+async def test_a_route_may_say_how_many_wait_for_it(path: str) -> None:
+    async with played(max_streams=1) as stage:
+        for _ in range(1 + 2):
+            stage.ask(path)
+        await stage.booted(1)
+        assert (await rejected(stage.ask(path)))[0] == 503
+        stage.ask("/pool" if path == "/few" else "/stream")
         await quiet()
-        assert (await rejected(stage.ask("/limited")))[0] == 503
-        assert stage.pool.stats()["max_waiting"] == WAITING_PER_SLOT
+        assert stage.counts["waiting"] == 3
+
+
+@in_virtual_time
+async def test_where_all_lines_are_full_the_longest_gives_a_place_to_a_shorter() -> (
+    None
+):
+    async with played(max_waiting=5) as stage:
+        long = [stage.ask("/pool") for _ in range(1 + 5)]
+        await stage.booted(1)
+        short = [stage.ask("/other") for _ in range(3)]
+        # The youngest of the long line go, until no line is longer by two.
+        assert (await rejected(long[5]))[0] == 503
+        assert (await rejected(long[4]))[0] == 503
+        assert (await rejected(short[2]))[0] == 503
+        assert [one.done() for one in long[:4] + short[:2]] == [False] * 6
+        assert stage.counts["waiting"] == 5
+
+
+@in_virtual_time
+async def test_bodies_that_wait_are_bounded_in_bytes() -> None:
+    async with played(max_waiting_bytes=100_000) as stage:
+
+        def ask(size: int) -> asyncio.Task[Response]:
+            request = stage.request("/pool")
+            request._body = bytes(size)
+            return stage.ask("/pool", request)
+
+        ask(1)
+        (worker,) = await stage.booted(1)
+        ask(200_000)  # whatever its size, one may wait
+        assert (await rejected(ask(1)))[0] == 503
+        worker.respond()
+        await quiet()
+        ask(60_000)
+        ask(39_000)
+        assert (await rejected(ask(1_000)))[0] == 503
+        ask(500)
+        await quiet()
+        assert stage.counts["waiting"] == 3
+
+
+async def serve_in_turn(
+    stage: Stage, worker: PlayedWorker, durations: Dict[str, float], count: int
+) -> List[str]:
+    """Have a worker answer so many jobs, each in its time; return their paths."""
+    paths = {route.index: path for path, route in stage.routes.items()}
+    order = []
+    for _ in range(count):
+        order.append(paths[worker.jobs[-1].route])
+        await asyncio.sleep(durations[order[-1]])
+        worker.respond()
+        await quiet()
+    return order
+
+
+@in_virtual_time
+async def test_routes_take_turns_by_the_time_that_they_use() -> None:
+    async with played() as stage:
+        for path in ("/pool", "/other"):
+            for _ in range(50):
+                stage.ask(path)
+        (worker,) = await stage.booted(1)
+        durations = {"/pool": 1.0, "/other": 0.1}
+        order = await serve_in_turn(stage, worker, durations, 44)
+        # Each has half of the time, from the moment that a first one has ended.
+        assert (order.count("/pool"), order.count("/other")) == (4, 40)
+        longest = max(map(len, "".join(p[1] for p in order).split("p")))
+        assert longest <= 11
+
+
+@in_virtual_time
+async def test_a_route_that_had_nothing_to_do_has_no_claim_on_the_time_of_others() -> (
+    None
+):
+    async with played() as stage:
+        for _ in range(60):
+            stage.ask("/pool")
+        (worker,) = await stage.booted(1)
+        durations = {"/pool": 0.1, "/other": 0.1}
+        await serve_in_turn(stage, worker, durations, 20)
+        for _ in range(30):
+            stage.ask("/other")
+        await quiet()
+        order = await serve_in_turn(stage, worker, durations, 20)
+        assert 9 <= order.count("/other") <= 11
+
+
+@in_virtual_time
+async def test_one_job_that_hung_is_no_sentence_for_its_route() -> None:
+    async with played() as stage:
+        stage.ask("/endless")
+        (worker,) = await stage.booted(1)
+        for path in ("/endless", "/other"):
+            for _ in range(200):
+                stage.ask(path)
+        await asyncio.sleep(12)
+        worker.respond()
+        await quiet()
+        durations = {"/endless": 0.1, "/other": 0.1}
+        order = await serve_in_turn(stage, worker, durations, 60)
+        # Its twelve seconds are forgiven but for five.
+        assert 48 <= order.index("/endless") <= 52
+
+
+@in_virtual_time
+async def test_no_route_goes_above_its_limit_and_nobody_waits_for_it() -> None:
+    async with played(workers=2) as stage:
+        limited = [stage.ask("/limited") for _ in range(3)]
+        others = [stage.ask(path) for path in ("/pool", "/other", "/pool")]
+        one, two = await stage.booted(2)
+        number = stage.routes["/limited"].index
+        slow, quick = (one, two) if one.jobs[0].route == number else (two, one)
+        for other in others:
+            quick.respond()
+            assert (await other).status == 200
+        assert (len(slow.jobs), len(quick.jobs)) == (1, 3)
+        for one_limited in limited:
+            assert (slow.is_busy, quick.is_busy).count(True) == 1
+            (slow if slow.is_busy else quick).respond()
+            assert (await one_limited).status == 200
+            await quiet()
+        assert stage.counts == NOTHING
+
+
+@in_virtual_time
+async def test_who_is_known_to_wait_too_long_is_rejected_at_once() -> None:
+    async with played() as stage:
+        stage.ask("/hasty")
+        (worker,) = await stage.booted(1)
+        waiting = [stage.ask("/hasty") for _ in range(2)]
+        await asyncio.sleep(0.9)
+        worker.respond()  # now it is known how long each takes
+        await quiet()
+        waiting += [stage.ask("/hasty") for _ in range(3)]
+        await quiet()
+        assert await rejected(stage.ask("/hasty")) == (503, "4")
+        assert [one.done() for one in waiting] == [False] * 5
+        # Another route has its own turns, and is not kept out.
+        other = stage.ask("/other")
+        await quiet()
+        assert not other.done()
+
+
+@in_virtual_time
+async def test_work_of_others_counts_as_far_as_they_have_turns() -> None:
+    async with played() as stage:
+        for path in ("/pool", "/hasty"):  # a second each, and half of one
+            asked = stage.ask(path)
+            await (stage.booted(1) if path == "/pool" else quiet())
+            worker = stage.worker()
+            await asyncio.sleep(1 if path == "/pool" else 0.5)
+            worker.respond()
+            await asked
+        stage.ask("/endless")
+        for _ in range(20):
+            stage.ask("/pool")
+        hasty = [stage.ask("/hasty") for _ in range(3)]  # of 3 s, half is the other's
+        await quiet()
+        assert [one.done() for one in hasty] == [False] * 3
+        assert (await rejected(stage.ask("/hasty")))[0] == 503
 
 
 @in_virtual_time
@@ -225,20 +379,16 @@ async def test_who_waits_for_a_boot_too_long_gives_its_slot_to_the_next() -> Non
 
 @in_virtual_time
 async def test_when_to_try_again_is_what_the_queue_will_take() -> None:
-    async with played() as stage:
+    async with played(max_waiting=4) as stage:
         stage.ask("/pool")
         (worker,) = await stage.booted(1)
-        for _ in range(40):  # until that is what a request takes
-            again = stage.ask("/endless")
-            worker.respond()
-            await quiet()
-            await asyncio.sleep(5)
-        for _ in range(WAITING_PER_SLOT):
+        await asyncio.sleep(5)
+        worker.respond()  # that is what a request takes
+        await quiet()
+        for _ in range(1 + 4):
             stage.ask("/pool")
         await quiet()
-        status, retry = await rejected(stage.ask("/pool"))
-        assert (status, 70 < int(retry) <= 80) == (503, True)
-        again.cancel()
+        assert await rejected(stage.ask("/pool")) == (503, "20")
 
 
 @in_virtual_time

@@ -251,7 +251,7 @@ def impatient(env):
     return "served"
 
 
-@route("/limited/<name>", limit=1)
+@route("/limited/<name>", limit=1, max_waiting=16)
 def limited(env, name):
     note(f"in-{name}")
     wait(name)
@@ -322,7 +322,7 @@ def endless_until_killed(env, name):
     yield from count_up(env, name)
 
 
-@route("/quiet/<name>", RouteType.stream)
+@route("/quiet/<name>", RouteType.stream, max_waiting=8)
 def quiet(env, name):
     yield "first"
     note(f"in-{name}")

@@ -78,8 +78,11 @@ def application() -> Pixie:
     where = RouteType.pool
     app.route("/pool", where)(returns)
     app.route("/other", where)(returns)
+    app.route("/upload", where, "POST")(returns)
     app.route("/limited", where, limit=1)(returns)
     app.route("/hasty", where, timeout=2, queue_timeout=3)(returns)
+    app.route("/few", where, max_waiting=2)(returns)
+    app.route("/few-streams", RouteType.stream, max_waiting=2)(yields)
     app.route("/stop", where, on_disconnect="stop")(returns)
     app.route("/kill", where, on_disconnect="kill")(returns)
     app.route("/endless", where, timeout=float("inf"))(returns)

@@ -26,7 +26,7 @@ from ...errors import PixieError
 from ...protocol.http11 import parse_head
 from ...requests import Request
 from ...text import dump_json, load_json
-from ..base import Route
+from ..base import MAX_WAITING, MAX_WAITING_BYTES, Route
 from ..streams import Answer
 
 TIMEOUT_GRACE_SECONDS = 0.5  # from the soft exception to SIGKILL
@@ -182,6 +182,8 @@ class PoolOptions(NamedTuple):
     nice: int = WORKER_NICENESS
     timeout_grace_seconds: float = TIMEOUT_GRACE_SECONDS
     max_crashes: int = MAX_CRASHES  # 0: a route may crash as often as it likes
+    max_waiting: int = MAX_WAITING
+    max_waiting_bytes: int = MAX_WAITING_BYTES
     # A worker is replaced when it has done so much, is so old, has so much memory after
     # a request; 0: never.
     max_tasks_per_worker: int = 0

@@ -73,6 +73,8 @@ KILLED = {Retirement.killed, Retirement.lost, Retirement.orphaned}
 class Job:
     """Work for one worker, from its arrival to its result; a client may wait for that.
 
+    It is a frame, what it costs, a deadline, and a callback.
+
     Args:
         number: its own among all that run (int).
         frame: what the worker is sent: the head of the frame, and the body.
@@ -99,6 +101,8 @@ class Job:
         self._body_file = body_file
         if body_file is not None:
             body_file.hold(self)
+        self.size = sum(map(len, frame))  # bytes
+        self.cost: Optional[float] = None  # what its route was charged when it started
         self.arrived = time.monotonic()
         self.started = 0.0
         self.deadline = NEVER  # of what it is at: waiting, running, its next chunk
@@ -304,7 +308,7 @@ class Owner(Protocol):
     def retired(self, worker: WorkerLink) -> None:
         """Give a worker no job from now on."""
 
-    def streams(self, job: Job) -> None:
+    def became_stream(self, job: Job) -> None:
         """Note that the result of a job is a stream."""
 
     def watch(self, job: Job) -> None:
@@ -632,7 +636,7 @@ class WorkerLink:
         response.stream_bytes = size if size >= 0 else None
         if not job.is_stream:
             job.is_stream = self.slot_is_stream = True
-            self.owner.streams(job)
+            self.owner.became_stream(job)
         job.settle(response)
 
     def _take_data(self, job: Job, flags: int, payload: bytes) -> None:

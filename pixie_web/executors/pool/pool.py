@@ -42,10 +42,10 @@ class Pool(Supervisor):
         scheduler, crashes = self.scheduler, dict(self.deaths)
         return {
             "size": self.size,
-            "busy": scheduler.busy,
-            "max_streams": scheduler.max_streams,
-            "streams": scheduler.streaming,
-            "max_waiting": scheduler.room,
+            "busy": scheduler.jobs.taken,
+            "max_streams": scheduler.streams.size,
+            "streams": scheduler.streams.taken,
+            "max_waiting": self.options.max_waiting,
             "waiting": scheduler.all_waiting,
             "started": self.started,
             "kills": crashes.pop("", 0),

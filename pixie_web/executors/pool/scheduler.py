@@ -2,6 +2,11 @@
 
 The scheduler knows jobs and slots, and of workers only how to give them a job. It
 asks for one by `hire`, and is told when its slot is free again.
+
+Each route has a line of its own, and lines take turns by the time that their jobs
+use: the one that has used least is next. So a cheap route flows beside a dear one,
+and who makes a line long waits in it alone. What waits is bounded in number, in bytes
+and in time: who would wait longer than its `queue_timeout` is refused at once.
 """
 
 from __future__ import annotations
@@ -11,15 +16,19 @@ import time
 from collections import deque
 from typing import Callable, Deque, Dict, Optional, Set
 
-from ...errors import HTTPError
 from ...requests import NEVER
-from ..base import WAITING_PER_SLOT, Route, RouteType, busy_error, deadline_error
+from ..base import BusyError, Route, RouteType, deadline_error
 from .frames import PoolOptions
 from .links import Job, Retirement, WorkerLink
 
 CRASH_WINDOW_SECONDS = 60.0
 CRASH_REST_SECONDS = 30.0
 STREAMS_PER_WORKER = 4
+MEAN_WEIGHT = 0.1  # of the last job in the mean of its route
+# A second of use is forgiven for ten of waiting. With more of it, a route whose line
+# grows would take the turns of all others.
+AGEING = 0.1
+DEBT_SECONDS = 5.0  # what is above that is forgiven: one job that hung is no sentence
 
 
 class Breaker:
@@ -52,13 +61,102 @@ class Breaker:
 
 
 class Line:
-    """The jobs of one route: those that wait, the first one first, and how many run."""
+    """The jobs of one route: those that wait, the first one first, and how many run.
 
-    def __init__(self, route: Route) -> None:
-        self.limit = route.limit
-        self.is_stream = route.placement is RouteType.stream
+    Attributes:
+        slots: what its jobs take up.
+        used: when its next job is due, on the clock of `slots` (seconds).
+        mean_seconds: what a job takes; 0.0 until one has ended.
+    """
+
+    def __init__(self, route: Route, slots: Slots) -> None:
+        self.route = route
+        self.slots = slots
         self.waiting: Deque[Job] = deque()
         self.running = 0
+        self.used = self.mean_seconds = 0.0
+        self._ended = 0
+
+    @property
+    def may_start(self) -> bool:
+        """Whether its limit allows for one more."""
+        limit = self.route.limit
+        return limit is None or self.running < limit
+
+    @property
+    def work_seconds(self) -> float:
+        """How long it would take one worker to do what waits."""
+        return len(self.waiting) * self.mean_seconds
+
+    def begin(self, job: Job) -> None:
+        """Charge a job that starts with what one is expected to take."""
+        self.running += 1
+        job.cost = self.mean_seconds
+        self.used += job.cost
+
+    def account(self, job: Job) -> None:
+        """Charge a job with what it has taken, once."""
+        expected, job.cost = job.cost, None
+        if expected is None:
+            return
+        taken = time.monotonic() - job.started
+        self._ended += 1
+        weight = max(MEAN_WEIGHT, 1 / self._ended)
+        self.mean_seconds += weight * (taken - self.mean_seconds)
+        debt = DEBT_SECONDS + self.running * self.mean_seconds
+        self.used = min(self.used + taken - expected, self.slots.clock + debt)
+
+
+class Slots:
+    """The places of jobs of one kind, and the lines of those that wait for one.
+
+    Fair queueing by start times (Goyal, Vin, Cheng 1996): deficit round robin whose
+    rounds are counted in seconds of use. It needs no quantum, and the cost of a job may
+    be known when it has ended.
+
+    Args:
+        size: how many may run at once (int).
+
+    Attributes:
+        taken: how many do.
+        lines: those in which jobs wait.
+        clock: when the job that started last was due.
+    """
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.taken = 0
+        self.lines: Dict[Line, None] = {}
+        self.clock = 0.0
+
+    def begin(self, line: Line) -> None:
+        """Give a slot to a line."""
+        self.taken += 1
+        self.clock = max(self.clock, line.used)
+
+    def next_line(self) -> Optional[Line]:
+        """Return the line whose turn it is; None: no slot is free, or nobody may."""
+        found, least = None, 0.0
+        if self.taken < self.size:
+            now = time.monotonic()
+            for line in self.lines:
+                if line.may_start:
+                    turn = line.used - AGEING * (now - line.waiting[0].arrived)
+                    if found is None or turn < least:
+                        found, least = line, turn
+        return found
+
+    def wait_seconds(self, line: Line) -> float:
+        """Return how long who joins a line now will wait, as far as is known.
+
+        The other lines get no more turns than it does, and no more than they need.
+        """
+        own = line.work_seconds
+        if not own:
+            return 0.0
+        work = min(own * len(self.lines), sum(one.work_seconds for one in self.lines))
+        at_once = min(self.size, line.route.limit or self.size)
+        return max(work / max(1, self.size), own / max(1, at_once))
 
 
 class Scheduler:
@@ -68,37 +166,35 @@ class Scheduler:
         hire: returns an idle worker, or None and has another one started.
 
     Attributes:
-        size: how many jobs run at once (int).
-        max_streams: the same of streams, which have slots of their own, so that slow
-            readers do not starve the rest.
-        busy, streaming: slots that are taken, of each kind.
-        waiting: jobs that have no slot.
+        jobs, streams: the slots of what returns, and those of streams: slow readers do
+            not starve the rest.
+        waiting, waiting_bytes: what has no slot.
         closed: no more jobs are taken.
     """
 
     def __init__(
         self, options: PoolOptions, hire: Callable[[], Optional[WorkerLink]]
     ) -> None:
-        self.size = options.workers
-        self.max_streams = options.max_streams
-        if self.max_streams < 0:
-            self.max_streams = STREAMS_PER_WORKER * self.size
+        size, max_streams = options.workers, options.max_streams
+        if max_streams < 0:
+            max_streams = STREAMS_PER_WORKER * size
+        self.jobs, self.streams = Slots(size), Slots(max_streams)
         self.breaker = Breaker(options.max_crashes)
-        self.busy = self.streaming = self.waiting = 0
+        self.waiting = self.waiting_bytes = 0
         self.closed = False
+        self._options = options
         self._hire = hire
         self._lines: Dict[Route, Line] = {}
         self._admitted: Deque[Job] = deque()  # have a slot, wait for a worker to boot
         self._running: Set[Job] = set()
-        self._mean_seconds = 0.1
         # PERF: one timer for all jobs, set when it would ring too late: 4 us for each.
         self._alarm: Optional[asyncio.TimerHandle] = None
         self._alarm_at = NEVER
 
     @property
-    def room(self) -> int:
-        """How many jobs may wait."""
-        return WAITING_PER_SLOT * self.size
+    def taken(self) -> int:
+        """How many slots of both kinds are taken."""
+        return self.jobs.taken + self.streams.taken
 
     @property
     def all_waiting(self) -> int:
@@ -115,81 +211,107 @@ class Scheduler:
         """
         line = self._line(job.route)
         if self.closed or self.breaker.seconds_left(job.route):
-            raise self._rejection(job.route)
-        if not line.waiting and self._may_start(line):
-            self._admit(line, job)
-        else:
-            self._enqueue(line, job)
+            raise self.rejection(job.route)
+        slots = line.slots
+        if not line.waiting:
+            # Who has not been here for a while has no claim on the time of others.
+            line.used = max(line.used, slots.clock)
+            if slots.taken < slots.size and line.may_start:
+                self._admit(line, job)
+                return
+        self._enqueue(line, job)
 
     def _line(self, route: Route) -> Line:
         line = self._lines.get(route)
         if line is None:
-            line = self._lines[route] = Line(route)
+            of_streams = route.placement is RouteType.stream
+            line = Line(route, self.streams if of_streams else self.jobs)
+            self._lines[route] = line
         return line
-
-    def _may_start(self, line: Line) -> bool:
-        if line.limit is not None and line.running >= line.limit:
-            return False
-        if line.is_stream:
-            return self.streaming < self.max_streams
-        return self.busy < self.size
-
-    def _take_slot(self, is_stream: bool, count: int = 1) -> None:
-        if is_stream:
-            self.streaming += count
-        else:
-            self.busy += count
 
     def _admit(self, line: Line, job: Job) -> None:
         """Give a job its slot, and a worker: an idle one, or the next that is ready."""
-        line.running += 1
-        self._take_slot(job.is_stream)
+        line.slots.begin(line)
+        line.begin(job)
         worker = self._hire()
         if worker is not None:
-            self._begin(worker, job)
+            self._start(worker, job)
             return
         self._admitted.append(job)
         self._limit_wait(job)
 
-    def _begin(self, worker: WorkerLink, job: Job) -> None:
+    def _start(self, worker: WorkerLink, job: Job) -> None:
         job.started = time.monotonic()
         worker.begin(job)
         self._running.add(job)
         self.watch(job)
 
     def _enqueue(self, line: Line, job: Job) -> None:
-        own_room = self.room
-        if job.is_stream:
-            own_room //= 2  # streams last: leave room for the others
-        if line.limit is not None:
-            own_room = min(own_room, WAITING_PER_SLOT * line.limit)
-        if self.waiting >= self.room or len(line.waiting) >= own_room:
-            raise self._rejection(job.route)
-        self.waiting += 1
+        if not self._has_room(line) or (
+            self.waiting
+            and self.waiting_bytes + job.size > self._options.max_waiting_bytes
+        ):
+            raise self.rejection(job.route)
+        if self.waiting >= self._options.max_waiting:
+            self._reject(self._longest_line().waiting[-1])
+        if not line.waiting:
+            line.slots.lines[line] = None
         line.waiting.append(job)
+        self.waiting += 1
+        self.waiting_bytes += job.size
         self._limit_wait(job)
 
+    def _has_room(self, line: Line) -> bool:
+        """Return whether one more may wait in a line, perhaps in place of another.
+
+        Where all lines together are full, the longest one gives a place to a shorter.
+        """
+        length, room = len(line.waiting), line.route.max_waiting
+        if room is not None and length >= room:
+            return False
+        if self.waiting >= self._options.max_waiting and (
+            not self.waiting or len(self._longest_line().waiting) <= length + 1
+        ):
+            return False
+        return line.slots.wait_seconds(line) <= line.route.queue_timeout
+
+    def _longest_line(self) -> Line:
+        lines = [*self.jobs.lines, *self.streams.lines]
+        return max(lines, key=lambda line: len(line.waiting))
+
+    def may_submit(self, route: Route) -> bool:
+        """Return whether a job of a route would be taken now, whatever its size."""
+        line = self._line(route)
+        if self.closed or self.breaker.seconds_left(route):
+            return False
+        is_next = not line.waiting and line.slots.taken < line.slots.size
+        return (is_next and line.may_start) or self._has_room(line)
+
     def dispatch(self) -> None:
-        """Start what may start now: the oldest first, but no route above its limit."""
-        while self.waiting:
-            lines = self._lines.values()
-            heads = [one.waiting[0] for one in lines if one.waiting]
-            heads = [job for job in heads if self._may_start(self._lines[job.route])]
-            if not heads:
-                return
-            first = min(heads, key=lambda job: (job.arrived, job.number))
-            self.waiting -= 1
-            line = self._lines[first.route]
-            self._admit(line, line.waiting.popleft())
+        """Start what may start now, each line in its turn."""
+        for slots in (self.jobs, self.streams) if self.waiting else ():
+            line = slots.next_line()
+            while line is not None:
+                job = line.waiting[0]
+                self._take_out(line, job)
+                self._admit(line, job)
+                line = slots.next_line()
 
     def employ(self, worker: WorkerLink) -> bool:
         """Give a free worker a job that waits for one; return whether there was one."""
         if not self._admitted:
             return False
-        self._begin(worker, self._admitted.popleft())
+        self._start(worker, self._admitted.popleft())
         return True
 
     # What does not come to its start.
+
+    def _take_out(self, line: Line, job: Job) -> None:
+        line.waiting.remove(job)  # the first one, almost always
+        if not line.waiting:
+            del line.slots.lines[line]
+        self.waiting -= 1
+        self.waiting_bytes -= job.size
 
     def drop(self, job: Job) -> bool:
         """Take a job out, if it has not been started yet; return whether that is so."""
@@ -197,25 +319,26 @@ class Scheduler:
         if job in self._admitted:
             self._admitted.remove(job)
             line.running -= 1
-            self._take_slot(job.is_stream, -1)
+            line.used -= job.cost or 0.0
+            line.slots.taken -= 1
             self.dispatch()
             return True
         if job not in line.waiting:
             return False
-        line.waiting.remove(job)
-        self.waiting -= 1
+        self._take_out(line, job)
         return True
 
-    def _rejection(self, route: Route) -> HTTPError:
+    def rejection(self, route: Route) -> BusyError:
         """Return the 503 of a request that will not be run, whatever the reason."""
         seconds = self.breaker.seconds_left(route)
         if not seconds:
-            seconds = self.waiting * self._mean_seconds / self.size
-        return busy_error(max(1, int(seconds + 0.999)))
+            line = self._line(route)
+            seconds = line.slots.wait_seconds(line)
+        return BusyError(max(1, int(seconds + 0.999)))
 
     def _reject(self, job: Job) -> None:
         if self.drop(job):
-            job.fail(self._rejection(job.route))
+            job.fail(self.rejection(job.route))
 
     def reject_waiting(self, route: Optional[Route] = None) -> None:
         """Reject all that waits, or all of a route."""
@@ -226,28 +349,24 @@ class Scheduler:
 
     # What runs, and its end.
 
-    def streams(self, job: Job) -> None:
+    def became_stream(self, job: Job) -> None:
         """Note that a job on an ordinary slot turned out to be a stream."""
-        self.busy -= 1
-        self.streaming += 1
+        self._line(job.route).account(job)
+        self.jobs.taken -= 1
+        self.streams.taken += 1
         self.dispatch()
 
-    def finished(self, job: Job) -> None:
-        """Note that a worker has done a job; it may have kept its slot."""
-        if not job.is_stream:
-            seconds = time.monotonic() - job.started
-            self._mean_seconds += 0.1 * (seconds - self._mean_seconds)
-        self.lost(job)
-
-    def lost(self, job: Job) -> None:
-        """Note that a job has ended with its worker."""
+    def ended(self, job: Job) -> None:
+        """Note that a worker has done a job, or is gone; its slot may be kept."""
+        line = self._line(job.route)
+        line.running -= 1
+        line.account(job)
         self._running.discard(job)
-        self._line(job.route).running -= 1
 
     def free(self, is_stream: Optional[bool]) -> None:
         """Take back a slot of this kind; None: there was none."""
         if is_stream is not None:
-            self._take_slot(is_stream, -1)
+            (self.streams if is_stream else self.jobs).taken -= 1
 
     # Deadlines.
 
@@ -278,13 +397,17 @@ class Scheduler:
     def _ring(self) -> None:
         """End what is too late, and set the alarm for what is next."""
         self._alarm, self._alarm_at = None, NEVER
-        jobs = [*self._running, *self._admitted]
-        for line in self._lines.values():
-            jobs += line.waiting
         now = time.monotonic()
-        for job in jobs:
+        # Of those that wait in a line the first one is the first to be late.
+        lines = [*self.jobs.lines, *self.streams.lines]
+        for line in lines:
+            while line.waiting and line.waiting[0].deadline <= now:
+                self._reject(line.waiting[0])
+        for job in [*self._running, *self._admitted]:
             if job.deadline <= now:
                 self._too_late(job)
+        jobs = [*self._running, *self._admitted]
+        jobs += [line.waiting[0] for line in lines if line.waiting]
         nearest = min(jobs, key=lambda job: job.deadline, default=None)
         if nearest is not None:
             self._set_deadline(nearest, nearest.deadline)

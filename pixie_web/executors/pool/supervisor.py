@@ -142,7 +142,8 @@ class Supervisor:
         self.options = options
         self.size = options.workers
         self.scheduler = Scheduler(options, self._hire)
-        self.watch, self.streams = self.scheduler.watch, self.scheduler.streams
+        self.watch = self.scheduler.watch
+        self.became_stream = self.scheduler.became_stream
         self.workers: Dict[int, WorkerLink] = {}
         self.idle: List[WorkerLink] = []
         self.deaths: Dict[str, int] = {}
@@ -328,7 +329,7 @@ class Supervisor:
         if self._closing or self._zygote is None:
             return 0
         recycler, scheduler = self._recycler, self.scheduler
-        wanted = max(recycler.least, scheduler.busy + scheduler.streaming)
+        wanted = max(recycler.least, scheduler.taken)
         wanted += recycler.extra - self._starting
         for worker in self.workers.values():
             leaves = worker.state == "dying" and worker.slot_is_stream is None
@@ -385,7 +386,7 @@ class Supervisor:
 
     def release(self, worker: WorkerLink, job: Job, is_last: bool) -> None:
         """Take back a worker whose job is done."""
-        self.scheduler.finished(job)
+        self.scheduler.ended(job)
         # Its replacement may take long to boot; beyond its bound it does not wait.
         if is_last or self._recycler.is_larger(worker):
             worker.retire(Retirement.replaced)
@@ -414,7 +415,7 @@ class Supervisor:
         self._count_exit(worker, job, status)
         self.scheduler.free(worker.leave_slot())
         if job is not None:
-            self.scheduler.lost(job)
+            self.scheduler.ended(job)
             # Nobody waits any more, but where the server has ended its connection.
             job.fail(AnswerLost(502, "The worker that ran this request was ended."))
         log_exit(worker, job, status)
