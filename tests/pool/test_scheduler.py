@@ -304,7 +304,7 @@ async def test_where_it_hangs_is_logged_as_soon_as_it_is_written(
     (line,) = (one.getMessage() for one in caplog.records if one.levelname == "ERROR")
     assert line == (
         "worker 1 (pid 0) did not end when it was told to, and was killed while it ran "
-        "/hasty; it was at:\nat its deadline\nand where it hangs"
+        "/hasty; it was at:\n  at its deadline\n  and where it hangs"
     )
 
 
