@@ -141,6 +141,7 @@ BY_NAME: Dict[str, Use] = {
     "_REPLACED": Use("each", ANSWER),
     "_REQUEST_LINE": Use("fullmatch", LINE),
     "_RESERVED_ON_WINDOWS": Use("fullmatch", PART_HEAD),
+    "_ROOT_PATH": Use("fullmatch", VALUE),
     "_RULING_HEADER": Use("each", PROVED_HEAD),
     "_TOKEN": Use("fullmatch", VALUES),
     "_UNPRINTABLE": Use("each", HEAD),
