@@ -180,6 +180,13 @@ def _check_triggers(triggers: Iterable[Handler], kind: str) -> Tuple[Handler, ..
     return tuple(_check_trigger(trigger, kind) for trigger in triggers)
 
 
+def _set_triggers(
+    route: Route, before: Iterable[Handler], after: Iterable[Handler]
+) -> None:
+    route.before = _check_triggers(before, "before")
+    route.after = _check_triggers(after, "after")
+
+
 async def _call_all(functions: Iterable[Callable[[], Any]]) -> None:
     for function in functions:
         result = function()
@@ -309,16 +316,14 @@ class Application:
         bounds = timeout, limit, queue_timeout, max_waiting, on_disconnect
 
         def declare(handler: HandlerType) -> HandlerType:
-            placement = _placement(route_type, handler)
             for pattern in paths:
-                route = Route(pattern, verbs, handler, placement)
+                route = Route(pattern, verbs, handler, _placement(route_type, handler))
                 route.pool = pool or ""
                 set_bounds(route, *bounds)
                 _set_body(route, max_body_bytes, stream_body)
                 _set_heartbeat(route, heartbeat, heartbeat_seconds)
                 route.name = name or getattr(handler, "__name__", None)
-                route.before = _check_triggers(before, "before")
-                route.after = _check_triggers(after, "after")
+                _set_triggers(route, before, after)
                 self._add(route)
             return handler
 
