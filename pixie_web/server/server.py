@@ -13,10 +13,10 @@ from typing import Any, Awaitable, Callable, Deque, Dict, List, Optional, Sequen
 from ..requests import Request
 from ..responses import Response
 from ..text import format_date
-from .connection import Connection
 from .listeners import Listener
 from .options import ServerOptions
 from .proxies import AllowedHosts, TrustedProxies
+from .transport import Connection
 
 MAX_CONNECTIONS = 10_000  # where descriptors allow it
 SPARE_DESCRIPTORS = 64  # for files and workers, of those that a process may have
@@ -188,8 +188,7 @@ class Server:
     def cut_off(self) -> None:
         """Abort every connection."""
         for connection in list(self.connections):
-            connection._outcome = "stopped"
-            connection.transport.abort()
+            connection.stop()
 
     def forget(self, connection: Connection) -> None:
         """Note that a connection has ended."""
