@@ -78,10 +78,12 @@ ROOMS: Dict[str, Tuple[str, str]] = {
     ),
     "server/proxies": ("_forwarded_hops", "proxies properties"),
     "server/access": ("log_text", "access_log"),
-    "server/connection": (
+    "server/transport": ("", "patience crowds server flow listening"),
+    "server/exchange": (
         "timing_line _open_file",
-        "patience server flow heartbeats broken_streams conformance files listening",
+        "server heartbeats broken_streams access_log files placement patience",
     ),
+    "server/http1": ("", "server flow crowds conformance patience"),
     "server/listeners": ("Listener _bind_one", "listening patience server"),
     "server/server": ("connections_allowed", "patience server listening deployment"),
     "settings": ("DEFAULT_SETTINGS", "run form_limits"),

@@ -30,8 +30,8 @@ chapters, each of which uses only what stands above it:
     executors/pool: supervisor pool
     executors: dispatch
     handling middleware application
-    server: proxies access options insistence connection            clients
-    server: listeners server
+    server: proxies access options transport exchange               clients
+    server: insistence http1 listeners server
     settings launch runner pixie loading cli
 
 `python -m pixie_web single` joins them into one file, `pixie_web.py`, which works

@@ -43,8 +43,8 @@ CHAPTERS = """
     executors/pool/recycling executors/pool/supervisor executors/pool/pool
     executors/dispatch
     handling middleware application
-    server/proxies server/access server/options server/insistence server/connection
-    server/listeners server/server
+    server/proxies server/access server/options server/transport server/exchange
+    server/insistence server/http1 server/listeners server/server
     settings launch runner pixie loading cli
 """.split()
 

@@ -189,6 +189,14 @@ def _check_request_line(line: bytes) -> None:
         raise ProtocolError(505, "This connection speaks HTTP/1.1 and HTTP/1.0 only.")
 
 
+def _long_line_status(start: bytes) -> int:
+    """Return the status of a request line over its limit, which begins so."""
+    method = start.partition(b" ")[0]
+    if len(method) == len(start):
+        return 400  # not HTTP, rather than a long target
+    return 501 if len(method) > MAX_METHOD_BYTES else 414
+
+
 def parse_head(raw: bytes) -> Head:
     """Return the Head that `raw`, request line through empty line, says.
 
@@ -565,12 +573,7 @@ class RequestReader:
             raise ProtocolError(400, "The request holds a control or non-ASCII byte.")
         if end - start > limit:
             if status == 414:
-                method = buffer[start : start + limit].partition(b" ")[0]
-                # Not HTTP, rather than a long target.
-                if len(method) == limit:
-                    status = 400
-                elif len(method) > MAX_METHOD_BYTES:
-                    status = 501
+                status = _long_line_status(buffer[start : start + limit])
             raise ProtocolError(status, f"A line has more than {limit} bytes.")
         if line_end < 0:
             self._searched = end - self._position

@@ -15,7 +15,7 @@ from ..requests import Request
 from ..responses import Refusal
 
 if TYPE_CHECKING:
-    from .connection import Connection
+    from .http1 import HTTP1Connection
 
 REFUSAL_PAUSE_SECONDS = 0.05
 TICK_SECONDS = 0.005
@@ -64,7 +64,7 @@ class Insistence:
     request in a row has been refused.
     """
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: HTTP1Connection) -> None:
         self._connection = connection
         self._count = 0  # of refusals, one after the other
         self._request: Request
@@ -107,6 +107,5 @@ class Insistence:
                 # PERF: no head is parsed, and no Request made: half of the time.
                 refusal.again = again
                 connection.refuse_again(request, refusal)
-                self.note(request, refusal)
                 return
         connection.take(data)

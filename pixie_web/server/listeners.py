@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, Dict, List, Optional, Set, Tuple
 
 from ..about import log
 from ..errors import PixieError, ProtocolError
-from .connection import Connection
+from .http1 import HTTP1Connection
 from .options import UNIX_SOCKET_MODE
+from .transport import Connection
 
 if TYPE_CHECKING:
     from .server import Server
@@ -106,7 +107,7 @@ class Listener:
     def _begin(self, one: socket.socket, address: Any) -> None:
         one.setblocking(False)
         network = self._server.network_of(address)
-        connection = Connection(self._server, one, network)
+        connection = HTTP1Connection(self._server, one, network)
         if not self._server.admit(connection):
             one.close()
         elif self._tls is None:

@@ -16,11 +16,11 @@ from ..about import log
 from ..requests import Request
 from ..responses import Response
 from ..text import format_date
-from .connection import Connection
 from .insistence import Waiting
 from .listeners import Listener
 from .options import ServerOptions
 from .proxies import AllowedHosts, TrustedProxies
+from .transport import Connection
 
 MAX_CONNECTIONS = 10_000  # where descriptors allow it
 SPARE_DESCRIPTORS = 64  # for files, of those that a process may still open
@@ -220,8 +220,7 @@ class Server:
     def cut_off(self) -> None:
         """Abort every connection."""
         for connection in list(self.connections):
-            connection._outcome = "stopped"
-            connection.transport.abort()
+            connection.stop()
 
     def forget(self, connection: Connection) -> None:
         """Note that a connection has ended."""

@@ -34,7 +34,7 @@ from names import (
 from shapes import lone_file
 
 PACKAGE = pathlib.Path(__file__).resolve().parents[2] / "pixie_web"
-MAX_CODE_LINES = 9_000  # of all chapters, joined; raising it is noted in docs/design.md
+MAX_CODE_LINES = 9_045  # of all chapters, joined; raising it is noted in docs/design.md
 MAX_FUNCTION_LINES = 40  # of code, as the next one
 MAX_CLASS_LINES = 250
 MAX_FILE_LINES = 700  # all of them
@@ -43,12 +43,9 @@ OPTIONAL_MODULES = {"uvloop", "orjson", "ujson"}
 # Debts: what is larger than it may be, and how large. These numbers only ever fall.
 LARGE_CLASSES = {
     "Application": 414,
-    "Connection": 640,
-    "RequestReader": 251,
 }
 LARGE_FILES = {
     "application": 856,
-    "server/connection": 1060,
 }
 
 # What is no chapter: it is not in the single file.
@@ -63,6 +60,10 @@ POOL = (
     "executors/pool/frames executors/pool/worker executors/pool/zygote "
     "executors/pool/traces executors/pool/links executors/pool/scheduler "
     "executors/pool/recycling executors/pool/supervisor executors/pool/pool"
+)
+SERVER = (
+    "server/proxies server/access server/options server/transport server/exchange "
+    "server/insistence server/http1 server/listeners server/server"
 )
 # Which chapters a chapter may import, when it runs. Those of its own line too, where
 # they stand above it.
@@ -86,8 +87,7 @@ LAYERS = {
         "executors/pool/frames executors/dispatch handling"
     ),
     # The server knows of the application what it is given: `handle`.
-    "server/proxies server/access server/options server/insistence server/connection "
-    "server/listeners server/server": f"{FOUNDATION} forks {PROTOCOL} {MESSAGES}",
+    SERVER: f"{FOUNDATION} forks {PROTOCOL} {MESSAGES}",
     "settings": (
         f"{FOUNDATION} {PROTOCOL} requests executors/local executors/pool/frames "
         "server/access server/options server/proxies staticfiles"

@@ -122,7 +122,7 @@ BY_NAME: Dict[str, Use] = {
     "_DOT_FILE": Use("search", PATH),
     "_DECIDING_LINE": Use("search", PROVED_HEAD),
     "_ETAG": Use("each", VALUES),
-    "_FIXED_BODY": Use("search", ANSWER),
+    "_CODED_BODY": Use("search", ANSWER),
     "_FORWARDED_PAIR": Use("follow", VALUES),
     "_HEAD": Use("fullmatch", HEAD),
     "_HEADER_BLOCK": Use("fullmatch", ANSWER),

@@ -90,7 +90,7 @@ def test_every_source_has_a_room_and_every_room_its_tests(
     for room, (_, tests) in mutants.ROOMS.items():
         assert tests, room
         assert {f"test_{name}" for name in tests.split()} <= names
-    assert "server/connection" in {one.room for one in found}
+    assert "server/http1" in {one.room for one in found}
 
 
 def test_the_sample_has_some_of_each_room_and_is_the_same_each_time(
@@ -108,7 +108,7 @@ def test_the_sample_has_some_of_each_room_and_is_the_same_each_time(
 
 def test_a_source_without_a_room_is_named(mutants: Any) -> None:
     assert mutants.room_of("protocol/http11") == "protocol/http11"
-    assert mutants.room_of("server/transport") == "server"
+    assert mutants.room_of("server/http2") == "server"
     assert mutants.room_of("executors/pool/scheduler") == "executors/pool"
     with pytest.raises(SystemExit, match=r"new/room: ROOMS has no line for it"):
         mutants.room_of("new/room")

@@ -23,7 +23,7 @@ from pixie_web import HTTPError, Request, Response
 from pixie_web.handling import SPOOL_BODY_BYTES, read_body
 from pixie_web.protocol.http11 import MAX_JOINED_CHUNKS, parse_head
 from pixie_web.requests import NEVER, BodySource
-from pixie_web.server.connection import Connection
+from pixie_web.server.http1 import HTTP1Connection
 from pixie_web.server.options import MAX_MEMORY_BODY_BYTES, ServerOptions
 from pixie_web.server.server import Server as CoreServer
 
@@ -33,9 +33,9 @@ GET = b"GET /text HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
 KEPT = GET.replace(b"close", b"keep-alive")
 # Half a second is long enough for what behaves, on a busy machine.
 HASTE = f"""
-import {module_of("server.connection")} as connection
+import {module_of("server.transport")} as transport
 import {module_of("server.listeners")} as listeners
-connection.GRACE_SECONDS = 0.5
+transport.GRACE_SECONDS = 0.5
 listeners.ACCEPT_PAUSE_SECONDS = 0.05
 """
 PROGRAM = (
@@ -118,16 +118,16 @@ class Crowd:
 
     def __init__(self, handle: Handle, **options: Any) -> None:
         self.server = CoreServer(handle, ServerOptions(access_log=False, **options))
-        self.connections: List[Connection] = []
+        self.connections: List[HTTP1Connection] = []
         self._sockets: List[socket.socket] = []
 
-    async def enter(self, count: int = 1) -> Connection:
+    async def enter(self, count: int = 1) -> HTTP1Connection:
         """Connect some clients; return the last connection."""
         if not self.connections:
             await self.server.listen([])
         for _ in range(count):
             ours, theirs = socket.socketpair()
-            connection = Connection(self.server)
+            connection = HTTP1Connection(self.server)
             loop = asyncio.get_running_loop()
             await loop.connect_accepted_socket(
                 lambda connection=connection: connection,  # type: ignore[misc]
@@ -139,7 +139,7 @@ class Crowd:
 
     @property
     def chunks(self) -> int:
-        return sum(one._reader.chunks for one in self.connections)
+        return sum(one.reader.chunks for one in self.connections)
 
     async def leave(self) -> None:
         for one in self._sockets:
@@ -402,7 +402,7 @@ def test_patience_is_earned_by_bytes_and_spent_by_waiting() -> None:
         crowd = Crowd(read_it_whole, body_idle_seconds=10, min_bytes_per_second=100)
         one = await crowd.enter()
         one.data_received(CHUNKED)
-        body = one._body
+        body = one.body
         assert body is not None
         body.spend(7)
         assert body.patience_seconds == 3
@@ -548,9 +548,11 @@ def test_ranks() -> None:
         assert one.rank(now + 1.9) is None  # GRACE_SECONDS
         assert one.rank(now + 4) == (1, 0)
         one.data_received(CHUNKED[:10])
-        assert one.rank(one._started + 4) == (1, 2.5)
+        assert one.rank(one._head_began + 4) == (1, 2.5)
         one.data_received(CHUNKED[10:] + b"8\r\n01234567\r\n")
-        started = one._started
+        exchange = one._exchange
+        assert exchange is not None
+        started = exchange.started
         assert one.rank(started + 1.9) is None
         await turns(lambda: one.rank(started + 4) == (1, 2))
         one.data_received(b"0\r\n\r\n")

@@ -10,7 +10,7 @@ import select
 import socket
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, List
+from typing import Any, AsyncIterator, List, Tuple
 
 import pytest
 from support import (
@@ -26,7 +26,7 @@ from support import (
 
 from pixie_web import ClientDisconnected, Request, Response
 from pixie_web.handling import SPOOL_BODY_BYTES
-from pixie_web.server.connection import READ_AHEAD_BYTES, Connection
+from pixie_web.server.http1 import READ_AHEAD_BYTES, HTTP1Connection
 from pixie_web.server.options import ServerOptions
 from pixie_web.server.server import Server as CoreServer
 
@@ -369,7 +369,7 @@ def test_bytes_at_the_deadline_do_not_cost_the_answer() -> None:
         server = CoreServer(handle, options)
         await server.listen([])
         ours, theirs = socket.socketpair()
-        connection = Connection(server)
+        connection = HTTP1Connection(server)
         await server.loop.connect_accepted_socket(lambda: connection, ours)
         connection.data_received(head("/", "Content-Length: 9"))
         for _ in range(3):
@@ -402,7 +402,7 @@ def test_a_client_that_leaves_is_noticed_where_its_body_came_ahead() -> None:
         server = CoreServer(handle, ServerOptions())
         await server.listen([])
         ours, theirs = socket.socketpair()
-        connection = Connection(server)
+        connection = HTTP1Connection(server)
         await server.loop.connect_accepted_socket(lambda: connection, ours)
         size = READ_AHEAD_BYTES + 1
         connection.data_received(head("/", f"Content-Length: {size}"))
@@ -412,6 +412,111 @@ def test_a_client_that_leaves_is_noticed_where_its_body_came_ahead() -> None:
             await asyncio.sleep(0)
         theirs.close()
         await asyncio.wait_for(client_left.wait(), 30)
+        await server.close()
+
+    asyncio.run(leave())
+
+
+def test_a_client_that_leaves_is_told_to_the_request_at_hand_alone() -> None:
+    async def leave() -> List[str]:
+        told: List[str] = []
+        client_left = asyncio.Event()
+
+        async def handle(request: Request) -> Response:
+            assert request.disconnect is not None
+            request.disconnect.add(lambda: told.append(request.path))
+            if request.path == "/last":
+                request.disconnect.add(client_left.set)
+                await client_left.wait()
+                assert request.disconnected
+            return Response(b"")
+
+        server = CoreServer(handle, ServerOptions())
+        await server.listen([])
+        ours, theirs = socket.socketpair()
+        connection = HTTP1Connection(server)
+        await server.loop.connect_accepted_socket(lambda: connection, ours)
+        lines = "Content-Length: 0"
+        connection.data_received(head("/first", lines) + head("/last", lines))
+        theirs.close()
+        await asyncio.wait_for(client_left.wait(), 30)
+        await server.close()
+        return told
+
+    assert asyncio.run(leave()) == ["/last"]
+
+
+def test_a_request_after_the_client_has_sent_its_last_is_told_so() -> None:
+    async def leave() -> List[Tuple[str, bool]]:
+        seen: List[Tuple[str, bool]] = []
+        go_on = asyncio.Event()
+
+        async def handle(request: Request) -> Response:
+            if request.path == "/first":
+                await go_on.wait()
+            seen.append((request.path, request.disconnected))
+            return Response(b"")
+
+        server = CoreServer(handle, ServerOptions())
+        await server.listen([])
+        ours, theirs = socket.socketpair()
+        connection = HTTP1Connection(server)
+        await server.loop.connect_accepted_socket(lambda: connection, ours)
+        lines = "Content-Length: 0"
+        connection.data_received(head("/first", lines) + head("/last", lines))
+        connection.eof_received()
+        go_on.set()
+        while len(seen) < 2:
+            await asyncio.sleep(0)
+        theirs.close()
+        await server.close()
+        return seen
+
+    assert asyncio.run(leave()) == [("/first", True), ("/last", True)]
+
+
+def test_a_stream_that_begins_as_another_answer_ends_is_stopped_all_the_same() -> None:
+    # The next request comes when the task of the one before has ended, and before that
+    # task calls back.
+    async def leave() -> None:
+        go_on, runs, stopped = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+        async def endless() -> AsyncIterator[bytes]:
+            try:
+                runs.set()
+                yield b"x"
+                await asyncio.Event().wait()
+            finally:
+                stopped.set()
+
+        async def handle(request: Request) -> Response:
+            response = Response(b"")
+            if request.path == "/stream":
+                response.body = endless()
+            else:
+                for _ in range(2):  # at the second wait it becomes a task
+                    await go_on.wait()
+                    go_on.clear()
+            return response
+
+        server = CoreServer(handle, ServerOptions())
+        await server.listen([])
+        ours, theirs = socket.socketpair()
+        connection = HTTP1Connection(server)
+        await server.loop.connect_accepted_socket(lambda: connection, ours)
+        connection.data_received(head("/wait", "Content-Length: 0"))
+        go_on.set()
+        for _ in range(9):
+            await asyncio.sleep(0)
+        go_on.set()
+        server.loop.call_soon(
+            connection.data_received, head("/stream", "Content-Length: 0")
+        )
+        await asyncio.wait_for(runs.wait(), 30)
+        for _ in range(9):
+            await asyncio.sleep(0)
+        theirs.close()
+        await asyncio.wait_for(stopped.wait(), 5)
         await server.close()
 
     asyncio.run(leave())
@@ -436,7 +541,7 @@ def test_a_reader_that_outlives_its_request_gets_nothing_of_the_next_one() -> No
         server = CoreServer(handle, ServerOptions())
         await server.listen([])
         ours, theirs = socket.socketpair()
-        connection = Connection(server)
+        connection = HTTP1Connection(server)
         await server.loop.connect_accepted_socket(lambda: connection, ours)
         connection.data_received(head("/first", "Content-Length: 3"))
         for _ in range(9):
@@ -472,7 +577,7 @@ def test_a_body_that_was_dropped_does_not_pass_for_a_whole_one() -> None:
         server = CoreServer(handle, ServerOptions())
         await server.listen([])
         ours, theirs = socket.socketpair()
-        connection = Connection(server)
+        connection = HTTP1Connection(server)
         await server.loop.connect_accepted_socket(lambda: connection, ours)
         parts = b"3\r\none\r\n", b"3\r\ntwo\r\n0\r\n\r\n"
         connection.data_received(head("/", "Transfer-Encoding: chunked") + parts[0])

@@ -18,7 +18,7 @@ from pooling import head_of, make, wait_for_note
 from support import LOOPS, Server, read_until, serve, server_fixture
 
 from pixie_web import Pixie, RouteError, RouteType
-from pixie_web.server.connection import Heartbeat
+from pixie_web.server.exchange import Heartbeat
 
 PROGRAM = r"""
 import asyncio, os, time
@@ -386,17 +386,22 @@ def test_progress_is_what_the_client_acknowledges(
         return "timer"
 
     loop = SimpleNamespace(time=lambda: next(now), call_later=call_later)
-    connection: Any = SimpleNamespace(
+    sink = SimpleNamespace(
         server=SimpleNamespace(loop=loop, options=options),
-        transport=SimpleNamespace(is_closing=lambda: "r" in done),
-        write_piece=lambda head, data: done.append(data),
-        _reset=lambda: done.append("r"),
+        is_closing=False,
     )
+
+    def reset() -> None:
+        done.append("r")
+        sink.is_closing = True
+
+    sink.reset = reset
+    exchange: Any = SimpleNamespace(sink=sink, send_piece=done.append)
     route = SimpleNamespace(heartbeat="b", heartbeat_seconds=15)
-    heartbeat = Heartbeat(connection, None, object(), route)  # type: ignore[arg-type]
+    heartbeat = Heartbeat(exchange, object(), route)
     heartbeat._unsent_bytes = float("inf")
     for count in unsent:
-        connection._count_unsent = lambda count=count: count
+        sink.unsent = lambda count=count: count
         before = len(done)
         heartbeat._beat()
         if len(done) == before:

@@ -1,0 +1,497 @@
+"""One request and its answer, whatever protocol carries them.
+
+An `Exchange` calls `handle`, sends what comes back to its `Sink`, notes how that
+ended, and logs it. It knows neither bytes on the wire nor other exchanges.
+
+It runs inside the call that brought its request for as long as nothing has to wait:
+no task, no turn of the loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import time
+import types
+from functools import partial
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    AsyncIterator,
+    BinaryIO,
+    Coroutine,
+    Generator,
+    Optional,
+    Protocol,
+    cast,
+)
+
+from ..about import log
+from ..datastructures import T
+from ..errors import (
+    AnswerLost,
+    ClientDisconnected,
+    HTTPError,
+    PixieError,
+    ProtocolError,
+    RequestCutShort,
+    no_descriptor,
+)
+from ..requests import MAX_CHUNK_BYTES, Request, log_failure, off_the_loop
+from ..responses import FileSlice, Refusal, Response, error_page
+from ..text import expression
+from .access import AccessRecord, access_log
+
+if TYPE_CHECKING:
+    from .server import Server
+
+
+class Sink(Protocol):
+    """Where an exchange's answer goes: a connection, or one stream of several on it.
+
+    `drained` need only be awaited while `writable` is set. All that sends raises
+    ClientDisconnected where the client has left.
+    """
+
+    server: Server
+    writable: Optional[asyncio.Future[None]]
+
+    @property
+    def can_sendfile(self) -> bool:
+        """Whether `sendfile` may be used."""
+
+    @property
+    def is_closing(self) -> bool:
+        """Whether nothing can be sent any more."""
+
+    @property
+    def was_lost(self) -> bool:
+        """Whether it has ended, and not by an orderly close of ours."""
+
+    async def drop_body(self) -> bool:
+        """Drop the rest of an unread body; return whether that reached its end."""
+
+    def send_head(
+        self,
+        request: Request,
+        status: int,
+        block: bytes,
+        length: Optional[int],
+        body: bytes = b"",
+    ) -> bool:
+        """Send the head, and the body with it where that is at hand.
+
+        Args:
+            request: what is answered.
+            status: the status.
+            block: the header lines, but for those of the protocol's own.
+            length: of the body in bytes; None when it is not known beforehand.
+            body: all of it; else it follows by `send_data`.
+
+        Returns:
+            Whether the answer has a body; else none must follow.
+        """
+
+    def send_data(self, data: bytes, end: bool = False) -> None:
+        """Send a piece of the body; the last one, which may be empty, says so."""
+
+    def sendfile(self, source: int, offset: int, length: int) -> AsyncIterator[int]:
+        """Send part of a file, and say of each piece how many bytes it had."""
+
+    async def drained(self) -> None:
+        """Wait until the client has read enough for more to be sent."""
+
+    def unsent(self) -> int:
+        """Return how many bytes the client has not acknowledged."""
+
+    def reset(self) -> None:
+        """End it by a reset: what the client has not taken is dropped."""
+
+    def cut_off(self) -> None:
+        """End before the end of the answer, so that the client can tell."""
+
+    def refuse(self, error: ProtocolError, method: str) -> int:
+        """Send an error and close; return the bytes of its body."""
+
+    def end(self, is_whole: bool, at_end: bool) -> None:
+        """The exchange is over.
+
+        Args:
+            is_whole: all of the answer was sent.
+            at_end: the request's body has come to its end.
+        """
+
+    def go_on(self) -> None:
+        """An exchange that had to wait is over: there may be more requests."""
+
+
+def timing_line(request: Request) -> bytes:
+    """Return the Server-Timing header: milliseconds in line, and in the handler.
+
+    W3C Server Timing section 2; of a stream, until its first chunk. Empty where no
+    handler was to run.
+    """
+    if request.run_seconds is None:
+        return b""
+    queue, run = request.queue_seconds * 1000, request.run_seconds * 1000
+    return b"Server-Timing: queue;dur=%.3f, run;dur=%.3f\r\n" % (queue, run)
+
+
+def _open_file(path: str, flags: int) -> int:
+    # Not through a link, and not waiting for a pipe's other end, that took its place.
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+
+
+def _open_slice(body: FileSlice) -> BinaryIO:
+    source = body.path if body.descriptor is None else os.dup(body.descriptor)
+    return open(source, "rb", opener=_open_file)
+
+
+@types.coroutine
+def _resume(coroutine: Coroutine[Any, Any, T], awaited: Any) -> Generator[Any, Any, T]:
+    """Run on, inside a Task, a coroutine that has been started outside of one.
+
+    Args:
+        coroutine: suspended at its first wait.
+        awaited: the future it waits for.
+    """
+    while True:
+        try:
+            result = yield awaited
+        except GeneratorExit:
+            coroutine.close()
+            raise
+        except BaseException as error:
+            failure: Optional[BaseException] = error
+        else:
+            failure = None
+        try:
+            if failure is None:
+                awaited = coroutine.send(result)
+            else:
+                awaited = coroutine.throw(failure)
+        except StopIteration as end:
+            return cast(T, end.value)
+
+
+async def _carry_on(coroutine: Coroutine[Any, Any, T], awaited: Any) -> T:
+    return await _resume(coroutine, awaited)
+
+
+# With a declared length, what a heartbeat would break: a coding such as gzip.
+_CODED_BODY = expression(rb"(?i)\r\ncontent-encoding:")
+
+
+class Heartbeat:
+    """A stream's chunks; while the next one is awaited, a sign of life now and then.
+
+    The timer runs only while this waits for a chunk. So none comes before the head,
+    inside a chunk or after the end, and neither the chunk nor its deadline is touched.
+    None is sent either before the client has acknowledged all that was sent: it may not
+    read, or have vanished, and is cut off after `send_idle_seconds` without progress.
+
+    Args:
+        exchange: whose answer it is.
+        chunks: the stream.
+        route: says what to send, and after how many seconds.
+    """
+
+    def __init__(self, exchange: Exchange, chunks: Any, route: Any) -> None:
+        self._exchange = exchange
+        self._chunks = chunks
+        self._route = route
+        self._unsent_bytes = self._progress = 0.0  # the fewest in this wait, and when
+
+    def __aiter__(self) -> Heartbeat:
+        return self
+
+    async def __anext__(self) -> bytes:
+        self._unsent_bytes = float("inf")
+        self._wait()
+        try:
+            return cast(bytes, await self._chunks.__anext__())
+        finally:
+            self._timer.cancel()
+
+    def _wait(self) -> None:
+        loop = self._exchange.sink.server.loop
+        self._timer = loop.call_later(self._route.heartbeat_seconds, self._beat)
+
+    def _beat(self) -> None:
+        sink = self._exchange.sink
+        now, unsent = sink.server.loop.time(), sink.unsent()
+        if unsent < self._unsent_bytes:
+            self._unsent_bytes, self._progress = unsent or float("inf"), now
+        elif now - self._progress > sink.server.options.send_idle_seconds:
+            sink.reset()
+        if sink.is_closing:
+            return
+        if not unsent and not getattr(self._chunks, "inside_chunk", False):
+            self._exchange.send_piece(self._route.heartbeat)
+        self._wait()
+
+
+class Exchange:
+    """One request and its answer.
+
+    Args:
+        sink: where the answer goes.
+        request: what is to be answered; its `disconnect` is told when its client goes.
+
+    Attributes:
+        started: when it began, on the clock of time.monotonic.
+        sent_bytes: of the body.
+        outcome: of an answer that was cut off: "failed", "left" ...
+        refusal: the answer, where it says that too much waits.
+    """
+
+    # PERF: defaults of the class, which most exchanges never set.
+    sent_bytes = 0
+    outcome = ""
+    refusal: Optional[Refusal] = None
+    _task: Optional[asyncio.Task[None]] = None
+    _is_streaming = False  # from here on it may have to be cancelled
+
+    def __init__(self, sink: Sink, request: Request) -> None:
+        self.sink = sink
+        self.request = request
+        self.started = time.monotonic()  # uvloop's own clock counts milliseconds
+
+    def start(self) -> None:
+        """Handle the request and answer it, up to the first wait or to the end."""
+        coroutine = self._run()
+        # PERF: the coroutine is run up to its first wait without a Task. Where nothing
+        # waits (sync routes, cached files, eager coroutines) that is all of it: 1.5
+        # times the requests per second.
+        try:
+            awaited = coroutine.send(None)
+        except StopIteration:
+            return
+        if self._is_streaming or not isinstance(awaited, asyncio.Future):
+            self._go_on_in_task(coroutine, awaited)
+            return
+        # PERF: nor does its first wait, for a handler elsewhere, need one: 7 of 75 us.
+        awaited._asyncio_future_blocking = False  # what a Task does: it is taken up
+        awaited.add_done_callback(partial(self._go_on, coroutine))
+
+    def _go_on(
+        self, coroutine: Coroutine[Any, Any, None], _: asyncio.Future[Any]
+    ) -> None:
+        """Run the coroutine on, from its first wait."""
+        try:
+            awaited = coroutine.send(None)
+        except StopIteration:
+            self._task_done()
+        else:
+            self._go_on_in_task(coroutine, awaited)
+
+    def _go_on_in_task(
+        self, coroutine: Coroutine[Any, Any, None], awaited: Any
+    ) -> None:
+        self._task = self.sink.server.loop.create_task(_carry_on(coroutine, awaited))
+        self._task.add_done_callback(self._task_done)
+
+    def _task_done(self, _: Optional[asyncio.Task[None]] = None) -> None:
+        self._task = None
+        self.sink.go_on()
+
+    def _cancel(self) -> None:
+        if self._task is not None:
+            # Not at once: a Task that has not begun would end without its coroutine.
+            self.sink.server.loop.call_soon(self._task.cancel)
+
+    # Answering.
+
+    async def _run(self) -> None:
+        request, server = self.request, self.sink.server
+        status, is_whole = 499, False  # nginx's code for a client that left before that
+        try:
+            if server.proxies is not None:
+                server.proxies.apply(request)
+            if not server.hosts.allow(request.host):
+                self.outcome = "refused"
+                raise ProtocolError(400, "No such host is served here.")
+            response = await server.handle(request)
+            status = response.status
+            await self._send(response)
+            is_whole = True
+        except ProtocolError as error:
+            cut_short = isinstance(error, RequestCutShort)  # most of them have left
+            self.refuse(error, 499 if cut_short else error.status)
+            request.close()
+            return
+        except ClientDisconnected:
+            pass
+        except (KeyboardInterrupt, SystemExit):
+            raise  # of the process; those of a handler have become its failure
+        except BaseException as error:
+            if isinstance(error, GeneratorExit) and server.loop.is_closed():
+                raise
+            self._note_outcome(error)
+            if self.outcome == "failed":
+                log.error("the answer to %r broke off", request, exc_info=error)
+            self.sink.cut_off()
+        finally:
+            if request.source is not None:
+                request.source.hold(0)
+        at_end = False
+        try:
+            self._log(status)
+            request.close()
+            at_end = request.source is None or await self.sink.drop_body()
+        finally:
+            self.sink.end(is_whole, at_end)
+
+    def refuse(self, error: ProtocolError, logged_status: int) -> None:
+        """Answer what is no request, or too much of one; it is the last answer."""
+        self.sent_bytes = self.sink.refuse(error, self.request.method)
+        self._log(logged_status)
+
+    def answer_again(self, refusal: Refusal) -> None:
+        """Answer with a refusal, at once; no handler is asked."""
+        self.refusal = refusal
+        body, block = cast(bytes, refusal.body), refusal.header_block()
+        if self.sink.send_head(self.request, refusal.status, block, len(body), body):
+            self.sent_bytes = len(body)
+        self._log(refusal.status)
+        self.sink.end(True, True)
+
+    def _note_outcome(self, error: BaseException) -> None:
+        """Note, for the access log, what has ended an answer before its end."""
+        gone = self.request.disconnected
+        cancelled = isinstance(error, asyncio.CancelledError) and gone
+        left = cancelled or isinstance(error, (ClientDisconnected, ProtocolError))
+        outcome = "left" if left else "failed"
+        if isinstance(error, AnswerLost) and error.status == 504:
+            outcome = "timeout"
+        self.outcome = self.outcome or outcome
+
+    def _log(self, status: int) -> None:
+        options = self.sink.server.options
+        if options.access_log:
+            seconds = time.monotonic() - self.started
+            gone = status == 499 or self.sink.was_lost
+            outcome = self.outcome or ("left" if gone else "complete")
+            sent_bytes = self.sent_bytes
+            record = AccessRecord(self.request, status, sent_bytes, seconds, outcome)
+            access_log.info(options.access_log_format, record)
+
+    # Sending.
+
+    async def _send(self, response: Response) -> None:
+        request, sink, body = self.request, self.sink, response.body
+        if isinstance(response, Refusal):
+            self.refusal = response
+        if isinstance(body, bytes):
+            length: Optional[int] = len(body)
+        elif isinstance(body, FileSlice):
+            length = body.length
+            try:
+                file = _open_slice(body)
+            except OSError as error:  # it went between the look at it and now
+                await self._send(self._page_instead(error))
+                return
+        else:
+            length = response.stream_bytes
+        if request.source is not None and not (
+            # RFC 9112 section 9.3: a body that was not read to its end can't be passed
+            # over. A stream may read it while it answers.
+            request.route is not None
+            and request.route.stream_body
+            and not isinstance(body, (bytes, FileSlice))
+        ):
+            await sink.drop_body()
+        block = response.header_block(request.scheme == "https")
+        if sink.server.options.server_timing:
+            block += timing_line(request)
+        if isinstance(body, bytes):
+            if sink.send_head(request, response.status, block, length, body):
+                self.sent_bytes = len(body)
+            if sink.writable is not None:
+                await sink.drained()
+        elif isinstance(body, FileSlice):
+            await self._send_file(response.status, block, body, file)
+        else:
+            await self._send_stream(response.status, block, body, length)
+
+    def _page_instead(self, error: OSError) -> Response:
+        """Return what is sent in place of a file that can't be opened."""
+        if error.errno not in (errno.EMFILE, errno.ENFILE):
+            return error_page(HTTPError(404))
+        return error_page(no_descriptor(self.request, error))
+
+    def send_piece(self, piece: bytes) -> None:
+        """Send a piece of the body."""
+        self.sent_bytes += len(piece)
+        self.sink.send_data(piece)
+
+    async def _send_stream(
+        self, status: int, block: bytes, chunks: Any, length: Optional[int]
+    ) -> None:
+        """Send chunks as they come, one by one, as fast as the client reads.
+
+        A stream that fails is cut off without its end: the client can tell.
+        """
+        self._is_streaming = True
+        request, sink, route = self.request, self.sink, self.request.route
+        stops = route is None or route.on_disconnect != "finish"
+        if stops:
+            request.disconnect.add(self._cancel)
+        try:
+            if stops and request.disconnected:
+                raise ClientDisconnected("the client left before its answer")
+            if sink.send_head(request, status, block, length):
+                beats = route and route.heartbeat and length is None
+                if beats and not _CODED_BODY.search(b"\r\n" + block):
+                    pieces: Any = Heartbeat(self, chunks, route)
+                else:
+                    pieces = chunks
+                async for chunk in pieces:
+                    for at in range(0, len(chunk), MAX_CHUNK_BYTES):
+                        self.send_piece(chunk[at : at + MAX_CHUNK_BYTES])
+                        await sink.drained()
+                if length is not None and self.sent_bytes != length:
+                    raise PixieError(f"{self.sent_bytes} of {length} bytes were sent")
+                sink.send_data(b"", end=True)
+        except (Exception, asyncio.CancelledError) as error:
+            self._note_outcome(error)
+            if self.outcome == "failed" and not isinstance(error, AnswerLost):
+                log_failure(request, error, midway=True)
+            sink.cut_off()
+            raise ClientDisconnected("the answer was cut off") from None
+        finally:
+            request.disconnect.remove(self._cancel)
+            await chunks.aclose()
+
+    async def _send_file(
+        self, status: int, block: bytes, body: FileSlice, file: BinaryIO
+    ) -> None:
+        """Send part of a file, by the kernel where that can be."""
+        sink, length = self.sink, body.length
+        try:
+            if sink.send_head(self.request, status, block, length) and length:
+                if sink.can_sendfile:
+                    pieces = sink.sendfile(file.fileno(), body.offset, length)
+                    async for sent in pieces:
+                        self.sent_bytes += sent
+                else:
+                    file.seek(body.offset)
+                    await self._copy_file(file, length)
+                sink.send_data(b"", end=True)
+        except Exception as error:
+            self._note_outcome(error)
+            raise
+        finally:
+            file.close()
+            if body.delete_after:
+                os.unlink(body.path)
+
+    async def _copy_file(self, file: Any, length: int) -> None:
+        while length:
+            data = await off_the_loop(file.read, min(length, MAX_CHUNK_BYTES))
+            if not data:
+                raise PixieError("a file became shorter while it was sent")
+            length -= len(data)
+            self.send_piece(data)
+            await self.sink.drained()

@@ -1,0 +1,489 @@
+"""HTTP/1.1 on a connection: what its reader says becomes exchanges, one by one.
+
+    reading   nothing runs, so events are read: a head starts an exchange
+    handling  `handle` runs; what arrives meanwhile waits in the reader, and beyond
+              READ_AHEAD_BYTES in the kernel; body bytes go to whoever pulls them
+    sending   the body is pulled only as fast as the client reads
+
+A request is answered inside the call that delivered its bytes if nothing has to wait:
+no task, no turn of the loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from typing import TYPE_CHECKING, Optional, Tuple, cast
+
+from ..errors import ClientDisconnected, ProtocolError
+from ..protocol.http11 import (
+    CLOSED,
+    CONTINUE,
+    END,
+    LAST_CHUNK,
+    MAX_JOINED_CHUNKS,
+    Head,
+    ResponseHead,
+    encode_chunk,
+    response_head,
+)
+from ..requests import NEVER, BodySource, Disconnect, Request
+from ..responses import Refusal, error_page
+from .access import NO_HEAD
+from .exchange import Exchange
+from .insistence import Insistence
+from .transport import Connection
+
+if TYPE_CHECKING:
+    from .server import Server
+
+READ_AHEAD_BYTES = 65_536  # asyncio's own high-water mark
+MAX_DISCARD_BYTES = 65_536  # of a body nobody wanted; more: the connection closes
+SMALL_BODY_BYTES = 65_536  # goes out in one write with its head
+
+
+class ConnectionBody(BodySource):
+    """The body of the request that a connection is at."""
+
+    def __init__(self, connection: HTTP1Connection, head: Head) -> None:
+        self._connection = connection
+        self._server = connection.server
+        options = self._server.options
+        self.content_length = head.content_length
+        self.max_body_bytes = options.max_body_bytes
+        self._expects_continue = head.expects_continue
+        self._held_bytes = 0
+        self._waiter: Optional[asyncio.Future[None]] = None
+        self._ended = False
+        self._was_dropped = False  # in part, since the answer had begun
+        self.is_endless = False  # what follows it can't be told apart from it
+        self.patience_seconds = options.body_idle_seconds
+
+    # Patience and memory.
+
+    def hold(self, size: int) -> bool:
+        """Count the body in memory; return whether there is room for all that are."""
+        server = self._server
+        server.held_bytes += size - self._held_bytes
+        self._held_bytes = size
+        return server.held_bytes <= server.options.max_memory_body_bytes
+
+    def earn(self, size: int) -> None:
+        """Have more patience, for bytes that have come.
+
+        SECURITY: never more than `body_idle_seconds`. A client that has sent much at
+        once could else stay for minutes with a byte now and then.
+        """
+        options = self._server.options
+        if options.min_bytes_per_second:
+            patience = self.patience_seconds + size / options.min_bytes_per_second
+            self.patience_seconds = min(options.body_idle_seconds, patience)
+
+    def spend(self, seconds: float) -> None:
+        """Have less patience: that long the client was waited for.
+
+        SECURITY: without the least rate, a byte now and then keeps a connection for
+        years (R-U-Dead-Yet).
+        """
+        if self._server.options.min_bytes_per_second:
+            self.patience_seconds -= seconds
+
+    # Reading.
+
+    async def read(self) -> bytes:
+        """Return the next bytes, waiting for them if need be; see BodySource."""
+        if self._was_dropped:  # the rest, or its end, would pass for the whole
+            raise ClientDisconnected("the answer has begun, and its body was dropped")
+        if self._ended:
+            return b""
+        connection = self._connection
+        if self._expects_continue:
+            # RFC 9110 section 10.1.1: not before somebody wants the body.
+            self._expects_continue = False
+            connection.write(CONTINUE)
+        while True:
+            if connection.has_had_its_turn:
+                await connection.let_others()
+            if connection.body is not self:
+                # SECURITY: a task that outlives its request must not take bytes of the
+                # next one, which a proxy may send for another client.
+                raise ClientDisconnected("the request has ended, and its body is gone")
+            connection.reader.max_body_bytes = self.max_body_bytes
+            event = connection.reader.next_event()
+            if isinstance(event, bytes):
+                self.earn(len(event))
+                return event
+            if event is END:
+                self._ended = True
+                connection.deadline = NEVER
+                connection.resume_reading()  # or nobody would see the client leave
+                return b""
+            if connection.has_left:
+                raise ClientDisconnected("the client left in the middle of its request")
+            await self._wait()
+
+    async def _wait(self) -> None:
+        connection = self._connection
+        connection.resume_reading()
+        began = self._server.loop.time()
+        connection.deadline = began + self.patience_seconds
+        self._waiter = self._server.loop.create_future()
+        await self._waiter
+        connection.begin_turn()
+        self.spend(self._server.loop.time() - began)
+
+    @property
+    def is_awaited(self) -> bool:
+        """Whether somebody waits for its bytes."""
+        return self._waiter is not None
+
+    def wake(self) -> None:
+        """Have whoever waits look again: bytes have come, or none will."""
+        waiter, self._waiter = self._waiter, None
+        self._connection.deadline = NEVER  # until whoever reads asks for more
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+
+    def fail(self, error: ProtocolError) -> None:
+        """Have the wait for its bytes end with an error."""
+        waiter, self._waiter = self._waiter, None
+        if waiter is not None and not waiter.done():
+            waiter.set_exception(error)
+
+    async def drop(self) -> bool:
+        """Drop the rest, if it is unread; return whether that reached its end."""
+        if self._ended:
+            return True
+        self.is_endless = True
+        if self._expects_continue:
+            return False  # it may come or not: what follows can't be told apart
+        connection, size = self._connection, 0
+        while size <= MAX_DISCARD_BYTES:
+            if connection.has_had_its_turn:
+                await connection.let_others()
+            try:
+                event = connection.reader.next_event()
+            except ProtocolError:
+                return False
+            if event is END:
+                self._ended = True
+                self.is_endless = False
+                return True
+            if not isinstance(event, bytes):
+                return False
+            size += len(event)
+            self._was_dropped = True
+        return False
+
+
+class HTTP1Connection(Connection):
+    """A connection on which one request after the other is read and answered.
+
+    It is the sink of the exchange at hand.
+
+    Args:
+        server: what it shares with the others.
+        accepted: its socket, until it is connected to a transport.
+        network: the client that it counts for; "" if it counts for none.
+
+    Attributes:
+        reader: makes heads and bodies of the bytes.
+        body: of the request at hand, if it has one.
+        has_left: the client has gone, or sends no more and has probably gone.
+    """
+
+    def __init__(
+        self,
+        server: Server,
+        accepted: Optional[socket.socket] = None,
+        network: str = "",
+    ) -> None:
+        super().__init__(server, accepted, network)
+        # For the life of the connection.
+        self.reader = server.make_reader()
+        self.has_left = False
+        self._chunks_before = 0  # of the reader's, when others last had their turn
+        self._answered = False  # at least once
+        self._continuing = False  # more pipelined requests are read in the next turn
+        self._head_began = 0.0  # when the first byte of the next one came
+        self._insistence: Optional[Insistence] = None  # its last answer was a refusal
+        # For the request at hand.
+        self.body: Optional[ConnectionBody] = None
+        self._exchange: Optional[Exchange] = None
+        self._head: Optional[ResponseHead] = None  # of the answer
+        self._is_delimited = True  # the answer, but by the end of the connection
+
+    # What comes from the client.
+
+    def data_received(self, data: bytes) -> None:
+        """Take bytes: of a head, of a body that is pulled, or of what comes later."""
+        if self._lingering or (self._insistence and self._insistence.keeps(data)):
+            return
+        self.take(data)
+
+    def take(self, data: bytes) -> None:
+        """The same, after whatever it had to wait for."""
+        self.reader.feed(data)
+        if self._exchange is None and not self._continuing:
+            self._read_requests()
+        elif self.body is not None and self.body.is_awaited:
+            self.body.wake()
+        elif self.reader.buffered > READ_AHEAD_BYTES:
+            self.pause_reading()
+
+    def eof_received(self) -> bool:
+        """The client has sent all it will; it may still want its answer."""
+        self._eof = True
+        if self._lingering:
+            return False
+        if self._insistence is not None:
+            self._insistence.let_go()
+        self.reader.feed_eof()
+        if self._exchange is None and not self._continuing:
+            self._read_requests()
+        elif self.body is not None and self.body.is_awaited:
+            self.body.wake()
+        elif self._exchange is not None:
+            # Most clients that send this have gone; to what can stop it says so.
+            self._say_it_left()
+        answering = self._exchange is not None or self._continuing
+        return answering and self.scheme == "http"
+
+    def client_left(self) -> None:
+        """Tell the handler, and whoever reads the body."""
+        self._say_it_left()
+        if self.body is not None and self.body.is_awaited:
+            self.body.wake()
+
+    def _say_it_left(self) -> None:
+        self.has_left = True
+        if self._exchange is not None:
+            self._exchange.request.disconnect.set()
+
+    # What it is at.
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a request is being answered."""
+        return self._exchange is not None
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether it has answered, and nothing of another request has come."""
+        at_hand = self._exchange is not None or self._continuing
+        return self._answered and not at_hand and not self._head_began
+
+    @property
+    def may_go_on(self) -> bool:
+        """Whether a next request would be its first concern."""
+        is_between = self._exchange is None and not self._continuing
+        begun = self._head_began or self.reader.buffered
+        return is_between and not begun and not self.is_ending
+
+    def awaited(self) -> Optional[Tuple[int, float]]:
+        """Return how much has come of the head or body it waits for, and since when."""
+        if self._continuing:
+            return None
+        if self._exchange is None:
+            return self.reader.buffered, self._head_began or self._began
+        if self.body is not None and self.body.is_awaited:
+            return self.body.received_bytes, self._exchange.started
+        return None
+
+    def cut_short(self, text: str) -> bool:
+        """Refuse the body that is awaited, or the head that has begun, with a 408."""
+        if self.body is not None and self.body.is_awaited:
+            self.body.fail(ProtocolError(408, text.format("body")))
+        elif self._exchange is None and self.reader.buffered:
+            self._refuse_head(ProtocolError(408, text.format("request head")))
+        else:
+            return False
+        return True
+
+    def stop(self) -> None:
+        """End at once, whatever is at hand."""
+        if self._exchange is not None:
+            self._exchange.outcome = "stopped"
+        super().stop()
+
+    # Reading requests.
+
+    def _read_requests(self) -> None:
+        """Start the next request, and pipelined ones while each ends at once."""
+        self._continuing = False
+        for _ in range(self.server.options.max_pipelined_requests):
+            try:
+                event = self.reader.next_event()
+            except ProtocolError as error:
+                self._refuse_head(error)
+                return
+            if not isinstance(event, Head):
+                self._await_head(event)
+                return
+            self._start(event)
+            if self._exchange is not None or self.is_ending:
+                return
+        self._continuing = True
+        self.server.loop.call_soon(self._continue)
+
+    def _continue(self) -> None:
+        if self._continuing and not self.is_ending:
+            self._read_requests()
+
+    def _await_head(self, event: object) -> None:
+        if event is CLOSED or self.server.closing:
+            self._close()
+            return
+        self.resume_reading()
+        if self.reader.buffered and not self._head_began:
+            self._head_began = self.server.loop.time()
+            self.deadline = self._head_began + self.server.options.head_seconds
+
+    def _start(self, head: Head) -> None:
+        self.deadline = NEVER
+        self._head_began = 0.0
+        self._is_delimited = True
+        body = None if head.content_length == 0 else ConnectionBody(self, head)
+        self.body = body
+        disconnect = Disconnect()
+        disconnect.gone = self.has_left
+        debug = self.server.options.debug
+        request = Request(head, self.client, self.scheme, body, disconnect, debug)
+        exchange = self._exchange = Exchange(self, request)
+        exchange.start()
+
+    def go_on(self) -> None:
+        """An exchange that had to wait is over: there may be more requests."""
+        if self._exchange is None and not self.is_ending:
+            self._read_requests()
+
+    def refuse_again(self, request: Request, refusal: Refusal) -> None:
+        """Answer a request that has come once more, as it was answered before."""
+        self.deadline = NEVER
+        self._is_delimited = True
+        exchange = self._exchange = Exchange(self, request)
+        exchange.answer_again(refusal)
+
+    def _refuse_head(self, error: ProtocolError) -> None:
+        exchange = Exchange(self, Request(NO_HEAD, self.client, self.scheme))
+        exchange.started = self._head_began or exchange.started
+        exchange.refuse(error, error.status)
+
+    # Turns.
+
+    @property
+    def has_had_its_turn(self) -> bool:
+        """Whether as many chunks as one event may have were read without a wait.
+
+        SECURITY: all that reads a body looks here. Else the chunks that a client sends
+        at once, tens of thousands, are read while everybody else waits.
+        """
+        return self.reader.chunks - self._chunks_before >= MAX_JOINED_CHUNKS
+
+    def begin_turn(self) -> None:
+        """Count chunks anew: the others have had their turn."""
+        self._chunks_before = self.reader.chunks
+
+    async def let_others(self) -> None:
+        """Wait for a turn."""
+        await self.server.next_turn()
+        self.begin_turn()
+
+    # What an exchange calls: this is its sink.
+
+    async def drop_body(self) -> bool:
+        """Drop the rest of an unread body; return whether that reached its end."""
+        return self.body is None or await self.body.drop()
+
+    def send_head(
+        self,
+        request: Request,
+        status: int,
+        block: bytes,
+        length: Optional[int],
+        body: bytes = b"",
+    ) -> bool:
+        """Send the head, and the body with it where that is at hand; see Sink."""
+        goes_on = self.body is None or not self.body.is_endless
+        self._head = head = response_head(
+            status,
+            block,
+            version=request.head.version,
+            method=request.head.method,
+            keep_alive=request.head.keep_alive and goes_on and not self.server.closing,
+            content_length=length,
+            date_line=self.server.date_line(),
+        )
+        self._is_delimited = head.chunked or length is not None
+        if not head.has_body:
+            self.write(head.data)
+        elif len(body) <= SMALL_BODY_BYTES:
+            self.write(head.data + body)
+        else:
+            self.write(head.data)
+            self.write(body)
+        return head.has_body
+
+    def send_data(self, data: bytes, end: bool = False) -> None:
+        """Send a piece of the body, as its head says."""
+        if self._head is not None and self._head.chunked:
+            data = encode_chunk(data) + (LAST_CHUNK if end else b"")
+        if data:
+            self.write(data)
+
+    def cut_off(self) -> None:
+        """End before the end of the answer, so that the client can tell."""
+        if not self._is_delimited:
+            # RFC 9112 section 8: of a body that only the end of the connection
+            # delimits, a client takes an orderly end for the whole.
+            self.reset()
+        self.transport.abort()
+
+    def refuse(self, error: ProtocolError, method: str = "GET") -> int:
+        """Answer what is no request, or too much of one, and close."""
+        self._exchange = None
+        response = error_page(error)
+        body = cast(bytes, response.body)
+        head = response_head(
+            error.status,
+            response.header_block(),
+            version="1.1",
+            method=method,
+            keep_alive=False,
+            content_length=len(body),
+            date_line=self.server.date_line(),
+        )
+        body = body if head.has_body else b""
+        if self.is_closing:
+            return (
+                0  # the client has gone: a TLS transport can't be written to any more
+            )
+        self.transport.write(head.data + body)
+        self._close_gently()
+        return len(body)
+
+    def end(self, is_whole: bool, at_end: bool) -> None:
+        """The exchange is over: the next request, or the end."""
+        exchange, self._exchange = self._exchange, None
+        body, self.body = self.body, None
+        if body is not None and body.is_awaited:
+            body.wake()  # whoever still waits: it is not the body at hand any more
+        if exchange is not None and not is_whole:
+            exchange.request.disconnect.set()
+        if exchange is None or exchange.refusal is None:
+            self._insistence = None
+        else:
+            self._insistence = self._insistence or Insistence(self)
+            self._insistence.note(exchange.request, exchange.refusal)
+        keep_alive = is_whole and self._head is not None and self._head.keep_alive
+        if keep_alive and at_end and not self.server.closing:
+            self._answered = True
+            loop = self.server.loop
+            self.deadline = loop.time() + self.server.options.keep_alive_seconds
+            if self.server.is_full:
+                self.server.resume()  # one that waits may have the place of this one
+        elif at_end and (self.server.closing or self.scheme == "https"):
+            self._close()
+        else:
+            # More requests may be on their way, for which TLS has no half-close.
+            self._close_gently()
