@@ -786,7 +786,7 @@ def test_a_line_is_as_long_as_those_who_wait() -> None:
             one.disconnect.set()
         next_one = asyncio.ensure_future(gate.enter(route, request()))
         ends = await asyncio.gather(*waiting, return_exceptions=True)
-        assert {type(end) for end in ends} == {HTTPError, ClientDisconnected}
+        assert {type(end) for end in ends} == {BusyError, ClientDisconnected}
         gate.leave()
         await next_one
         gate.leave()
