@@ -37,7 +37,7 @@ from pixie_web import (
     RouteError,
     RouteType,
 )
-from pixie_web.executors.base import Gate, Route, check_kind, handler_kind
+from pixie_web.executors.base import BusyError, Gate, Route, check_kind, handler_kind
 from pixie_web.protocol.http11 import parse_head
 from pixie_web.requests import Disconnect
 from pixie_web.responses import error_page
