@@ -192,7 +192,7 @@ def test_all_chunks_of_all_clients_leave_turns_to_others(
     handle: Handle, chunk: bytes, parser: str
 ) -> None:
     if parser == "httptools":
-        pytest.importorskip("httptools")
+        pytest.importorskip("pixie_web.httptools")
 
     async def watch() -> None:
         crowd = Crowd(handle, parser=parser)
