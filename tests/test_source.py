@@ -27,7 +27,7 @@ import pytest
 from shapes import lone_file, place_lone_file
 
 PACKAGE = pathlib.Path(__file__).resolve().parent.parent / "pixie_web"
-MAX_CODE_LINES = 7_990  # of all chapters, joined; raising it is noted in docs/design.md
+MAX_CODE_LINES = 8_015  # of all chapters, joined; raising it is noted in docs/design.md
 MAX_FUNCTION_LINES = 40  # of code, as the next one
 MAX_CLASS_LINES = 250
 MAX_FILE_LINES = 700  # all of them

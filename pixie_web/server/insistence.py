@@ -3,9 +3,9 @@
 Many of them, each asking again as soon as it is refused, would take all of the time
 that main needs for those who are not refused. So whoever asks again is looked at
 after a pause, and the same request with the same answer costs half of another one.
-Only so many are refused again in a second: the more they are, the longer the pause, up
-to the second that `Retry-After` says at least. That delays nobody else: should anything
-come behind such a request, or the pool have room again, it is looked at.
+Only so many are refused again in a second: the more they are, the longer is the
+pause, up to the second that `Retry-After` says at least. That delays nobody else:
+when anything comes behind such a request, or there is room, it is looked at.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 PAUSE_SECONDS = 0.05
 MAX_PAUSE_SECONDS = 1.0
 TICK_SECONDS = 0.005
-# PERF: refusals in a tick, for 4 % of a CPU: where all who are due were refused, 2,000
-# clients that ask again took so much that a route of 5 ms on the same CPU kept 30 %.
-MAX_REFUSALS = 10
+# PERF: for 4 % of a CPU. Where all were refused again after 50 ms, 2,000 clients took
+# so much of it that a route of 5 ms on the same CPU kept 30 % of its rate.
+REFUSALS_PER_SECOND = 2_000
 MAX_KEPT_BYTES = 16 * 1024  # of what comes meanwhile; more is left to the kernel
 
 
@@ -36,15 +36,21 @@ class Waiting:
         # Those who repeat what has been refused, and those who may want something else.
         self._repeating: Deque[Tuple[float, Insistence]] = deque()
         self._others: Deque[Tuple[float, Insistence]] = deque()
+        self._last = 0.0  # when the last of the former is due
         self._timer: Optional[asyncio.TimerHandle] = None
 
     def add(self, insistence: Insistence, is_repeating: bool) -> None:
         """Let one go after the pause."""
         loop = asyncio.get_running_loop()
-        line = self._repeating if is_repeating else self._others
-        line.append((loop.time() + PAUSE_SECONDS, insistence))
+        now = loop.time()
+        if is_repeating:
+            due = max(now + PAUSE_SECONDS, self._last + 1 / REFUSALS_PER_SECOND)
+            self._last = min(due, now + MAX_PAUSE_SECONDS)
+            self._repeating.append((self._last, insistence))
+        else:
+            self._others.append((now + PAUSE_SECONDS, insistence))
         if self._timer is None:
-            self._timer = loop.call_later(PAUSE_SECONDS, self._tick)
+            self._timer = loop.call_later(TICK_SECONDS, self._tick)
 
     def _tick(self) -> None:
         loop = asyncio.get_running_loop()
@@ -52,11 +58,12 @@ class Waiting:
         until = loop.time() + TICK_SECONDS
         while self._others and self._others[0][0] <= until:
             self._others.popleft()[1].let_go()
-        left = max(MAX_REFUSALS, int(len(self._repeating) * TICK_SECONDS))
-        while self._repeating and self._repeating[0][0] <= until:
-            if left <= 0 and self._repeating[0][0] > until - MAX_PAUSE_SECONDS:
+        while self._repeating:
+            due, first = self._repeating[0]
+            if due > until and not first.may_be_served():
                 break
-            left -= self._repeating.popleft()[1].let_go()
+            self._repeating.popleft()
+            first.let_go()
         self._timer = None
         if self._repeating or self._others:
             self._timer = loop.call_later(TICK_SECONDS, self._tick)
@@ -105,24 +112,28 @@ class Insistence:
             self._connection.pause_reading()
         return True
 
-    def let_go(self) -> bool:
-        """Take what was kept; return whether it was the same, and was refused again."""
+    def may_be_served(self) -> bool:
+        """Return whether what was refused would be taken now."""
+        again = self._refusal.again
+        return not self._is_held or (again is not None and again(False) is None)
+
+    def let_go(self) -> None:
+        """Take what was kept; if that is the same, it may be refused the short way."""
         if not self._is_held:
-            return False
+            return
         self._is_held = False
         data, self._kept = self._kept, b""
         connection, request = self._connection, self._request
         if not connection.may_go_on:
-            return False  # it has ended
+            return  # it has ended
         connection.resume_reading()
         if data == request.head.raw and request.source is None:
             again = self._refusal.again
-            refusal = None if again is None else again()
+            refusal = None if again is None else again(True)
             if refusal is not None:
                 # PERF: no head is parsed, and no Request made: half of the time.
                 refusal.again = again
                 connection.refuse_again(request, refusal)
                 self.note(request, refusal)
-                return True
+                return
         connection.take(data)
-        return False
