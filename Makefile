@@ -1,5 +1,5 @@
 # make test     lint, types and the whole test suite, from a fresh clone on
-# make suite    the tests alone; PYTEST_ARGS="-k wire -x" is handed to pytest
+# make suite    the tests alone; PYTEST_ARGS="tests/protocol -x" is handed to pytest
 # make lint     style: ruff's rules and its formatter
 # make types    mypy --strict, as for the oldest Python it knows and as for the newest
 # make format   let ruff repair what it can

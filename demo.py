@@ -126,7 +126,7 @@ def who_stream(env: Request) -> Iterator[str]:
 
 def who_am_i(env: Request) -> Dict[str, object]:
     """Compute for as many milliseconds as asked, then tell who did."""
-    milliseconds = between(0, env.query.get("work", 0, type=int), 1000)
+    milliseconds = between(0, asked(env, "work", 0), 1000)
     until = time.thread_time() + milliseconds / 1000
     while time.thread_time() < until:
         pass
@@ -176,9 +176,9 @@ class View(NamedTuple):
 def view_of(env: Request) -> View:
     """Return the view that the query string asks for."""
     return View(
-        between(-3.0, env.query.get("x", -0.65, type=float), 3.0),
-        between(-3.0, env.query.get("y", 0.0, type=float), 3.0),
-        between(1e-12, env.query.get("span", 3.4, type=float), 8.0),
+        between(-3.0, asked(env, "x", -0.65), 3.0),
+        between(-3.0, asked(env, "y", 0.0), 3.0),
+        between(1e-12, asked(env, "span", 3.4), 8.0),
     )
 
 
@@ -229,6 +229,15 @@ def palette() -> Iterator[int]:
         for phase, low, high in ((0.55, 20, 252), (0.62, 16, 222), (0.80, 60, 190)):
             wave = 0.5 - 0.5 * math.cos(2 * math.pi * (index / 255 + phase))
             yield round(low + (high - low) * wave)
+
+
+def asked(env: Request, name: str, default: float) -> float:
+    """Return a number of the query string; the default without one or for a bad one."""
+    try:
+        number: float = env.query.get(name, default, type=type(default))
+    except ValueError:
+        return default
+    return number
 
 
 def between(low: float, value: float, high: float) -> float:

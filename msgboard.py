@@ -32,6 +32,7 @@ from pixie_web import (
     post,
     redirect,
     run,
+    same_origin,
     static,
     template,
 )
@@ -48,6 +49,7 @@ MESSAGES_PER_PAGE = 20
 log = logging.getLogger("msgboard")
 Template.path = HERE
 static("/assets/", str(HERE / "assets"))
+app.before(same_origin)  # or any other site could post in the name of its visitors
 
 
 # The routes ---------------------------------------------------------------------------
@@ -55,7 +57,11 @@ static("/assets/", str(HERE / "assets"))
 
 @get("/", RouteType.sync)
 def index(env: Request) -> str:
-    return show_board(page=env.query.get("page", 1, type=int))
+    try:
+        page = env.query.get("page", 1, type=int)
+    except ValueError:
+        page = 1
+    return show_board(page=page)
 
 
 @post("/", RouteType.sync, max_body_bytes=MAX_BODY_BYTES)

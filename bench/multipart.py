@@ -38,7 +38,6 @@ from pixie_web.protocol.multipart import FormLimits, MultipartParser  # noqa: E4
 from pixie_web.text import parse_urlencoded  # noqa: E402
 
 BOUNDARY = "----WebKitFormBoundary7MA4YWxkTrZu0gW"
-CONTENT_TYPE = f"multipart/form-data; boundary={BOUNDARY}"
 PIECE_BYTES = 64 * 1024
 MANY = 10**9
 LIMITS = FormLimits(
@@ -60,15 +59,19 @@ def load(name: str) -> Any:
 # Bodies -------------------------------------------------------------------------------
 
 
-def build_body(parts: List[Tuple[bool, bytes]]) -> bytes:
+def build_body(parts: List[Tuple[bool, bytes]], boundary: str = BOUNDARY) -> bytes:
     """Return a multipart body of (is a file, data) parts."""
     lines = []
     for number, (is_file, data) in enumerate(parts):
         head = f'Content-Disposition: form-data; name="part{number}"'
         if is_file:
             head += f'; filename="file{number}.bin"\r\nContent-Type: image/png'
-        lines.append(f"--{BOUNDARY}\r\n{head}\r\n\r\n".encode() + data + b"\r\n")
-    return b"".join(lines) + f"--{BOUNDARY}--\r\n".encode()
+        lines.append(f"--{boundary}\r\n{head}\r\n\r\n".encode() + data + b"\r\n")
+    return b"".join(lines) + f"--{boundary}--\r\n".encode()
+
+
+def boundary_of(body: bytes) -> str:
+    return body[2 : body.index(b"\r\n")].decode()
 
 
 def bodies(megabytes: int) -> Dict[str, bytes]:
@@ -84,6 +87,11 @@ def bodies(megabytes: int) -> Dict[str, bytes]:
         "small: 4 KiB files": build_body([(True, block[:4096])] * (size // 4096)),
         "tiny: 1 KiB fields": build_body([(False, text[:1024])] * (size // 8 // 1024)),
         "line ends: CR LF only": build_body([(True, b"\r\n" * (size // 8))]),
+        # Beside each other: lines that begin like the boundary, and lines that do not.
+        "plain: 16 MiB": build_body([(True, text * (2**24 // len(text)))], "b"),
+        "false boundaries: 16 MiB": build_body(
+            [(True, b"\r\n--bX" * (2**24 // 6))], "b"
+        ),
     }
 
 
@@ -91,10 +99,11 @@ def bodies(megabytes: int) -> Dict[str, bytes]:
 
 
 def event_jobs(body: bytes) -> Dict[str, Job]:
+    boundary = boundary_of(body)
     pieces = [body[i : i + PIECE_BYTES] for i in range(0, len(body), PIECE_BYTES)]
 
     def pixie() -> int:
-        parser = MultipartParser(BOUNDARY, LIMITS)
+        parser = MultipartParser(boundary, LIMITS)
         size = 0
         for piece in pieces:
             for event in parser.feed(piece):
@@ -115,7 +124,7 @@ def event_jobs(body: bytes) -> Dict[str, Job]:
                 "on_header_field": lambda data, start, end: data[start:end],
                 "on_header_value": lambda data, start, end: data[start:end],
             }
-            parser = library.MultipartParser(BOUNDARY, callbacks)
+            parser = library.MultipartParser(boundary, callbacks)
             for piece in pieces:
                 parser.write(piece)
             parser.finalize()
@@ -128,7 +137,7 @@ def event_jobs(body: bytes) -> Dict[str, Job]:
 
         def multipart() -> int:
             size = 0
-            with push(BOUNDARY) as parser:
+            with push(boundary) as parser:
                 for piece in pieces:
                     for event in parser.parse(piece):
                         if event and isinstance(event, (bytes, bytearray)):
@@ -142,7 +151,7 @@ def event_jobs(body: bytes) -> Dict[str, Job]:
 
         def werkzeug() -> int:
             size = 0
-            parser = sansio.MultipartDecoder(BOUNDARY.encode())
+            parser = sansio.MultipartDecoder(boundary.encode())
             for piece in [*pieces, None]:
                 parser.receive_data(piece)
                 event = parser.next_event()
@@ -159,10 +168,12 @@ def event_jobs(body: bytes) -> Dict[str, Job]:
 # From a body in a file to a form ------------------------------------------------------
 
 
-def form_jobs(path: str, size: int) -> Dict[str, Job]:
+def form_jobs(path: str, boundary: str, size: int) -> Dict[str, Job]:
+    content_type = f"multipart/form-data; boundary={boundary}"
+
     def pixie() -> int:
         with open(path, "rb") as file:
-            form, files = parse_form(CONTENT_TYPE, file, LIMITS)
+            form, files = parse_form(content_type, file, LIMITS)
         return len(form) + len(files)
 
     jobs: Dict[str, Job] = {"pixie_web": pixie}
@@ -173,7 +184,7 @@ def form_jobs(path: str, size: int) -> Dict[str, Job]:
         def python_multipart() -> int:
             found: List[Any] = []
             parser = library.FormParser(
-                "multipart/form-data", found.append, found.append, boundary=BOUNDARY
+                "multipart/form-data", found.append, found.append, boundary=boundary
             )
             with open(path, "rb") as file:
                 for piece in iter(lambda: file.read(PIECE_BYTES), b""):
@@ -190,7 +201,7 @@ def form_jobs(path: str, size: int) -> Dict[str, Job]:
 
         def multipart() -> int:
             with open(path, "rb") as file:
-                parts = list(pull(file, BOUNDARY, part_limit=MANY, memory_limit=MANY))
+                parts = list(pull(file, boundary, part_limit=MANY, memory_limit=MANY))
             for part in parts:
                 part.close()
             return len(parts)
@@ -206,7 +217,7 @@ def form_jobs(path: str, size: int) -> Dict[str, Job]:
             )
             with open(path, "rb") as file:
                 _, form, files = parser.parse(
-                    file, "multipart/form-data", size, {"boundary": BOUNDARY}
+                    file, "multipart/form-data", size, {"boundary": boundary}
                 )
             for item in files.values():
                 item.close()
@@ -221,7 +232,7 @@ def form_jobs(path: str, size: int) -> Dict[str, Job]:
             with open(path, "rb") as file:
                 parts = list(
                     bottle._MultipartParser(
-                        file, BOUNDARY, size, disk_limit=MANY, mem_limit=MANY
+                        file, boundary, size, disk_limit=MANY, mem_limit=MANY
                     ).parse()
                 )
             return len(parts)
@@ -366,7 +377,7 @@ def main() -> None:
                 file.write(body)
                 file.flush()
                 title = f"{name}, form, {len(body) >> 20} MiB"
-                jobs = form_jobs(file.name, len(body))
+                jobs = form_jobs(file.name, boundary_of(body), len(body))
                 compare(title, jobs, options.rounds, 0.5)
 
 

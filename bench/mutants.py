@@ -46,6 +46,7 @@ POOL = "scheduler pool pool_life pool_start pool_data pool_attacks"
 ROOMS: Dict[str, Tuple[str, str]] = {
     "about": ("LazyExpression", "text wire run"),
     "errors": ("REASONS", "text application status"),
+    "forks": ("", "forks pool_start pool_life"),
     "text": ("TOKEN_BYTES", "text json properties wire"),
     "cookies": ("parse_cookies", "cookies message properties"),
     "datastructures": ("Headers", "multidict message files"),

@@ -20,7 +20,7 @@ from pixie_web.cookies import format_cookie, parse_cookies, sign, unsign
 from pixie_web.protocol.http11 import is_header_block
 from pixie_web.text import is_token
 
-KEYS = ["old key", b"new key"]
+KEYS = ["an old key, long ago", b"a new key, of today"]
 NOW = 1_700_000_000.0
 SIGNED = sign("session", {"user": 1, "ä": [None, 1.5]}, KEYS, NOW)
 BY_NEW_KEY = sign("session", 0, KEYS[1:], NOW - 100)

@@ -14,11 +14,20 @@
 from __future__ import annotations
 
 import re
-from typing import Dict, List, Optional, Tuple, Type, Union
+from typing import Any, Dict, List, Optional, Tuple, Type, Union
 
-from harness import READERS, choose, cuts
+from harness import (
+    CHUNK_READERS,
+    READERS,
+    choose,
+    cuts,
+    events_from,
+    joined,
+    next_event,
+)
 
 from pixie_web import HTTPError, ProtocolError, Request
+from pixie_web.protocol import http11
 from pixie_web.protocol.http11 import (
     CLOSED,
     END,
@@ -47,6 +56,7 @@ LIMITS: List[Dict[str, int]] = [
         "max_trailer_bytes": 40,
     },
 ]
+MAX_SMALL_CHUNKS = [http11.MAX_SMALL_CHUNKS, 20]  # an input has no room for more
 MOST_KEPT_BYTES = [  # in a head, and in a body: a chunk's line or the trailers
     (MAX_HEAD_BYTES, MAX_TRAILER_BYTES + 1),
     (120, 41),
@@ -58,6 +68,8 @@ def check_connection(data: bytes, prefix: bytes = b"") -> None:
     number = choices[0] % 2
     max_body_bytes = [None, 10][choices[0] // 2 % 2]
     data = prefix + data
+    for module in CHUNK_READERS:
+        module.MAX_SMALL_CHUNKS = MAX_SMALL_CHUNKS[number]
     whole = events_of(RequestReader, [data], number, max_body_bytes)
     for pieces in ([data], *cuts(data, choices)):
         for reader in READERS:
@@ -76,41 +88,35 @@ def events_of(
     events: List[Event] = []
     in_body = False
     left = 2 * sum(map(len, pieces)) + 2 * len(pieces) + 4
-    for piece in [*pieces, None]:
-        if piece is None:
-            reader.feed_eof()
-        else:
-            reader.feed(piece)
-        while True:
-            left -= 1
-            assert left >= 0, "more events than two for each byte"
-            event = take_event(reader)
-            if event is NEED_DATA:
-                assert reader.buffered <= MOST_KEPT_BYTES[number][in_body]
-                break
-            if isinstance(event, Head):
-                reader.max_body_bytes = max_body_bytes
-                in_body = event.content_length != 0
-                event = look_at(event, LIMITS[number])
-            in_body = in_body and event is not END
-            if isinstance(event, bytes) and events and isinstance(events[-1], bytes):
-                event = events.pop() + event
-            events.append(event)
-            is_error = isinstance(event, tuple) and len(event) == 2
-            if is_error or (event is CLOSED and piece is not None):
-                reader.feed(b"more")
-                assert take_event(reader) == event
-                assert reader.buffered == 0
-            if is_error or event is CLOSED:
-                return events
-    raise AssertionError("the end of input gave no end")
+    rest = iter([*pieces, None])
+    for event in events_from(reader, rest):
+        left -= 1
+        assert left >= 0, "more events than two for each byte"
+        if event is NEED_DATA:
+            assert reader.buffered <= MOST_KEPT_BYTES[number][in_body]
+        if isinstance(event, Head):
+            reader.max_body_bytes = max_body_bytes
+            in_body = event.content_length != 0
+        in_body = in_body and event is not END
+        events.append(plain(event, LIMITS[number]))
+    last = events[-1]
+    assert last is CLOSED or is_error(last), "the end of input gave no end"
+    if is_error(last) or list(rest):  # before the end of input
+        reader.feed(b"more")
+        assert plain(next_event(reader), {}) == last
+        assert reader.buffered == 0
+    return joined(events)
 
 
-def take_event(reader: RequestReader) -> Union[Head, Event]:
-    try:
-        return reader.next_event()
-    except ProtocolError as error:
-        return error.status, error.text
+def is_error(event: Event) -> bool:
+    return isinstance(event, tuple) and len(event) == 2
+
+
+def plain(event: Any, limits: Dict[str, int]) -> Event:
+    """Return an event in a form that can be compared."""
+    if isinstance(event, ProtocolError):
+        return event.status, event.text
+    return look_at(event, limits) if isinstance(event, Head) else event
 
 
 def look_at(head: Head, limits: Dict[str, int]) -> Tuple[object, ...]:

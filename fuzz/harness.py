@@ -9,7 +9,7 @@ import sys
 import tempfile
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Callable, Iterable, List, Tuple
+from typing import Any, Callable, Iterable, List, Tuple
 
 try:
     import atheris  # type: ignore[import-not-found, unused-ignore]
@@ -19,20 +19,34 @@ except ImportError:
 ROOT = Path(__file__).resolve().parent.parent
 # Recorded requests beside the repository: more seeds where they are there.
 DATA = [parent / "shared" / "data" for parent in ROOT.parents]
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "support")]
 
 with atheris.instrument_imports(["pixie_web"]) if atheris else nullcontext():
-    from pixie_web.protocol.http11 import RequestReader
+    from events import events_from, joined, next_event
 
-    READERS = [RequestReader]
+    from pixie_web.protocol import http11
+
+    READERS = [http11.RequestReader]
+    CHUNK_READERS: List[Any] = [http11]  # the modules that they are from
     try:
-        from pixie_web.httptools import HttptoolsReader
+        from pixie_web import httptools
 
-        READERS.append(HttptoolsReader)
+        READERS.append(httptools.HttptoolsReader)
+        CHUNK_READERS.append(httptools)
     except ImportError:
         pass
 
-__all__ = ["READERS", "choose", "cuts", "recorded", "run"]
+__all__ = [
+    "CHUNK_READERS",
+    "READERS",
+    "choose",
+    "cuts",
+    "events_from",
+    "joined",
+    "next_event",
+    "recorded",
+    "run",
+]
 
 OPTIONS = ["-max_total_time=600", "-timeout=10", "-rss_limit_mb=1024"]
 

@@ -20,7 +20,7 @@
 Nothing but the standard library, Python 3.8 and later. The source is a package of
 chapters, each of which uses only what stands above it:
 
-    about errors text cookies datastructures                        the foundation
+    about errors forks text cookies datastructures                  the foundation
     protocol: http11 multipart                                      bytes, without I/O
     forms requests responses conditional staticfiles                messages
     templating: compiler templates
@@ -49,6 +49,7 @@ from .about import __version__ as __version__
 from .conditional import check_preconditions
 from .datastructures import Headers, MultiDict
 from .errors import (
+    BadValue,
     ClientDisconnected,
     HTTPError,
     MissingExtra,
@@ -86,6 +87,7 @@ from .staticfiles import cached_file, static_file
 from .templating.templates import Template, template
 
 __all__ = [
+    "BadValue",
     "ClientDisconnected",
     "FileUpload",
     "HTTPError",

@@ -25,6 +25,7 @@ from typing import (
     Iterable,
     Iterator,
     List,
+    Mapping,
     Optional,
     Protocol,
     Sequence,
@@ -32,19 +33,20 @@ from typing import (
     Type,
     TypeVar,
     Union,
+    cast,
 )
 
 from .about import __version__
 from .conditional import deciding_headers
-from .cookies import Secrets, secret_keys
+from .cookies import UNSET, MaybeSecrets, Secrets, secret_keys
 from .errors import (
     ClientDisconnected,
     HTTPError,
     PixieError,
     ProtocolError,
-    RequestTimeout,
     RouteError,
     companion,
+    ends_worker,
 )
 from .executors.base import (
     DEFAULT_PLACEMENT,
@@ -66,6 +68,7 @@ from .executors.pool.frames import PoolOptions, Program
 from .executors.streams import Chunks
 from .handling import (
     Triggers,
+    _paths,
     answer,
     answer_async,
     ask_first,
@@ -78,10 +81,11 @@ from .handling import (
     seal,
 )
 from .protocol.multipart import FormLimits
-from .requests import BodySource, Request, log_failure
+from .requests import ROOT_PATH, BodySource, Request, log_failure
 from .responses import Refusal, Response, StaticFile, error_page, to_chunk
 from .routing import Pattern, Router
 from .staticfiles import directory_file, resolve_file
+from .text import json_default_hook
 
 Trigger = TypeVar("Trigger", bound=Callable[..., Any])
 Paths = Union[str, Iterable[str]]
@@ -110,18 +114,23 @@ def _placement(route_type: Where, handler: Handler) -> RouteType:
     return placement
 
 
-def _check_parameters(route: Route) -> None:
-    """Raise RouteError unless the handler takes `env` and each wildcard by name."""
+def check_takes(function: Handler, what: str, /, *names: str, **by_name: None) -> None:
+    """Raise RouteError unless a function can be called so; say what to write.
+
+    Args:
+        what: it is for, such as "before".
+        names: of what it is given by position; `by_name` of what it is given by name.
+    """
     try:
-        signature = inspect.signature(route.handler)
+        signature = inspect.signature(function)
     except (TypeError, ValueError):
         return  # a builtin that does not tell
     try:
-        signature.bind(None, **dict.fromkeys(route.pattern.names))
+        signature.bind(*names, **by_name)
     except TypeError as error:
-        takes = ", ".join(("env", *route.pattern.names))
-        name = getattr(route.handler, "__name__", repr(route.handler))
-        raise RouteError(f"{route.path}: write def {name}({takes}): {error}") from None
+        takes = ", ".join((*names, *by_name))
+        name = getattr(function, "__name__", repr(function))
+        raise RouteError(f"{what}: write def {name}({takes}): {error}") from None
 
 
 def _set_body(route: Route, most: Optional[int], stream_body: bool) -> None:
@@ -153,13 +162,28 @@ def _set_heartbeat(route: Route, beat: Union[str, bytes, None], seconds: float) 
 def _check_trigger(trigger: Trigger, kind: str) -> Trigger:
     if not callable(trigger) or handler_kind(trigger) not in ("def", "async def"):
         raise RouteError(f"a trigger is a def or an async def, got {trigger!r}: {kind}")
+    check_takes(trigger, kind, "env", *["response"] * (kind == "after"))
     return trigger
+
+
+def _check_hook(function: HandlerType, kind: str) -> HandlerType:
+    if not callable(function):
+        raise RouteError(f"{kind} takes a function, got {function!r}")
+    check_takes(function, kind)
+    return function
 
 
 def _check_triggers(triggers: Iterable[Handler], kind: str) -> Tuple[Handler, ...]:
     if callable(triggers):
         raise RouteError(f"{kind} is a list of triggers: write {kind}=[...]")
     return tuple(_check_trigger(trigger, kind) for trigger in triggers)
+
+
+def _set_triggers(
+    route: Route, before: Iterable[Handler], after: Iterable[Handler]
+) -> None:
+    route.before = _check_triggers(before, "before")
+    route.after = _check_triggers(after, "after")
 
 
 async def _call_all(functions: Iterable[Callable[[], Any]]) -> None:
@@ -181,19 +205,20 @@ class Application:
     """What `Pixie` does apart from serving: routes, triggers, errors, `handle`."""
 
     form_limits: FormLimits  # set by run(); the defaults without it
+    root_path = ""  # the same
 
     def __init__(
-        self, import_name: Optional[str] = None, *, secrets: Secrets = ()
+        self, import_name: Optional[str] = None, *, secrets: MaybeSecrets = UNSET
     ) -> None:
-        if secrets != ():
-            secret_keys(secrets)  # refuses here what can't sign later
         self.import_name = import_name
         self.secrets = secrets
         self.debug = False
         self._router: Router[Route] = Router()
         self._routes: List[Route] = []
         self._mounts: List[Tuple[str, Application]] = []
+        self._above: Optional[Tuple[Application, str]] = None  # where it is mounted
         self._triggers = Triggers()
+        self._json_default: Optional[Callable[[Any], object]] = None
         self._status_handlers: Dict[int, Handler] = {}
         self._error_handlers: Dict[Type[BaseException], Handler] = {}
         self._on_start: List[Callable[[], Any]] = []
@@ -205,6 +230,23 @@ class Application:
         self._frozen = False
         self.imported_from = ""  # the module that the command line named
         self.placements = Placements(answer, answer_async)
+
+    @property
+    def secrets(self) -> MaybeSecrets:
+        """What signs the cookies that name no secret of their own, as bytes.
+
+        Raises:
+            PixieError: when it is set: to nothing, or to what is too short.
+        """
+        return self._secrets
+
+    @secrets.setter
+    def secrets(self, secrets: MaybeSecrets) -> None:
+        # Refuses here what can't sign later, and keeps a copy: a list may change.
+        is_unset = secrets is UNSET
+        self._secrets = (
+            UNSET if is_unset else tuple(secret_keys(cast(Secrets, secrets)))
+        )
 
     # Declaring routes.
 
@@ -227,6 +269,7 @@ class Application:
         stream_body: bool = False,
         heartbeat: Union[str, bytes, None] = None,
         heartbeat_seconds: float = HEARTBEAT_SECONDS,
+        methods: None = None,
     ) -> Declare:
         """Declare a route; a decorator that returns the handler unchanged.
 
@@ -257,28 +300,29 @@ class Application:
                 ":\\n\\n" for server-sent events, "\\n" for lines. Each chunk has to be
                 whole for the reader. Not in what is compressed; not for `sync`.
             heartbeat_seconds: how long that silence has to be, and between two of them.
+            methods: is called `method` here.
 
         Raises:
             RouteError: what can't be, where it is written, saying what to write.
         """
-        paths = [path] if isinstance(path, str) else list(path)
-        methods = (method,) if isinstance(method, str) else tuple(method)
-        if not paths or not methods:
+        paths = _paths(path)
+        verbs = (method,) if isinstance(method, str) else tuple(method)
+        if methods is not None:
+            raise RouteError(f"write method={methods!r}: one verb, or several")
+        if not paths or not verbs:
             raise RouteError("a route needs a path and a method")
 
+        bounds = timeout, limit, queue_timeout, max_waiting, on_disconnect
+
         def declare(handler: HandlerType) -> HandlerType:
-            placement = _placement(route_type, handler)
             for pattern in paths:
-                route = Route(pattern, methods, handler, placement)
+                route = Route(pattern, verbs, handler, _placement(route_type, handler))
                 route.pool = pool or ""
-                set_bounds(
-                    route, timeout, limit, queue_timeout, max_waiting, on_disconnect
-                )
+                set_bounds(route, *bounds)
                 _set_body(route, max_body_bytes, stream_body)
                 _set_heartbeat(route, heartbeat, heartbeat_seconds)
                 route.name = name or getattr(handler, "__name__", None)
-                route.before = _check_triggers(before, "before")
-                route.after = _check_triggers(after, "after")
+                _set_triggers(route, before, after)
                 self._add(route)
             return handler
 
@@ -288,7 +332,9 @@ class Application:
         self._check_open(route.path)
         route.app = self
         route.pattern = self._router.compile(route.path)
-        _check_parameters(route)
+        check_takes(
+            route.handler, route.path, "env", **dict.fromkeys(route.pattern.names)
+        )
         self._router.add(route.path, route.methods, route)
         self._routes.append(route)
 
@@ -349,7 +395,8 @@ class Application:
         Args:
             prefix: the path, such as "/assets/".
             root: the directory.
-            options: index, max_age and cache, as for `directory_file`.
+            options: index, max_age, cache and dotfiles, as for `directory_file`. Files
+                and directories whose names begin with a dot are a 404 by default.
 
         Raises:
             RouteError: there is no such directory.
@@ -360,7 +407,7 @@ class Application:
             raise RouteError(f"static: there is no directory {root}")
 
         def serve_static(env: Request, filename: str = "") -> Response:
-            return directory_file(root, filename, **options)
+            return directory_file(root, filename, query=env.query_string, **options)
 
         index = [prefix] if options.get("index") else []
         paths = [f"{prefix}<filename:path>", *index]
@@ -385,6 +432,7 @@ class Application:
             raise RouteError(
                 f"{prefix}: an application is mounted once, not below itself"
             )
+        application._above = self, prefix
         self._mounts.append((prefix, application))
         self._mounts.sort(key=lambda mount: -len(mount[0]))
 
@@ -437,19 +485,32 @@ class Application:
         companion("status", "app.status()").mount(self, path, options)
 
     def url_for(self, name: str, /, **args: Any) -> str:
-        """Return the path of the route with this name, a mounted one with its prefix.
+        """Return the path of the route with this name, as clients have to ask for it.
+
+        Where this application is mounted, and what a proxy takes off, stand in front:
+        `root_path=` of run(), or X-Forwarded-Prefix of the request at hand.
 
         Raises:
             RouteError: there is none, or the arguments do not fit.
             ValueError: a value does not fit its wildcard.
         """
+        root = ROOT_PATH.get() or self.root_path
+        return root + self._mounted_at() + self._path_of(name, args)
+
+    def _mounted_at(self) -> str:
+        if self._above is None:
+            return ""
+        above, prefix = self._above
+        return above._mounted_at() + Pattern(prefix, {}).build()
+
+    def _path_of(self, name: str, args: Mapping[str, Any]) -> str:
         for route in self._routes:
             if route.name == name:
                 url: str = route.pattern.build(**args)
                 return url
         for prefix, mounted in self._mounts:
             if any(route.name == name for route in mounted.routes):
-                return Pattern(prefix, {}).build() + mounted.url_for(name, **args)
+                return Pattern(prefix, {}).build() + mounted._path_of(name, args)
         raise RouteError(f"no route is named {name!r}")
 
     # Declaring triggers and error handlers.
@@ -495,6 +556,7 @@ class Application:
         def declare(handler: HandlerType) -> HandlerType:
             if not callable(handler) or handler_kind(handler) != "def":
                 raise RouteError("an error handler is a plain def: it runs anywhere")
+            check_takes(handler, f"error({what!r})", "env", "error")
             if isinstance(what, int):
                 self._status_handlers[what] = handler
             else:
@@ -503,24 +565,48 @@ class Application:
 
         return declare
 
+    @property
+    def json_default(self) -> Optional[Callable[[Any], object]]:
+        """A function that returns what JSON can say in place of a value, or None.
+
+        It is asked, in main and in workers, for what `dump_json` has no rule for, and
+        raises TypeError for what it does not know either. A mounted application that
+        has none takes that of the one above it.
+
+        Raises:
+            RouteError: set to what is no plain `def`, or when the server has started.
+        """
+        return self._json_default
+
+    @json_default.setter
+    def json_default(self, function: Optional[Callable[[Any], object]]) -> None:
+        self._check_open("app.json_default")
+        if function is not None and (
+            not callable(function) or handler_kind(function) != "def"
+        ):
+            raise RouteError(
+                f"app.json_default is a plain def that takes a value, got {function!r}"
+            )
+        self._json_default = function
+
     def on_start(self, function: HandlerType) -> HandlerType:
         """Have `function()` called in main before it serves, after the pool exists."""
-        self._on_start.append(function)
+        self._on_start.append(_check_hook(function, "on_start"))
         return function
 
     def on_stop(self, function: HandlerType) -> HandlerType:
         """Have `function()` called in main when it has stopped serving."""
-        self._on_stop.append(function)
+        self._on_stop.append(_check_hook(function, "on_stop"))
         return function
 
     def on_worker_start(self, function: HandlerType) -> HandlerType:
         """Have `function()` called in each worker before its first job: load models."""
-        self._on_worker_start.append(function)
+        self._on_worker_start.append(_check_hook(function, "on_worker_start"))
         return function
 
     def on_worker_stop(self, function: HandlerType) -> HandlerType:
         """Have `function()` called in each worker that ends in good order."""
-        self._on_worker_stop.append(function)
+        self._on_worker_stop.append(_check_hook(function, "on_worker_stop"))
         return function
 
     def pool(
@@ -553,9 +639,9 @@ class Application:
             )
         if not name or name in self._pools:
             raise RouteError(f"a pool has a name of its own, got {name!r}")
-        self._pools[name] = options
         if on_worker_start is not None:
-            self._pool_starts[name] = on_worker_start
+            self._pool_starts[name] = _check_hook(on_worker_start, "on_worker_start")
+        self._pools[name] = options
 
     # Serving.
 
@@ -582,8 +668,11 @@ class Application:
             application.placements = self.placements
             application._router.freeze()
             for _, mounted in application._mounts:
-                if mounted.secrets == ():
+                if mounted.secrets is UNSET:
                     mounted.secrets = application.secrets
+                mounted._json_default = (
+                    mounted._json_default or application._json_default
+                )
         for index, route in enumerate(self.routes):
             route.index = index
             route.triggers = join_triggers(route)
@@ -615,7 +704,11 @@ class Application:
         """
         if not self._frozen:
             self.freeze()
+        request.root_path = request.root_path or self.root_path
+        if request.root_path != ROOT_PATH.get():  # of the last request here
+            ROOT_PATH.set(request.root_path)
         owner = request.app = self._owner(request)
+        json_default_hook.set(owner._json_default)
         response = await owner._respond(request)
         if isinstance(response.body, StaticFile):
             try:
@@ -636,7 +729,7 @@ class Application:
     async def _respond(self, request: Request) -> Response:
         try:
             match = self._router.match(request.method, request.path)
-        except HTTPError as error:
+        except BaseException as error:  # HTTPError, or a filter's own
             return await self._unmatched(request, error)
         route = request.route = match.target
         request.params = dict(match.args)
@@ -672,16 +765,17 @@ class Application:
         if not route.stream_body:
             await read_body(request)
 
-    async def _unmatched(self, request: Request, error: HTTPError) -> Response:
+    async def _unmatched(self, request: Request, error: BaseException) -> Response:
         """Answer where no route matched; the application's triggers run as ever."""
+        headers = error.headers if isinstance(error, HTTPError) else {}
         before, before_async, after, after_async = self._triggers.sorted()
         response = await self._ask_first(before_async, request)
         if response is None:
             response = ask_first(self, before, request)
         if response is None:
             of_server = request.head.path == "*"  # RFC 9110 section 9.3.7
-            if request.method == "OPTIONS" and (of_server or "Allow" in error.headers):
-                response = Response(None, 204, headers=error.headers).settle()
+            if request.method == "OPTIONS" and (of_server or "Allow" in headers):
+                response = Response(None, 204, headers=headers).settle()
             else:
                 response = self.error_response(request, error)
         return await self._finish(request, response, after, after_async)
@@ -736,9 +830,9 @@ class Application:
                 response = error_page(HTTPError(500), text)
             # Refuses here what can't be sent later.
             response.header_block(secrets=self.secrets)
-        except RequestTimeout:
-            raise
         except BaseException as failure:
+            if ends_worker(failure):
+                raise
             log_failure(request, failure)
             return error_page(HTTPError(500))
         return response

@@ -8,9 +8,10 @@ from typing import Optional, Sequence, cast
 
 from .about import LONE, __version__
 from .errors import PixieError, companion
+from .executors.pool.worker import fill_standard_descriptors
 from .loading import load_application
 from .pixie import Pixie
-from .settings import DEFAULT_SETTINGS, _convert
+from .settings import DEFAULT_SETTINGS, _convert, say
 
 
 def _flag(text: str) -> bool:
@@ -50,14 +51,15 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     """Run the command line and return its exit status.
 
     `app:app --port 8080` serves; `routes app:app` lists the routes; `check app:app`
-    imports the program and says whether its routes can be served; `single` builds the
-    single file.
+    does all of a start but the listening, stops, and says whether that went well;
+    `single` builds the single file.
     """
     import argparse
 
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     if arguments[:1] == ["single"]:
         return build_single(arguments[1:])
+    fill_standard_descriptors()  # ahead of what the program opens
     parser = argparse.ArgumentParser("pixie_web", description="Serve an application.")
     parser.add_argument("command", nargs="?", help="routes, check, single")
     parser.add_argument("target", help="module:name, module or file.py")
@@ -74,10 +76,13 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     try:
         application = load_application(target)
     except PixieError as problem:
-        print(f"pixie_web: {problem}", file=sys.stderr)
+        say(f"pixie_web: {problem}")
         return 1
     if command is None:
         application.run(**parsed)
-    else:
-        print_routes(application)
+        return 0
+    if command == "check":
+        given = {name: value for name, value in parsed.items() if value is not None}
+        application._run(given, listens=False)
+    print_routes(application)
     return 0

@@ -134,7 +134,7 @@ NO_HEADERS = Headers()
 _DECIDING_LINE = expression(rb"\n(?:accept-encoding|if-|range)", re.IGNORECASE)
 _CODED = expression(rb"^content-encoding:", re.IGNORECASE | re.MULTILINE)
 _REPLACED = expression(
-    rb"^(?:accept-ranges|content-range|etag|last-modified):[^\r]*\r\n",
+    rb"^(?:accept-ranges|content-range|etag|last-modified):[^\r\n]*\r\n",
     re.IGNORECASE | re.MULTILINE,
 )
 _OF_CONTENT = frozenset(  # not in a 304 (RFC 9110 section 15.4.5), nor without content

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, List, Mapping, Optional, Sequence, Union
+from enum import Enum
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Union, cast
 
 from .errors import PixieError
 from .text import (
@@ -15,7 +16,15 @@ from .text import (
 )
 
 MAX_COOKIE_CHARS = 4096  # RFC 6265bis 5.7: browsers drop longer cookies, name included
+MAX_COOKIE_ATTRIBUTE_CHARS = 1024  # RFC 6265bis 5.6
 _COOKIE_VALUE_SAFE = rb"!#$&'()*+-./:<=>?@[]^_`{|}~"  # RFC 6265 cookie-octet, less %
+
+
+def _utf8_or_latin1(raw: bytes) -> str:
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError:
+        return raw.decode("latin-1")
 
 
 def _cookie_text(value: str) -> str:
@@ -32,11 +41,7 @@ def _cookie_text(value: str) -> str:
                 return text
         except UnicodeDecodeError:  # some % begins no escape
             pass
-    raw = percent_decode(value.encode("latin-1", "replace"))
-    try:
-        return raw.decode("utf-8")
-    except UnicodeDecodeError:
-        return raw.decode("latin-1")
+    return _utf8_or_latin1(percent_decode(value.encode("latin-1", "replace")))
 
 
 def parse_cookies(header: str) -> Dict[str, str]:
@@ -50,6 +55,8 @@ def parse_cookies(header: str) -> Dict[str, str]:
     for pair in header.split(";"):
         name, equals, value = pair.partition("=")
         name = name.strip(" \t")
+        if not plain and not name.isascii():
+            name = _utf8_or_latin1(name.encode("latin-1", "replace"))
         if equals and name and name not in cookies:
             value = value.strip(" \t")
             cookies[name] = value if plain else _cookie_text(value)
@@ -64,7 +71,7 @@ def format_cookie(name: str, value: object, attributes: Mapping[str, object]) ->
 
     Raises:
         ValueError: the name is no token, an attribute holds `;` or a control, or name
-            and value are too long (`MAX_COOKIE_CHARS`).
+            and value, or an attribute, are too long (`MAX_COOKIE_CHARS`).
         TypeError: the value is no text.
     """
     if not is_token(name):
@@ -85,6 +92,9 @@ def format_cookie(name: str, value: object, attributes: Mapping[str, object]) ->
         text = str(attribute)
         if ";" in text or _UNSAFE_IN_HEADER.search(text):
             raise ValueError(f"the cookie attribute {key} can't hold {text!r}")
+        if len(text) > MAX_COOKIE_ATTRIBUTE_CHARS:
+            most = MAX_COOKIE_ATTRIBUTE_CHARS
+            raise ValueError(f"browsers ignore a {key} of over {most} characters")
         parts.append(key if attribute is True else f"{key}={text}")
     return "; ".join(parts)
 
@@ -99,17 +109,46 @@ def format_cookie(name: str, value: object, attributes: Mapping[str, object]) ->
 CLOCK_SKEW_SECONDS = 60  # between the machines of one site
 _SIGNING_PURPOSE = b"pixie_web signed cookie 1"
 
+MIN_SECRET_BYTES = 16  # 128 bits, if each is random; RFC 2104 section 3 asks for 32
+
 Secrets = Union[str, bytes, Sequence[Union[str, bytes]]]
 
 
+class _Unset(Enum):
+    """The type of UNSET, for type checkers."""
+
+    UNSET = "left out"
+
+
+# SECURITY: what stands for "no secrets were given" is nothing that a program can come
+# by in another way: os.environ.get("KEY") is None, "".split() is empty, and either
+# would have cookies unsigned.
+UNSET = _Unset.UNSET
+MaybeSecrets = Union[Secrets, _Unset]
+
+
 def secret_keys(secrets: Secrets) -> List[bytes]:
-    """Return one secret or several as bytes; raise PixieError if one is empty."""
-    several = [secrets] if isinstance(secrets, (str, bytes)) else secrets or ()
+    """Return one secret or several as bytes.
+
+    Raises:
+        PixieError: there is none, or one is empty or too short. None is shown.
+    """
+    is_one = isinstance(secrets, (str, bytes)) or not hasattr(secrets, "__iter__")
+    several = [secrets] if is_one else list(cast(Sequence[Union[str, bytes]], secrets))
     keys = [key.encode("utf-8") if isinstance(key, str) else key for key in several]
-    if not keys or not all(keys):
-        # SECURITY: never unsigned instead, for want of a variable in the environment.
-        raise PixieError("signing needs a secret, and none may be empty")
-    return keys
+    sizes = [len(key) if isinstance(key, bytes) else 0 for key in keys]
+    if not all(sizes) or not sizes:
+        raise PixieError(
+            "a secret is empty, or there is none: is a variable of the environment not "
+            "set? For cookies that are not signed, leave secrets= out, or say "
+            "secret=False"
+        )
+    if min(sizes) < MIN_SECRET_BYTES:
+        raise PixieError(
+            f"a secret has at least {MIN_SECRET_BYTES} bytes, got one of {min(sizes)}; "
+            'python -c "import secrets; print(secrets.token_hex(32))" prints a good one'
+        )
+    return cast(List[bytes], keys)
 
 
 def _signatures(name: str, payload: bytes, secrets: Secrets) -> List[bytes]:
@@ -134,7 +173,7 @@ def sign(name: str, value: object, secrets: Secrets, now: float) -> str:
 
     Raises:
         TypeError: a value that JSON can't say.
-        PixieError: no secret.
+        PixieError: no secret, or one that is too short.
     """
     from base64 import urlsafe_b64encode
 
@@ -156,7 +195,7 @@ def unsign(
 
     Raises:
         ValueError: it is forged, too old, from the future, or no signed value at all.
-        PixieError: no secret.
+        PixieError: no secret, or one that is too short.
     """
     if len(text) > MAX_COOKIE_CHARS or not text.isascii():
         raise ValueError("not a signed value")

@@ -8,6 +8,7 @@ of a form field sent twice the last one counts, as in bottle.
 
 from __future__ import annotations
 
+import builtins
 from typing import (
     Any,
     Callable,
@@ -23,7 +24,7 @@ from typing import (
     Union,
 )
 
-from .errors import MissingValue
+from .errors import BadValue, HTTPError, MissingValue
 from .text import check_header
 
 T = TypeVar("T")
@@ -146,10 +147,11 @@ class MultiDict(Generic[T]):
         default: Any = None,
         type: Optional[Callable[[Any], Any]] = None,
     ) -> Any:
-        """Return the last value, converted by `type`, or `default`.
+        """Return the last value, converted by `type`; without one, `default`.
 
-        What `type` refuses with ValueError, TypeError or ArithmeticError (Decimal)
-        gives `default` too.
+        Raises:
+            BadValue: `type` has refused the value, by ValueError, TypeError or
+                ArithmeticError (Decimal); it answers 400 unless the handler catches it.
         """
         values = self._values.get(name)
         if not values:
@@ -158,8 +160,11 @@ class MultiDict(Generic[T]):
             return values[-1]
         try:
             return type(values[-1])
-        except (ValueError, TypeError, ArithmeticError):
-            return default
+        except HTTPError:
+            raise
+        except (ValueError, TypeError, ArithmeticError) as error:
+            kind = type.__name__ if isinstance(type, builtins.type) else "value"
+            raise BadValue(name, values[-1], kind) from error
 
     def getall(self, name: str) -> List[T]:
         """Return all values sent under `name`, in order; a list that may be empty."""

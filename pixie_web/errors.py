@@ -6,7 +6,8 @@ One tree, so that a program can catch all of it:
     |-- HTTPError            an answer with a status; abort() and redirect() raise it
     |   |-- ProtocolError    the bytes are not HTTP, or over a limit: answer and close
     |   |-- AnswerLost       a handler ran too long, or its worker died: 504, 502
-    |   `-- MissingValue     env.form["x"] without an x: 400 (it is a KeyError too)
+    |   |-- MissingValue     env.form["x"] without an x: 400 (it is a KeyError too)
+    |   `-- BadValue         env.form.get("x", type=int) of "y": 400 (and ValueError)
     |-- ClientDisconnected   the client left before its request had arrived
     |-- RouteError           a route, filter or trigger is declared wrongly
     |-- TemplateError        a template is missing, or wrong; names its line
@@ -20,9 +21,9 @@ swallow it.
 from __future__ import annotations
 
 import types
-from typing import Mapping, Optional
+from typing import Any, Dict, List, Mapping, Optional, Union, cast
 
-from .about import LONE, ROOT
+from .about import LONE, ROOT, log
 
 REASONS = {
     100: "Continue",
@@ -85,12 +86,21 @@ class PixieError(Exception):
     """The root of every error that pixie_web defines."""
 
 
+def check_status(status: object) -> int:
+    """Return a status as a plain int; raise ValueError if it is no final one."""
+    is_number = isinstance(status, int) and not isinstance(status, bool)
+    if not is_number or not 200 <= cast(int, status) <= 999:
+        raise ValueError(f"a status is a number from 200 to 999, got {status!r}")
+    return int(cast(int, status))
+
+
 class HTTPError(PixieError):
     """An answer with a status, raised instead of returned.
 
     Args:
         status: the status code, 200 to 999 (int).
-        text: what to tell the client (str); the reason phrase when empty.
+        text: what to tell the client (str); the reason phrase when empty. A dict or a
+            list is sent as JSON: it is the attribute `json` then, and else None.
         headers: further response headers (mapping of str to str).
 
     Raised in a handler, it becomes the response, or what the error handler for its
@@ -103,18 +113,24 @@ class HTTPError(PixieError):
     def __init__(
         self,
         status: int = 500,
-        text: str = "",
+        text: Union[str, Dict[Any, Any], List[Any]] = "",
         headers: Optional[Mapping[str, str]] = None,
     ) -> None:
-        if type(status) is not int or not 200 <= status <= 999:
-            raise ValueError(f"a status is a number from 200 to 999, got {status!r}")
-        super().__init__(status, text)
-        self.status = status
-        self.text = text or REASONS.get(status, "Error")
+        self.status = check_status(status)
+        super().__init__(self.status, text)
+        self.json = text if isinstance(text, (dict, list)) else None
+        reason = REASONS.get(self.status, "Error")
+        self.text = reason if isinstance(text, (dict, list)) else text or reason
         self.headers = dict(headers or {})
 
     def __str__(self) -> str:
         return f"{self.status} {self.text}"
+
+
+def no_descriptor(what: object, error: OSError) -> HTTPError:
+    """Return the 503 of an answer whose file can't be opened at the moment."""
+    log.error("no descriptor for %s: %s", what, error.strerror)
+    return HTTPError(503, headers={"Retry-After": "1"})
 
 
 class ProtocolError(HTTPError):
@@ -135,8 +151,24 @@ class MissingValue(HTTPError, KeyError):
         super().__init__(400, f"The request lacks the value {name!r}.")
 
 
+class BadValue(HTTPError, ValueError):
+    """A query or form value is not of the type it was asked for as: status 400.
+
+    Its cause is what the type said to it.
+    """
+
+    def __init__(self, name: str, value: object, kind: str) -> None:
+        shown = repr(value)
+        shown = shown if len(shown) <= 60 else f"{shown[:60]}..."
+        super().__init__(400, f"The value {name!r} is {shown}, no valid {kind}.")
+
+
 class ClientDisconnected(PixieError):
     """The client closed the connection before its request had arrived whole."""
+
+
+class RequestCutShort(ProtocolError, ClientDisconnected):
+    """The client ended the connection inside its request; it may still read: 400."""
 
 
 class RouteError(PixieError):
@@ -155,8 +187,16 @@ class RequestTimeout(BaseException):
     """Raised inside a pool handler when its deadline has passed, so `finally` runs.
 
     The client has had its 504 by then, and the worker is retired in every case; a
-    handler that catches this and goes on is killed after the grace period.
+    handler that catches this and goes on is killed after the grace period. One that
+    a program raises by itself is a failure like any other.
     """
+
+    of_deadline = False  # set where a worker raises it: nothing answers it then
+
+
+def ends_worker(error: BaseException) -> bool:
+    """Return whether an error is the deadline of a worker: no failure to answer."""
+    return isinstance(error, RequestTimeout) and error.of_deadline
 
 
 def companion(name: str, feature: str, extra: str = "") -> types.ModuleType:

@@ -25,17 +25,16 @@ from .protocol.multipart import (
     FormLimits,
     MultipartParser,
     Part,
+    codec_of,
     decode_transfer,
     parse_parameters,
 )
-from .text import expression, parse_urlencoded
+from .text import WINDOWS_DEVICE, expression, parse_urlencoded
 
 MAX_FILENAME_BYTES = 200  # file systems allow 255; leaves room for a prefix
 BODY_PIECE_BYTES = 256 * 1024  # read from a file at once; larger is not faster
 
-_RESERVED_ON_WINDOWS = expression(
-    r"(?i)(?:con|prn|aux|nul|conin\$|conout\$|(?:com|lpt)[0-9\xb9\xb2\xb3])(?:\..*)?"
-)
+_RESERVED_ON_WINDOWS = expression(rf"(?i){WINDOWS_DEVICE} *(?:\..*)?")
 _UNSAFE_IN_FILENAME = expression(
     # Control characters, what Windows forbids, and what turns or hides text on screen.
     '[\x00-\x1f\x7f-\x9f<>:"|?*\u200b-\u200f\u2028-\u202e\u2060-\u206f\ud800-\udfff\ufeff]'
@@ -279,7 +278,8 @@ def _parse_multipart(parser: MultipartParser, body: Union[bytes, BodyFile]) -> F
                 if part.encoding:
                     data = decode_transfer(part.encoding, data)
                 if part.filename is None:
-                    fields.append((part.name, data.decode("utf-8", "replace")))
+                    text = data.decode(codec_of(part.content_type), "replace")
+                    fields.append((part.name, text))
                 elif part.filename or data:
                     part.offset, part.size = 0, len(data)
                     files.append((part.name, FileUpload(part, data)))
@@ -296,8 +296,9 @@ def parse_form(
 ) -> Form:
     """Return the text fields and the files of a form; none if the body is no form.
 
-    Text is UTF-8 (`_charset_` is ignored), and bytes that are not become U+FFFD. A file
-    input in which nothing was chosen (no filename, no data) is left out.
+    Text is UTF-8, unless a part has a charset of its own (RFC 7578 5.1.2; `_charset_`
+    is ignored), and bytes that are not become U+FFFD. A file input in which nothing was
+    chosen (no filename, no data) is left out.
 
     Args:
         content_type: the value of the Content-Type header.
@@ -306,7 +307,8 @@ def parse_form(
         limits: see `FormLimits`.
 
     Raises:
-        HTTPError: 400 for a malformed form, 413 for one over a limit.
+        HTTPError: 400 for a malformed form, 413 for one over a limit, 415 for a charset
+            that is not known.
     """
     if not isinstance(body, (bytes, BodyFile)):
         body = BodyFile(body)

@@ -16,8 +16,8 @@ from typing import (
 )
 
 from .about import log
-from .errors import ClientDisconnected, HTTPError, RequestTimeout
-from .executors.base import Handler, ProcessType, Route, handler_kind, proc_env
+from .errors import ClientDisconnected, HTTPError, RouteError, ends_worker
+from .executors.base import Handler, Route, handler_kind
 from .executors.streams import AsyncChunks, Chunks
 from .requests import BodySource, Request, off_the_loop
 from .responses import (
@@ -33,6 +33,9 @@ if TYPE_CHECKING:
     from .application import Application
 
 SPOOL_BODY_BYTES = 256 * 1024  # larger bodies go to a file; waitress 512 KiB
+
+PIECE_BYTES = 4096  # of a body in memory: smaller pieces are joined
+PIECE_COST_BYTES = 64  # of memory, for each: an object, its place in a list, rounding
 
 
 class Triggers:
@@ -54,6 +57,16 @@ class Triggers:
         return (*split(self.before), *split(self.after))
 
 
+def _paths(path: Any) -> List[str]:
+    if callable(path):  # the handler itself
+        name = getattr(path, "__name__", "handler")
+        raise RouteError(f'write a path above def {name}: @app.get("/{name}")')
+    paths = [path] if isinstance(path, str) else list(path)
+    if not all(isinstance(one, str) for one in paths):
+        raise RouteError(f'a path is text, such as "/page", got {path!r}')
+    return paths
+
+
 def join_triggers(route: Route) -> Tuple[Sequence[Handler], ...]:
     """Return a route's triggers with its application's: outside in, then inside out."""
     joined = Triggers()
@@ -62,35 +75,46 @@ def join_triggers(route: Route) -> Tuple[Sequence[Handler], ...]:
     return joined.sorted()
 
 
-async def _spool(request: Request, chunks: List[bytes]) -> None:
+async def _spool(request: Request, pieces: List[bytes]) -> None:
     try:
-        await off_the_loop(request.spool, chunks)
+        await off_the_loop(request.spool, pieces)
     except OSError as error:
         log.error("there is no room for the body of %r: %s", request, error.strerror)
         raise HTTPError(507, "There is no room for the body at the moment.") from None
 
 
 async def read_body(request: Request) -> None:
-    """Pull a request's body: into memory, a large one into a file.
+    """Pull a request's body: into memory, or into a file.
+
+    A file gets what is larger than SPOOL_BODY_BYTES; and from its first byte that for
+    which there is no room in the memory of all bodies.
 
     Raises:
         HTTPError: 413 when it is over the limit, 507 when the disk is full.
     """
     source = cast(BodySource, request.source)
-    chunks: List[bytes] = []
+    pieces: List[bytes] = []
     size = 0
     while True:
         chunk = await source.pull()
-        chunks.append(chunk)
-        size += len(chunk)
-        if not chunk and request.body_file is None:
-            request.body = b"".join(chunks)
-            return
-        if size > SPOOL_BODY_BYTES or not chunk:
-            await _spool(request, chunks)
-            chunks, size = [], 0
         if not chunk:
-            return
+            break
+        size += len(chunk)
+        # SECURITY: small ones are joined as they come. Kept as they are, pieces of two
+        # bytes take 17 times what they hold.
+        if pieces and len(chunk) < PIECE_BYTES > len(pieces[-1]):
+            chunk = pieces.pop() + chunk
+        pieces.append(chunk)
+        fits = source.hold(size + PIECE_COST_BYTES * len(pieces))
+        if size > SPOOL_BODY_BYTES or not fits:
+            await _spool(request, pieces)
+            pieces, size = [], 0
+            source.hold(0)
+    if request.body_file is None:
+        request.body = b"".join(pieces)
+    elif pieces:
+        await _spool(request, pieces)
+        source.hold(0)
 
 
 def failure(
@@ -101,10 +125,18 @@ def failure(
     Raises:
         RequestTimeout: main has sent an answer when it has a worker raise this.
     """
-    if isinstance(error, RequestTimeout) and proc_env.proc_type is ProcessType.pool:
+    if ends_worker(error):
         raise error
     request.fatal = request.fatal or not isinstance(error, Exception)
     return application.error_response(request, error)
+
+
+def is_cut_off(request: Request, error: BaseException) -> bool:
+    """Return whether an error is the end of a trigger's Task, and not its own doing.
+
+    While its client is there, nobody but the program itself cancels it.
+    """
+    return isinstance(error, asyncio.CancelledError) and request.disconnected
 
 
 def prime(response: Response) -> Response:
@@ -148,9 +180,9 @@ async def ask_first_async(
             value = await trigger(request)
             if value is not None:
                 return finish(value)
-    except (asyncio.CancelledError, GeneratorExit):
-        raise
     except BaseException as error:
+        if is_cut_off(request, error):
+            raise
         return failure(application, request, error)
     return None
 
@@ -197,9 +229,9 @@ async def run_after_async(
         try:
             body = response.body
             response = follow(response, body, await trigger(request, response))
-        except (asyncio.CancelledError, GeneratorExit):
-            raise
         except BaseException as error:
+            if is_cut_off(request, error):
+                raise
             response = failure(application, request, error)
     return response
 
@@ -223,8 +255,8 @@ def seal(application: Application, request: Request, response: Response) -> Resp
     secure = request.scheme == "https"
     try:
         return response.seal(secure, application.secrets)
-    except Exception as error:
-        failed = application.error_response(request, error)
+    except BaseException as error:
+        failed = failure(application, request, error)
         return failed.seal(secure, application.secrets)
 
 

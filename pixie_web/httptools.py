@@ -8,8 +8,8 @@ way it goes without httptools: heads, bodies with a length, trailers, chunks wit
 extensions, what is incomplete, and whatever is wrong, which is thereby found and named
 by the code that always does.
 
-Heads stay with the core on purpose. Of 302 heads that tests/test_wire.py has refused,
-llhttp takes 80; so what it has passed would have to be proved once more.
+Heads stay with the core on purpose. Of 302 heads that tests/protocol/test_wire.py has
+refused, llhttp takes 80; so what it has passed would have to be proved once more.
 """
 
 from __future__ import annotations
@@ -20,7 +20,13 @@ from typing import Any, List
 
 import httptools
 
-from .protocol.http11 import RequestReader, WireEvent
+from .protocol.http11 import (
+    MAX_JOINED_BYTES,
+    MAX_JOINED_CHUNKS,
+    MAX_SMALL_CHUNKS,
+    MIN_CHUNK_BYTES,
+    RequestReader,
+)
 
 MIN_CHUNKS = 8  # that seem to wait; for fewer, starting llhttp costs more than it saves
 FRAME_BYTES = 6  # around a small chunk: its size, and CR LF twice
@@ -40,38 +46,38 @@ class HttptoolsReader(RequestReader):
 
     def __init__(self, **limits: int) -> None:
         super().__init__(**limits)
-        # What to expect of the next chunks: they are as long as the last one that was
-        # read alone, and, if no other chunk of their body was unusual, nor are they.
+        # What to expect of the next chunks: they are as long as the last ones were, and
+        # if no other chunk of their body was unusual, nor are they.
         self._chunk_bytes = sys.maxsize
         self._is_plain = True
-        self._tried = False  # since the last bytes came
+        self._failed = False  # since the last bytes came
 
     def feed(self, data: bytes) -> None:
         """Take the next bytes of the connection."""
         super().feed(data)
-        self._tried = False
+        self._failed = False
 
-    def _read_chunk_line(self) -> WireEvent:
-        before = self._body_bytes
+    def _take_chunks(self) -> bytes:
+        before, chunks = self._body_bytes, self.chunks
         if before == 0:
             self._is_plain = self._chunk_line[1] >= 16  # as long as a size may be
-        expected = MIN_CHUNKS * (self._chunk_bytes + FRAME_BYTES)
-        # SECURITY: not for each chunk of those that waited, nor for each byte of a line
-        # that comes slowly: what llhttp is given costs time by its length.
-        worth_trying = self._is_plain and not self._tried and not self._searched
-        if worth_trying and self.buffered >= expected:
-            self._tried = True
-            data = self._read_chunks()
-            if data:
-                return data
-        event = super()._read_chunk_line()
-        if self._body_bytes > before:
-            self._chunk_bytes = self._body_bytes - before
-        return event
+        data = b""
+        expected = self._chunk_bytes + FRAME_BYTES
+        worth_trying = self._is_plain and not self._failed
+        if worth_trying and self.buffered >= MIN_CHUNKS * expected:
+            most = min(MAX_JOINED_CHUNKS * expected, MAX_JOINED_BYTES)
+            data = self._read_chunks(most)
+            # SECURITY: what llhttp is given costs time by its length. What has come is
+            # given once, or, where it took none of it, not at all.
+            self._failed = not data
+        data = data or super()._take_chunks()
+        if data:
+            self._chunk_bytes = len(data) // (self.chunks - chunks)
+        return data
 
-    def _read_chunks(self) -> bytes:
-        """Return the content of all whole chunks that wait, or b"" and leave them."""
-        waiting = self._buffer[self._position :]
+    def _read_chunks(self, most: int) -> bytes:
+        """Return the content of whole chunks in the next `most` bytes, or b""."""
+        waiting = self._buffer[self._position : self._position + most]
         pieces: List[bytes] = []
         parser = httptools.HttpRequestParser(SimpleNamespace(on_body=pieces.append))
         parser.feed_data(_HEAD)
@@ -80,8 +86,11 @@ class HttptoolsReader(RequestReader):
         except httptools.HttpParserError:
             pass  # for RequestReader to find, when it comes there
         del pieces[-1:]  # its end may be missing
-        data = b"".join(pieces)
-        body_bytes = self._body_bytes + len(data)
+        body_bytes = self._body_bytes + sum(map(len, pieces))
+        chunks = self._body_chunks + len(pieces)
+        # What may be over a limit is for RequestReader to find, to the chunk.
+        if chunks > MAX_SMALL_CHUNKS + self._body_bytes // MIN_CHUNK_BYTES:
+            return b""
         if self.max_body_bytes is not None and body_bytes > self.max_body_bytes:
             return b""
         fields: List[Any] = [None] * (2 * len(pieces))
@@ -93,8 +102,6 @@ class HttptoolsReader(RequestReader):
             # be the end of the body.)
             encoded = form * len(pieces) % tuple(fields)
             if waiting.startswith(encoded) and all(pieces):
-                self._move_to(self._position + len(encoded))
-                self._body_bytes = body_bytes
-                return data
+                return self._count_chunks(pieces, self._position + len(encoded))
         self._is_plain = False
         return b""

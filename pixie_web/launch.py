@@ -5,18 +5,20 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from typing import Any, Dict, Mapping, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple, cast
 
 from .about import LONE, ROOT, log
 from .application import Application
-from .cookies import secret_keys
+from .cookies import UNSET
 from .errors import PixieError
+from .executors.pool.worker import keep_log
 from .executors.pool.zygote import Launch, temporary_directory
 from .protocol.multipart import FORM_LIMITS, FormLimits
 
 
 def configure_logging() -> None:
     """Send this framework's log to stderr, unless the program has set up logging."""
+    keep_log()
     if log.handlers or logging.getLogger().handlers:
         return
     handler = logging.StreamHandler()
@@ -25,10 +27,11 @@ def configure_logging() -> None:
     log.setLevel(logging.INFO)
 
 
-def set_form_limits(application: Application, limits: Sequence[int]) -> None:
-    """Set the limits of forms for an application and all that are mounted below it."""
+def set_up(application: Application, limits: Sequence[int], root_path: str) -> None:
+    """Tell an application and all below it what run() was told: limits of forms ..."""
     for one in application._family():
         one.form_limits = FormLimits(*limits)
+        one.root_path = root_path
 
 
 def hand_down(application: Application) -> Dict[str, Any]:
@@ -40,8 +43,11 @@ def hand_down(application: Application) -> Dict[str, Any]:
     family = [one.secrets for one in application._family()]
     return {
         "form_limits": getattr(application, "form_limits", FORM_LIMITS),
+        "root_path": application.root_path,
         "secrets": [
-            [] if secrets == () else [key.hex() for key in secret_keys(secrets)]
+            None
+            if secrets is UNSET
+            else [key.hex() for key in cast(List[bytes], secrets)]
             for secrets in family
         ],
     }
@@ -49,9 +55,9 @@ def hand_down(application: Application) -> Dict[str, Any]:
 
 def take_over(application: Application, settings: Mapping[str, Any]) -> None:
     """Set in a worker what `hand_down` returned in main."""
-    set_form_limits(application, settings["form_limits"])
+    set_up(application, settings["form_limits"], settings["root_path"])
     for one, keys in zip(application._family(), settings["secrets"]):
-        one.secrets = tuple(bytes.fromhex(key) for key in keys)
+        one.secrets = UNSET if keys is None else [bytes.fromhex(key) for key in keys]
 
 
 # How a new interpreter finds the application: it gets sys.path, sys.argv and the names

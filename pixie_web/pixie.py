@@ -10,14 +10,13 @@ inherit.
 from __future__ import annotations
 
 import os
-import sys
 from typing import Any, Dict, Iterable, Literal, Optional, Union
 
 from .application import Application
-from .cookies import Secrets
+from .cookies import UNSET, MaybeSecrets
 from .errors import PixieError
 from .runner import _Runner
-from .settings import read_settings
+from .settings import read_settings, say
 
 
 class Pixie(Application):
@@ -27,14 +26,15 @@ class Pixie(Application):
         import_name: a name for people to read; `Pixie(__name__)` as elsewhere.
         secrets: sign cookies that name no secret of their own (str or bytes, or
             several, of which the first signs and each verifies). An application that is
-            mounted and has none takes those of the one above it.
+            mounted and has none takes those of the one above it. Left out, cookies are
+            not signed; at least 16 bytes each, else.
 
     Raises:
-        PixieError: a secret is empty.
+        PixieError: a secret is empty or too short, or there is none in what is given.
     """
 
     def __init__(
-        self, import_name: Optional[str] = None, *, secrets: Secrets = ()
+        self, import_name: Optional[str] = None, *, secrets: MaybeSecrets = UNSET
     ) -> None:
         super().__init__(import_name, secrets=secrets)
         self._kept: Dict[str, Any] = {}  # the arguments of a run() that did nothing
@@ -54,10 +54,12 @@ class Pixie(Application):
         uds: Optional[str] = None,
         uds_mode: Optional[int] = None,
         fd: Optional[int] = None,
+        root_path: Optional[str] = None,
         certfile: Optional[str] = None,
         keyfile: Optional[str] = None,
         ssl_context: Any = None,
         trusted_proxies: Optional[Iterable[str]] = None,
+        allowed_hosts: Optional[Iterable[str]] = None,
         access_log: Optional[bool] = None,
         access_log_format: Optional[str] = None,
         **limits: float,
@@ -83,11 +85,16 @@ class Pixie(Application):
             uds, uds_mode: the path of a Unix socket to listen on, instead of host and
                 port, and its permissions; 0o660 by default, "660" as text.
             fd: a bound socket to listen on that this process was started with.
+            root_path: the path that a proxy takes off ("/app"), for `url_for` and
+                `env.url`; X-Forwarded-Prefix of a trusted proxy goes first.
             certfile, keyfile: the certificate chain and its key, PEM: serve HTTPS. They
                 are read again on SIGHUP.
             ssl_context: an ssl.SSLContext of your own instead.
             trusted_proxies: addresses and networks, or "unix", whose X-Forwarded-For,
-                -Proto, -Host and Forwarded are believed.
+                -Proto, -Host, -Prefix and Forwarded are believed.
+            allowed_hosts: the hosts that are served, ".example.com" with all below it;
+                a request for another one is 400. All of them, when left out: env.host
+                and env.url are then what the client says.
             access_log: log each request.
             access_log_format: with %(name)s for the items of `AccessRecord`.
             limits: the other fields of `ServerOptions`, and those of `PoolOptions` and
@@ -102,12 +109,15 @@ class Pixie(Application):
         if _Runner.loading:
             self._kept = given
             return
+        self._run(given)
+
+    def _run(self, given: Dict[str, Any], listens: bool = True) -> None:
         given = {**self._kept, **given}
         try:
             tls = given.pop("ssl_context", None)
-            _Runner(self, read_settings(given, os.environ), tls).run()
+            _Runner(self, read_settings(given, os.environ), tls, listens).run()
         except (PixieError, OSError) as error:
-            print(f"pixie_web: {error}", file=sys.stderr)
+            say(f"pixie_web: {error}")
             raise SystemExit(1) from None
 
 

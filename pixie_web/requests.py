@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+from contextvars import ContextVar
 from typing import (
     Any,
     AsyncIterator,
@@ -28,12 +29,12 @@ from typing import (
 )
 
 from .about import log
-from .cookies import Secrets, parse_cookies, unsign
+from .cookies import UNSET, MaybeSecrets, parse_cookies, secret_keys, unsign
 from .datastructures import Headers, MultiDict, T
-from .errors import HTTPError, PixieError
+from .errors import HTTPError, PixieError, ends_worker
 from .forms import BodyFile, FileUpload, parse_form
 from .protocol.http11 import Head
-from .protocol.multipart import FORM_LIMITS, FormLimits
+from .protocol.multipart import FORM_LIMITS, FormLimits, codec_of
 from .text import load_json, parse_urlencoded, percent_encode
 
 MAX_BODY_BYTES = 16 * 1024 * 1024  # a route may ask for more or less; nginx 1 MiB
@@ -105,6 +106,13 @@ class BodySource:
         """
         raise NotImplementedError
 
+    def hold(self, size: int) -> bool:
+        """Say how many bytes of memory the body takes now; return whether it may.
+
+        Whoever is told that it may not puts the body into a file, and says 0.
+        """
+        return True
+
     def check(self, size: int) -> None:
         """Raise HTTPError 413 if `size` bytes are more than may come."""
         most = self.max_body_bytes
@@ -119,6 +127,10 @@ class BodySource:
         return chunk
 
 
+# That of the request at hand, for `url_for`; "" outside of one.
+ROOT_PATH: ContextVar[str] = ContextVar("root_path", default="")
+
+
 class Request:
     """What a client asked for; handlers get it as `env`.
 
@@ -129,9 +141,11 @@ class Request:
         host: the host the client addressed, with the port if it sent one.
         app: the application that answers, or None outside of one.
         prefix: the path under which the application is mounted, "" at the root.
+        root_path: what a proxy has taken off in front of that, percent-encoded.
         route: the matched route, or None where nothing matched.
         params: the path's arguments by name, converted by their filters.
-        context: a dict for triggers and handlers; travels to the pool as JSON.
+        context: a dict for triggers and handlers; travels to the pool as JSON. The
+            request takes no attributes but its own.
         debug: whether error pages show tracebacks.
     """
 
@@ -154,6 +168,7 @@ class Request:
         "params",
         "prefix",
         "queue_seconds",
+        "root_path",
         "route",
         "run_seconds",
         "scheme",
@@ -179,6 +194,7 @@ class Request:
         # Of the application.
         self.app: Any = None
         self.prefix = ""
+        self.root_path = ""
         self.route: Any = None
         self.params: Dict[str, Any] = {}
         self.context: Dict[str, Any] = {}
@@ -224,10 +240,10 @@ class Request:
 
     @property
     def url(self) -> str:
-        """The whole address that was asked for."""
+        """The whole address that was asked for, with what a proxy has taken off."""
         target = percent_encode(self.head.path, b"/:@!$&'()*+,;=")
         query = f"?{self.query_string}" if self.query_string else ""
-        return f"{self.scheme}://{self.host}{target}{query}"
+        return f"{self.scheme}://{self.host}{self.root_path}{target}{query}"
 
     @property
     def headers(self) -> Headers:
@@ -266,7 +282,7 @@ class Request:
         name: str,
         default: Any = None,
         *,
-        secret: Union[Secrets, Literal[False], None] = None,
+        secret: Union[MaybeSecrets, Literal[False]] = UNSET,
         max_age: Optional[float] = None,
     ) -> Any:
         """Return a cookie's value, or `default`.
@@ -278,14 +294,22 @@ class Request:
 
         A signed cookie that is forged, too old or moved here from another name counts
         as not there.
+
+        Raises:
+            PixieError: the secret is empty or too short, whatever the client sent.
         """
         value = self.cookies.get(name)
-        if secret is None:
-            secret = cast(Secrets, getattr(self.app, "secrets", ()))
-        if value is None or secret is False or secret == ():
+        if secret is UNSET:
+            secret = cast(MaybeSecrets, getattr(self.app, "secrets", UNSET))
+        if secret is False or secret is UNSET:
             return default if value is None else value
+        keys = secret_keys(secret)
         try:
-            return unsign(name, value, secret, max_age, time.time())
+            return (
+                default
+                if value is None
+                else unsign(name, value, keys, max_age, time.time())
+            )
         except ValueError:
             return default
 
@@ -372,15 +396,18 @@ class Request:
 
     @property
     def text(self) -> str:
-        """The body as text, in UTF-8.
+        """The body as text, in the charset of its Content-Type, or in UTF-8.
 
         Raises:
-            HTTPError: 400, when it is not UTF-8.
+            HTTPError: 400, when it is not in that; 415, when it is none of utf-8,
+                us-ascii, iso-8859-1 and windows-1252.
         """
+        codec = codec_of(self.headers.get("content-type") or "")
         try:
-            return self.body.decode("utf-8")
+            return self.body.decode(codec)
         except UnicodeDecodeError as error:
-            raise HTTPError(400, f"The body is not UTF-8: {error.reason}.") from None
+            text = f"The body is not {codec.upper()}: {error.reason}."
+            raise HTTPError(400, text) from None
 
     @property
     def json(self) -> Any:
@@ -402,7 +429,7 @@ class Request:
         """The text fields of the form in the body; empty for any other body.
 
         Raises:
-            HTTPError: 400 when it is malformed, 413 over a limit.
+            HTTPError: 400 when it is malformed, 413 over a limit, 415 for a charset.
         """
         return self._parse_form()[0]
 
@@ -440,7 +467,9 @@ class Request:
             for function in after:
                 try:
                     function()
-                except (Exception, SystemExit):
+                except BaseException as error:
+                    if ends_worker(error):
+                        raise
                     log.exception("%r failed after its response", self)
         finally:
             if self.body_file is not None:
@@ -456,6 +485,9 @@ def log_failure(request: Request, error: BaseException, midway: bool = False) ->
     Args:
         midway: a part of its answer has been sent.
     """
+    if isinstance(error, AttributeError) and "'Request' object has no" in str(error):
+        # PERF: said here, and not by a __setattr__, which would cost each request 8 us.
+        error.args = (f"{error}; values of your own go into env.context, a dict",)
     route = request.route
     where = f" in {route.path} ({route.placement.name})" if route is not None else ""
     where += ", in the middle of its answer" if midway else ""

@@ -28,9 +28,9 @@ from typing import (
     cast,
 )
 
-from .cookies import Secrets, format_cookie, sign
+from .cookies import UNSET, MaybeSecrets, format_cookie, sign
 from .datastructures import Headers
-from .errors import REASONS, HTTPError
+from .errors import REASONS, HTTPError, check_status
 from .requests import JSON
 from .text import (
     _UNSAFE_IN_HEADER,
@@ -39,11 +39,12 @@ from .text import (
     escape,
     expression,
     format_date,
+    parse_date,
     percent_encode,
 )
 
 if TYPE_CHECKING:
-    from datetime import datetime, timedelta
+    from datetime import date, timedelta
 
 _HOP_BY_HOP = frozenset(  # RFC 9110 section 7.6.1: these belong to the server
     ("connection", "keep-alive", "proxy-connection", "te", "trailer")
@@ -114,30 +115,74 @@ def _header_lines(headers: Headers) -> bytes:
     return "".join(lines).encode("latin-1")
 
 
-def _needs_secure(name: str, samesite: Optional[str]) -> bool:
+# What a browser ignores in a cookie, or drops it for, it never tells: so it is refused
+# where it is set.
+
+_COOKIE_TIMES = -11_644_473_600, 253_402_300_799  # RFC 6265 5.1.1: 1601 to 9999
+_COOKIE_PATH_SAFE = bytes(range(128)).replace(b" ", b"")  # check_header sees the rest
+_DOMAIN = expression(r"(?a)\.?[\w-]+(?:\.[\w-]+)*")
+
+
+def _secure_or_not(
+    name: str, secure: Optional[bool], samesite: Optional[str], partitioned: bool
+) -> Optional[bool]:
+    """Return whether a cookie is Secure; None: if its request came over https."""
+    if samesite is not None and samesite.lower() not in ("lax", "strict", "none"):
+        raise ValueError(f"samesite is Lax, Strict or None, got {samesite!r}")
     prefixed = name.lower().startswith(("__secure-", "__host-"))
-    return prefixed or (samesite is not None and samesite.lower() == "none")
+    if not (prefixed or partitioned or (samesite or "").lower() == "none"):
+        return secure
+    if secure is False:
+        raise ValueError(
+            f"the cookie {name} must be secure, for its prefix, SameSite=None or "
+            "Partitioned; leave secure out"
+        )
+    return True
 
 
-def _check_cookie_prefix(
-    name: str, secure: Optional[bool], path: Optional[str], domain: Optional[str]
-) -> None:
-    """Raise ValueError where a browser would refuse (RFC 6265bis section 4.1.3)."""
-    lower = name.lower()
-    if lower.startswith(("__secure-", "__host-")) and secure is False:
-        raise ValueError(f"a cookie named {name} must be secure; leave secure out")
-    if lower.startswith("__host-") and (path != "/" or domain is not None):
-        raise ValueError(f'a cookie named {name} needs path="/" and no domain')
-
-
-def _cookie_date(moment: Union[float, datetime, str, None]) -> Optional[str]:
-    if moment is None or isinstance(moment, str):
-        return moment
-    if not isinstance(moment, (int, float)):
+def _cookie_date(moment: Union[float, date, str, None]) -> Optional[str]:
+    if moment is None:
+        return None
+    seconds: Any = parse_date(moment) if isinstance(moment, str) else moment
+    if not isinstance(moment, (int, float, str)):
         import calendar
 
-        moment = calendar.timegm(moment.utctimetuple())
-    return format_date(moment)
+        seconds = calendar.timegm(getattr(moment, "utctimetuple", moment.timetuple)())
+    first, last = _COOKIE_TIMES
+    if seconds is None or not first <= seconds <= last:
+        raise ValueError(
+            "expires is seconds since 1970, a datetime, a date, or text as HTTP writes "
+            f"a date; from 1601 to 9999, or browsers drop it; got {moment!r}"
+        )
+    return format_date(seconds)
+
+
+def _cookie_path(path: Optional[str]) -> Optional[str]:
+    if path is None:
+        return None
+    if not path.startswith("/"):
+        raise ValueError(f'the path of a cookie begins with "/", got {path!r}')
+    return percent_encode(path, _COOKIE_PATH_SAFE)  # as browsers ask for it
+
+
+def _cookie_domain(domain: Optional[str]) -> Optional[str]:
+    if domain is None:
+        return None
+    text = domain
+    if not domain.isascii():
+        try:
+            text = domain.lstrip(".").encode("idna").decode("ascii")
+        except UnicodeError:
+            text = ""
+        # This codec is of 2003: it takes "ß" for "ss", which is another host today.
+        if text.encode().decode("idna") != domain.lstrip(".").lower():
+            text = ""
+    if not _DOMAIN.fullmatch(text):
+        raise ValueError(
+            "the domain of a cookie is the name of a host, without scheme and port, "
+            f"beyond ASCII perhaps to be written as xn--..., got {domain!r}"
+        )
+    return text
 
 
 def is_stream(body: object) -> bool:
@@ -165,8 +210,8 @@ class Response:
         "_content_type",
         "_cookies",
         "_headers",
+        "_status",
         "body",
-        "status",
         "stream_bytes",
     )
 
@@ -178,10 +223,8 @@ class Response:
         headers: Union[Mapping[str, str], Iterable[Tuple[str, str]], None] = None,
         cookies: Optional[Mapping[str, str]] = None,
     ) -> None:
-        if type(status) is not int or not 200 <= status <= 999:
-            raise ValueError(f"a status is a number from 200 to 999, got {status!r}")
         self.body: AnyBody = body
-        self.status = status
+        self._status = check_status(status)
         self._content_type = content_type
         self._headers = Headers(headers) if headers else None
         self._cookies: List[Tuple[str, Any, Dict[str, Any], bool]] = []
@@ -195,7 +238,7 @@ class Response:
     def from_block(cls, status: int, block: bytes, body: AnyBody) -> Response:
         """Return a response whose header block is rendered, e.g. by a worker."""
         response = cls.__new__(cls)
-        response.status = status
+        response._status = status
         response.body = body
         response._content_type = None
         response._headers = None
@@ -203,6 +246,15 @@ class Response:
         response._block = block
         response.stream_bytes = None
         return response
+
+    @property
+    def status(self) -> int:
+        """The status; setting what is none raises ValueError."""
+        return self._status
+
+    @status.setter
+    def status(self, status: int) -> None:
+        self._status = check_status(status)
 
     @property
     def headers(self) -> Headers:
@@ -236,16 +288,17 @@ class Response:
         name: str,
         value: Any,
         *,
-        secret: Union[Secrets, Literal[False], None] = None,
+        secret: Union[MaybeSecrets, Literal[False]] = UNSET,
         max_age: Union[float, timedelta, None] = None,
-        expires: Union[float, datetime, str, None] = None,
+        expires: Union[float, date, str, None] = None,
         path: Optional[str] = "/",
         domain: Optional[str] = None,
         secure: Optional[bool] = None,
         httponly: bool = True,
         samesite: Optional[str] = "Lax",
-    ) -> None:
-        """Set a cookie (RFC 6265bis section 4.1).
+        partitioned: bool = False,
+    ) -> Response:
+        """Set a cookie (RFC 6265bis section 4.1), and return this response.
 
         Args:
             name: a token; `__Host-` and `__Secure-` names demand what browsers demand.
@@ -257,47 +310,62 @@ class Response:
                 leaves it unsigned.
             max_age: seconds to live, or a timedelta; the session when neither this nor
                 `expires`.
-            expires: seconds since 1970, a datetime (UTC if it does not say), or a date
-                as HTTP writes it.
+            expires: seconds since 1970, a datetime (UTC if it does not say), a date, or
+                text as HTTP writes a date.
+            path: begins with "/"; beyond ASCII it is percent-encoded.
+            domain: this host and all below; beyond ASCII it is written in IDNA.
             secure: send over https only; None means: if the request came over https.
             samesite: "Lax", "Strict", "None", or None to leave it out.
+            partitioned: inside of another site's page, one for each such site (CHIPS).
 
         Raises:
-            ValueError: a part holds what a cookie can't, or breaks a prefix's rule.
+            ValueError: a browser would drop the cookie, or ignore a part of it.
+            PixieError: the secret is empty or too short.
         """
-        signs = secret is None  # if the application that sends it has secrets
-        if secret is not None and secret is not False:
+        signs = secret is UNSET  # if the application that sends it has secrets
+        if secret is not UNSET and secret is not False:
             value = sign(name, value, secret, time.time())
         if max_age is not None:
             whole: Any = getattr(max_age, "total_seconds", lambda: max_age)()
             max_age = int(whole)
-        _check_cookie_prefix(name, secure, path, domain)
-        if samesite is not None and samesite.lower() not in ("lax", "strict", "none"):
-            raise ValueError(f"samesite is Lax, Strict or None, got {samesite!r}")
+        if name.lower().startswith("__host-") and (path != "/" or domain is not None):
+            raise ValueError(f'a cookie named {name} needs path="/" and no domain')
         attributes: Dict[str, Any] = {
             "Max-Age": max_age,
             "Expires": _cookie_date(expires),
-            "Path": path,
-            "Domain": domain,
-            "Secure": True if _needs_secure(name, samesite) else secure,
+            "Path": _cookie_path(path),
+            "Domain": _cookie_domain(domain),
+            "Secure": _secure_or_not(name, secure, samesite, partitioned),
             "HttpOnly": httponly,
             "SameSite": samesite,
+            "Partitioned": partitioned,
         }
         if signs and not isinstance(value, str):
             dump_json(value)
         else:
             format_cookie(name, value, attributes)  # refuses here what can't be sent
         self._cookies.append((name, value, attributes, signs))
+        return self
 
     def delete_cookie(
-        self, name: str, *, path: Optional[str] = "/", domain: Optional[str] = None
-    ) -> None:
-        """Have the client drop a cookie; `path` and `domain` as when it was set."""
-        options: Any = {"secret": False, "path": path, "domain": domain}
-        self.set_cookie(name, "", max_age=0, expires=0, **options)
+        self,
+        name: str,
+        *,
+        path: Optional[str] = "/",
+        domain: Optional[str] = None,
+        partitioned: bool = False,
+    ) -> Response:
+        """Have the client drop a cookie, and return this response.
 
-    def etag(self, value: Optional[str] = None, weak: bool = False) -> None:
+        `path`, `domain` and `partitioned` are those with which it was set.
+        """
+        options: Any = {"path": path, "domain": domain, "partitioned": partitioned}
+        return self.set_cookie(name, "", secret=False, max_age=0, expires=0, **options)
+
+    def etag(self, value: Optional[str] = None, weak: bool = False) -> Response:
         """Set the entity tag: what tells this state of the resource from any other.
+
+        It returns this response.
 
         Args:
             value: any text without quotes and blanks, such as a version (str); by
@@ -316,8 +384,11 @@ class Response:
 
             value = hashlib.blake2b(body, digest_size=16).hexdigest()
         self.headers["ETag"] = quote_etag(value, weak)
+        return self
 
-    def header_block(self, secure: bool = False, secrets: Secrets = ()) -> bytes:
+    def header_block(
+        self, secure: bool = False, secrets: MaybeSecrets = UNSET
+    ) -> bytes:
         """Return the header lines as bytes, each ended by CRLF.
 
         Args:
@@ -337,7 +408,7 @@ class Response:
         if self.headers if self._block is not None else self._headers:
             block += _header_lines(self.headers)
         for name, value, attributes, signs in self._cookies:
-            if signs and secrets != ():
+            if signs and secrets is not UNSET:
                 value = sign(name, value, secrets, time.time())
             if attributes["Secure"] is None:
                 attributes = {**attributes, "Secure": secure}
@@ -353,7 +424,7 @@ class Response:
         """Whether its header block is rendered: nothing is left to be done but send."""
         return self._block is not None and not self._cookies
 
-    def seal(self, secure: bool = False, secrets: Secrets = ()) -> Response:
+    def seal(self, secure: bool = False, secrets: MaybeSecrets = UNSET) -> Response:
         """Return the response with its header block rendered; see `header_block`."""
         if self.is_sealed:
             return self
@@ -414,11 +485,12 @@ class Refusal(Response):
 
 
 def _from_tuple(value: Tuple[Any, ...]) -> Response:
-    if len(value) not in (2, 3) or type(value[1]) is not int:
+    has_status = len(value) in (2, 3) and isinstance(value[1], int)
+    if not has_status or value[1] is True or value[1] is False:
         shape = ", ".join(type(part).__name__ for part in value)
         raise TypeError(f"a tuple is (body, status[, headers]), not ({shape})")
     response = value[0] if isinstance(value[0], Response) else Response(value[0])
-    response.status = Response(status=value[1]).status
+    response.status = value[1]
     if len(value) == 3:
         for name, text in Headers(value[2]).items():
             response.headers[name] = text
@@ -478,12 +550,15 @@ def open_stream(response: Response, first: object) -> Tuple[Response, bytes]:
     return response, b"" if first is None else to_chunk(first)
 
 
-def abort(status: int = 500, text: str = "") -> NoReturn:
+def abort(
+    status: int = 500, text: Union[str, Dict[Any, Any], List[Any]] = ""
+) -> NoReturn:
     """Leave the handler with an error answer.
 
     Args:
         status: the status code (int).
-        text: what to tell the client; the reason phrase when empty.
+        text: what to tell the client, on a page; the reason phrase when empty. A dict
+            or a list is sent as JSON.
 
     Raises:
         HTTPError: always; the error handler for the status makes the page.
@@ -518,7 +593,14 @@ def redirect(url: str, status: int = 303) -> NoReturn:
 
 
 def error_page(error: HTTPError, traceback_text: str = "") -> Response:
-    """Return the page for an error: its status and text, and a traceback if given."""
+    """Return the page for an error: its status and text, and a traceback if given.
+
+    Of an error that has JSON to say, it is that.
+    """
+    if error.status in (204, 304):
+        return Response("", error.status, headers=error.headers).settle()
+    if error.json is not None:
+        return Response(error.json, error.status, headers=error.headers).settle()
     reason = REASONS.get(error.status, "Error")
     title = f"{error.status} {reason}"
     text = f"<p>{escape(error.text)}</p>\n" if error.text != reason else ""
@@ -528,6 +610,4 @@ def error_page(error: HTTPError, traceback_text: str = "") -> Response:
         f"<title>{escape(title)}</title>\n<h1>{escape(title)}</h1>\n"
         f"{text}{trace}</html>\n"
     )
-    if error.status in (204, 304):
-        return Response("", error.status, headers=error.headers).settle()
     return Response(page, error.status, HTML, error.headers).settle()

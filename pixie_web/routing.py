@@ -38,7 +38,7 @@ from typing import (
 )
 
 from .errors import HTTPError, RouteError
-from .text import LazyExpression, expression, is_token, percent_encode
+from .text import expression, is_token, parse_float, percent_encode
 
 MAX_NUMBER_DIGITS = 40  # 2**128 has 39; int() of thousands is slow (CVE-2020-10735)
 
@@ -73,13 +73,6 @@ Key = Tuple[int, str]
 _FIRST, _LAST, _SLASH, _INNER = range(4)  # at a slash; anywhere between the wildcards
 
 
-def _finite(text: str) -> float:
-    number = float(text)
-    if number - number != 0:
-        raise ValueError(f"{text} is too large")
-    return number
-
-
 _DIGITS = f"[0-9]{{1,{MAX_NUMBER_DIGITS}}}"
 _FLOAT = (
     rf"[-+]?(?:{_DIGITS}(?:\.(?:{_DIGITS})?)?|\.{_DIGITS})(?:[eE][-+]?[0-9]{{1,3}})?"
@@ -87,7 +80,7 @@ _FLOAT = (
 _SEGMENT = Filter("[^/]+")
 _PATH = Filter("(?s:.+?)")
 _FILTERS = {
-    "float": Filter(_FLOAT, _finite),
+    "float": Filter(_FLOAT, parse_float),
     "int": Filter(f"[-+]?{_DIGITS}", int),
     "path": _PATH,
 }
@@ -209,9 +202,8 @@ class Pattern:
         expressions = _expressions(text, self._literals, self._filters)
         named = [f"(?P<{n}>{e})" for n, e in zip(names, expressions)]
         # PERF: compiled when it is first tried; 10,000 routes start in half the time.
-        self._expression = LazyExpression(
-            _join([re.escape(literal) for literal in self._literals], named)
-        )
+        source = _join([re.escape(literal) for literal in self._literals], named)
+        self._expression = expression(source)
 
     @property
     def keys(self) -> List[Key]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import sys
 from typing import Any, Dict, Mapping
 
 from .errors import PixieError
@@ -12,6 +14,8 @@ from .protocol.multipart import FORM_LIMITS
 from .requests import Request
 from .server.access import NO_HEAD, AccessRecord
 from .server.options import UNIX_SOCKET_MODE, ServerOptions
+from .server.proxies import clean_root_path
+from .staticfiles import content_type_of
 
 DEFAULT_SETTINGS: Dict[str, Any] = {
     "host": "localhost",
@@ -22,6 +26,7 @@ DEFAULT_SETTINGS: Dict[str, Any] = {
     "uds": "",
     "uds_mode": UNIX_SOCKET_MODE,
     "fd": -1,  # none
+    "root_path": "",
     "certfile": "",
     "keyfile": "",
     **PoolOptions()._asdict(),
@@ -31,9 +36,9 @@ DEFAULT_SETTINGS: Dict[str, Any] = {
 _BOUNDS = {
     "port": (0, 65535),
     "threads": (1, 10_000),
-    "workers": (-1, 10_000),
-    "min_workers": (-1, 10_000),
-    "max_streams": (-1, 100_000),
+    "workers": (0, 10_000),
+    "min_workers": (0, 10_000),
+    "max_streams": (0, 100_000),
     "nice": (-20, 19),
     "uds_mode": (0, 0o777),
     "fd": (-1, float("inf")),
@@ -43,6 +48,7 @@ _WORDS = {
     "loop": ("auto", "uvloop", "asyncio"),
     "pool_start": ("auto", "zygote", "exec", "spawn"),
 }
+_AUTO = ("workers", "max_streams")  # names that end so take "auto", inside -1
 _BOOLEANS = {
     **dict.fromkeys(("1", "true", "yes", "on"), True),
     **dict.fromkeys(("0", "false", "no", "off", ""), False),
@@ -55,17 +61,20 @@ def _convert(name: str, value: Any, kind: type) -> Any:
     if kind is tuple:
         texts = value.replace(",", " ").split() if isinstance(value, str) else value
         return tuple(map(str, texts))
-    if value == "auto" and name.lower().endswith("workers"):
+    may_be_auto = name.lower().endswith(_AUTO)
+    if may_be_auto and value == "auto":
         return -1
     try:
         if name.lower().endswith("_mode") and isinstance(value, str):
             return int(value, 8)  # as chmod takes it
         converted = _BOOLEANS[str(value).lower()] if kind is bool else kind(value)
-        if isinstance(value, str) or converted == value:
+        is_exact = isinstance(value, str) or converted == value
+        if is_exact and (not may_be_auto or converted >= 0):
             return converted
     except (ValueError, TypeError, KeyError, OverflowError):
         pass
     what = {bool: "yes or no", int: "a whole number"}.get(kind, "a number")
+    what += ' from 0, or "auto"' if may_be_auto else ""
     raise PixieError(f"{name} is {what}, got {value!r}")
 
 
@@ -89,8 +98,15 @@ def read_settings(
         settings[name] = _convert(name, value, type(DEFAULT_SETTINGS[name]))
     for name, value in settings.items():
         least, most = _BOUNDS.get(name, (0, float("inf")))
+        if value == -1 and name.endswith(_AUTO):
+            continue
         if isinstance(value, (int, float)) and not least <= value <= most:
             raise PixieError(f"{name} is from {least:g} to {most:g}, got {value!r}")
+    root_path = clean_root_path(settings["root_path"])
+    if root_path is None:
+        got = settings["root_path"]
+        raise PixieError(f'root_path is a path such as "/app", got {got!r}')
+    settings["root_path"] = root_path
     for name, words in _WORDS.items():
         if settings[name] not in words:
             listed = " or ".join(f'"{word}"' for word in words[1:])
@@ -116,3 +132,36 @@ def cpu_count() -> int:
     except (OSError, ValueError):
         pass  # no cgroup, or "max": no quota
     return count
+
+
+def import_ahead() -> None:
+    """Import what requests may need in main: later no descriptor may be left for it."""
+    import importlib
+
+    names = "calendar concurrent.futures.thread fcntl hmac ipaddress mimetypes queue "
+    for name in (names + "tempfile termios traceback zlib").split():
+        try:
+            importlib.import_module(name)
+        except ImportError:
+            pass  # not on this system
+    content_type_of("x.unknown")  # reads the machine's own types, once
+
+
+def check_no_loop_runs() -> None:
+    """Raise PixieError inside a running event loop, where no other one can run."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return
+    raise PixieError(
+        "run() can't serve inside an event loop that runs, as that of a notebook or a "
+        "coroutine; write threading.Thread(target=app.run, daemon=True).start()"
+    )
+
+
+def say(text: str) -> None:
+    """Print a line for people; where it can't be written, the server serves anyway."""
+    try:
+        print(text, file=sys.stderr, flush=True)
+    except (OSError, ValueError):
+        pass  # a full disk, a pipe that nobody reads, a file that has been closed

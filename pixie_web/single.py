@@ -32,7 +32,7 @@ from pathlib import Path
 from typing import Dict, Iterator, List, NamedTuple, Optional, Sequence, Set, Tuple
 
 CHAPTERS = """
-    about errors text cookies datastructures
+    about errors forks text cookies datastructures
     protocol/http11 protocol/multipart
     forms requests responses conditional staticfiles
     templating/compiler templating/templates

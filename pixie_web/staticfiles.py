@@ -23,7 +23,17 @@ import re
 import stat
 import time
 from functools import lru_cache
-from typing import Any, AsyncIterator, Dict, List, NamedTuple, Optional, Tuple, Union
+from typing import (
+    Any,
+    AsyncIterator,
+    Dict,
+    List,
+    NamedTuple,
+    Optional,
+    Set,
+    Tuple,
+    Union,
+)
 
 from .conditional import (
     _CODED,
@@ -37,7 +47,7 @@ from .conditional import (
 from .datastructures import Headers
 from .errors import HTTPError
 from .responses import OCTETS, FileSlice, Response, StaticFile
-from .text import check_header, format_date, percent_encode
+from .text import WINDOWS_DEVICE, check_header, expression, format_date, percent_encode
 
 MAX_CACHED_FILE_BYTES = 131_072  # larger files are sent from disk, by sendfile
 MAX_CACHED_FILES = 512  # that many of that size are 64 MiB
@@ -67,8 +77,12 @@ _TYPE_OF = {end: name for name, ends in _TYPES.items() for end in ends.split()}
 _UNSAFE_NAME = r"[\0\\]|(?:^|/)\.{0,2}(?:/|$)"
 _UNSAFE_ON_WINDOWS = (
     _UNSAFE_NAME + r'|[\x00-\x1f<>:"|?*]|[. ](?:/|$)'
-    r"|(?i:(?:^|/)(?:aux|con|nul|prn|(?:com|lpt)[0-9¹²³])(?:[./]|$))"
+    rf"|(?i:(?:^|/){WINDOWS_DEVICE} *(?:[./]|$))"
 )
+
+# SECURITY: .git, .env and .htpasswd are put beside what is served, and not for it. What
+# lies in .well-known is for everybody (RFC 8615), as certbot's challenges are.
+_DOT_FILE = expression(r"^\.(?!well-known(?:/|$))|/\.")
 
 
 def is_safe_name(filename: str, windows: bool = os.name == "nt") -> bool:
@@ -115,9 +129,10 @@ def _describe(
     mimetype: Optional[str],
     download: Union[bool, str, None],
     max_age: Optional[int],
+    dotfiles: bool,
 ) -> Tuple[str, Tuple[Tuple[str, str], ...]]:
     """Return the content type and further headers of a file that has a safe name."""
-    if not is_safe_name(filename):
+    if not is_safe_name(filename) or not (dotfiles or not _DOT_FILE.search(filename)):
         raise HTTPError(404)
     headers = []
     if download:
@@ -199,8 +214,25 @@ def _find(root: str, filename: str) -> Tuple[str, FileState]:
     return _look_inside(root, filename, state, int(time.monotonic())), state
 
 
-# Not bounded, as nothing that is asked for with cache=True: only what is there is kept.
-_find_once = lru_cache(maxsize=None)(_find)
+# Of what is asked for with cache=True as much is kept as there are files.
+# SECURITY: but not each name of a file. A link to a directory above it makes as many as
+# a client likes: a/link/a/link/a ... The first one is kept; the others are bounded.
+_first_names: Dict[Tuple[str, str], str] = {}  # by root and name, the real path
+_named_files: Set[Tuple[str, int, int]] = set()  # root, device, inode
+
+
+@lru_cache(maxsize=MAX_KNOWN_FILES)
+def _find_again(root: str, filename: str) -> str:
+    path, state = _find(root, filename)
+    if (root, *state[:2]) not in _named_files:
+        _named_files.add((root, *state[:2]))
+        _first_names[root, filename] = path
+    return path
+
+
+def _find_once(root: str, filename: str) -> str:
+    """Return the real path, without a look at the disk when the name is known."""
+    return _first_names.get((root, filename)) or _find_again(root, filename)
 
 
 def static_file(
@@ -212,6 +244,7 @@ def static_file(
     max_age: Optional[int] = None,
     cache: Optional[bool] = None,
     delete_after: bool = False,
+    dotfiles: bool = False,
 ) -> Response:
     """Return a Response that sends a file.
 
@@ -227,19 +260,25 @@ def static_file(
         cache: None: kept in memory up to 128 KiB and checked by one os.stat; True: kept
             whatever its size, and never looked at again; False: read each time.
         delete_after: send the file whole, then remove it.
+        dotfiles: send it even if its name, or a directory in `filename`, begins with a
+            dot. `.well-known/` may always be sent.
 
     Raises:
         HTTPError: 404 for all that can't be sent: missing, unreadable, no regular file,
-            outside of the root. The client can't tell which.
+            outside of the root, a dot file. The client can't tell which.
         ValueError: max_age is negative, or mimetype holds what a header can't.
     """
-    content_type, headers = _describe(filename, mimetype, download, max_age)
+    content_type, headers = _describe(filename, mimetype, download, max_age, dotfiles)
+    directory, state = os.fspath(root) or ".", None
     try:
-        path, state = (_find_once if cache else _find)(os.fspath(root) or ".", filename)
+        if cache:
+            path = _find_once(directory, filename)
+        else:
+            path, state = _find(directory, filename)
     except (OSError, ValueError) as error:
         raise _file_error(error) from None
     found = _FoundFile(path, cache, delete_after)
-    found.state = None if cache else state
+    found.state = state
     response = Response(found, content_type=content_type)
     if headers:
         response._headers = Headers.from_wire(headers)
@@ -255,7 +294,7 @@ def cached_file(
     the program, and fits into its memory.
 
     Args:
-        options: mimetype, download and max_age, as for `static_file`.
+        options: mimetype, download, max_age and dotfiles, as for `static_file`.
     """
     return static_file(filename, root, cache=True, **options)
 
@@ -267,12 +306,17 @@ def directory_file(
     index: Optional[str] = None,
     max_age: Optional[int] = None,
     cache: Optional[bool] = None,
+    dotfiles: bool = False,
+    query: str = "",
 ) -> Response:
     """Return the Response for a path below a directory that is served as it is.
 
     Args:
         index: the file that stands for a directory ("index.html"); by default a
             directory is a 404 like every name that is not there.
+        dotfiles: serve `.git/config`, `.env` and their like too.
+        query: `env.query_string`, to be kept where a directory without its last slash
+            is redirected.
 
     Raises:
         HTTPError: 404, as `static_file`.
@@ -280,14 +324,17 @@ def directory_file(
     if index and (not filename or filename.endswith("/")):
         filename += index
     try:
-        return static_file(filename, root, max_age=max_age, cache=cache)
+        options: Any = {"max_age": max_age, "cache": cache, "dotfiles": dotfiles}
+        return static_file(filename, root, **options)
     except HTTPError:
         if not index:
             raise
-    static_file(f"{filename}/{index}", root)  # a 404 unless the index is there
+    # A 404 unless the index is there.
+    static_file(f"{filename}/{index}", root, dotfiles=dotfiles)
     # Relative, so that it holds wherever the directory is served.
     last = percent_encode(filename.rpartition("/")[2])
-    return Response("", 302, headers={"Location": f"./{last}/"})
+    location = f"./{last}/?{query}" if query else f"./{last}/"
+    return Response("", 302, headers={"Location": location})
 
 
 # Representations, and the memory that keeps them --------------------------------------
@@ -383,14 +430,21 @@ def _preferred(accept_encoding: Optional[str], available: Tuple[str, ...]) -> st
     return best[0] if best and best[0] in CODINGS else ""
 
 
+_required_files: Dict[Tuple[int, int], str] = {}  # by device and inode, the path
+
+
 @lru_cache(maxsize=None)
 def _require(path: str) -> Dict[str, Representation]:
     """Return a file, as "", and its siblings by their codings; for cache=True.
 
     Raises:
-        OSError: it can't be read, or changes while it is.
+        OSError: it can't be read, changes while it is, or is kept by another name.
     """
     state = _look(path)
+    # SECURITY: where upper and lower case are one, a name has as many as two to the
+    # power of its letters.
+    if _required_files.setdefault(state[:2], path) != path:
+        raise OSError(errno.EEXIST, "kept by another name", path)
     found = {"": _read(path, state, "")}
     for coding in _siblings(path, state, 0):
         sibling = path + CODINGS[coding]
@@ -415,7 +469,7 @@ def _choose(
             kept = _require(path)
             return kept[_preferred(accept_encoding, tuple(kept)[1:])], len(kept) > 1
         except OSError:
-            pass  # somebody writes to it: this time as it is
+            pass  # somebody writes to it, or it has a second name: as it is now
     state = file.take_state() if isinstance(file, _FoundFile) else None
     state = state or _look(path)
     available = _siblings(path, state, int(time.monotonic()))

@@ -8,13 +8,15 @@ everything that a person types is UTF-8.
 from __future__ import annotations
 
 import codecs
+import logging
 import re
-import sys
 import time
+from contextvars import ContextVar
 from enum import Enum
 from functools import lru_cache, partial
-from typing import TYPE_CHECKING, Any, Callable, List, Optional, Tuple
+from typing import TYPE_CHECKING, Any, Callable, List, Optional, Tuple, cast
 
+from .about import log
 from .errors import HTTPError
 
 
@@ -47,6 +49,8 @@ _unescape = codecs.unicode_escape_decode
 _URL_SAFE = frozenset(
     b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~"
 )
+# Of Windows, in every directory; also with blanks behind it, or an extension.
+WINDOWS_DEVICE = r"(?:con|prn|aux|nul|conin\$|conout\$|(?:com|lpt)[0-9\xb9\xb2\xb3])"
 
 
 def is_token(text: str) -> bool:
@@ -188,6 +192,68 @@ def escape(value: object) -> str:
 _ONE_DIGIT = bytes.maketrans(b"123456789", b"0" * 9)
 
 
+# Set while a request is answered: its application's word on what none of this knows.
+json_default_hook: ContextVar[Optional[Callable[[Any], object]]] = ContextVar(
+    "json_default_hook", default=None
+)
+
+
+def _moment_text(moment: Any) -> str:
+    """Return a datetime as RFC 3339 has it; without an offset, if it says none."""
+    offset = moment.utcoffset()
+    if offset is not None and offset.total_seconds() % 60:  # RFC 3339 5.6: hh:mm
+        from datetime import timezone
+
+        moment = moment.astimezone(timezone.utc)
+    return str(moment.isoformat())
+
+
+def _decimal_text(number: Any) -> str:
+    # Not a number: whoever reads one makes a float of it, which has 15 digits.
+    if not number.is_finite():
+        raise ValueError(f"Decimal {number} is not JSON")
+    return str(number)
+
+
+@lru_cache(maxsize=1)
+def _json_rules() -> Tuple[Tuple[Any, Callable[[Any], object]], ...]:
+    from datetime import date, datetime, time
+    from decimal import Decimal
+    from uuid import UUID
+
+    return (
+        (Enum, lambda member: member.value),
+        (UUID, str),
+        (datetime, _moment_text),
+        ((date, time), lambda moment: moment.isoformat()),
+        (Decimal, _decimal_text),
+    )
+
+
+def _json_default(value: object) -> object:
+    """Return what to write for a value that is none of JSON's own.
+
+    Enum and UUID orjson writes by itself, and has no option against it.
+    """
+    kind = type(value)
+    if issubclass(kind, (str, int, float, list, tuple, dict)):
+        raise TypeError("orjson asks for subclasses; json writes them by itself")
+    for known, rule in _json_rules():
+        if isinstance(value, known):
+            return rule(value)
+    if hasattr(kind, "__dataclass_fields__"):
+        from dataclasses import fields
+
+        return {one.name: getattr(value, one.name) for one in fields(cast(Any, value))}
+    hook = json_default_hook.get()
+    if hook is not None:
+        return hook(value)
+    raise TypeError(
+        f"Object of type {kind.__name__} is not JSON serializable; make it text, a "
+        "number, a list or a dict, or let app.json_default do so"
+    )
+
+
 @lru_cache(maxsize=1)
 def _fast_json() -> Optional[Tuple[Callable[[object], bytes], Callable[..., object]]]:
     """Return orjson's `dumps` and `loads`; None where it is not installed.
@@ -201,20 +267,16 @@ def _fast_json() -> Optional[Tuple[Callable[[object], bytes], Callable[..., obje
         return None
     option = orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_DATETIME
     option |= orjson.OPT_PASSTHROUGH_SUBCLASS
-    return partial(orjson.dumps, option=option), orjson.loads
+    dumps = partial(orjson.dumps, default=_json_default, option=option)
+    return dumps, orjson.loads
 
 
-def _json_default(value: object) -> object:
-    """Return what to write for a value that is none of JSON's own.
-
-    These two orjson writes by itself, and has no option against it.
-    """
-    if isinstance(value, Enum):
-        return value.value
-    uuid = sys.modules.get("uuid")  # whoever made one has imported it
-    if uuid is not None and isinstance(value, uuid.UUID):
-        return str(value)
-    raise TypeError(f"Object of type {type(value).__name__} is not JSON serializable")
+def parse_float(text: str) -> float:
+    """Return a float that is finite; raise ValueError for any other text."""
+    number = float(text)
+    if number - number != 0:
+        raise ValueError(f"{text[:30]} is too large a number")
+    return number
 
 
 def _refuse_constant(name: str) -> object:
@@ -232,14 +294,17 @@ def _json() -> Tuple[Callable[[object], str], Callable[[str], object]]:
         allow_nan=False,
         default=_json_default,
     )
-    return encoder.encode, json.JSONDecoder(parse_constant=_refuse_constant).decode
+    decoder = json.JSONDecoder(parse_float=parse_float, parse_constant=_refuse_constant)
+    return encoder.encode, decoder.decode
 
 
 def dump_json(value: object) -> bytes:
     """Return `value` as compact JSON in UTF-8.
 
-    A UUID is its text, a member of an Enum its value, a tuple a list. What is written
-    means the same whether orjson is installed or not.
+    A datetime, date or time is its RFC 3339 text, a Decimal and a UUID their text, a
+    member of an Enum its value, a dataclass the object of its fields, a tuple a list.
+    For anything else `Application.json_default` is asked, while a request is answered.
+    What is written means the same whether orjson is installed or not.
 
     Raises:
         TypeError: a value that JSON can't say.
@@ -254,7 +319,7 @@ def dump_json(value: object) -> bytes:
             # orjson writes NaN as null, which is not equal to it when read back.
             if b"null" not in data or loads(data) == value:
                 return data
-        except TypeError:
+        except Exception:  # of values that do not compare, too
             pass  # json may know better, or says why
     # Half a surrogate pair can't be UTF-8, but its \\udXXX is JSON.
     return _json()[0](value).encode("utf-8", "backslashreplace")
@@ -271,7 +336,7 @@ def load_json(data: bytes) -> object:
 
     Raises:
         HTTPError: 400, with the reason: bad syntax, bad UTF-8, NaN, nested too deeply,
-            or a number too long to convert.
+            or a number that is too large for a float or too long to convert.
     """
     fast = _fast_json()
     if fast is not None and not _has_long_integer(data):  # orjson would round it
@@ -285,3 +350,43 @@ def load_json(data: bytes) -> object:
         raise HTTPError(400, "The JSON body is nested too deeply.") from None
     except ValueError as error:
         raise HTTPError(400, f"The body is not JSON: {error}.") from None
+
+
+# Lines of the log ---------------------------------------------------------------------
+
+# All that ends a line somewhere or moves a terminal's cursor, but LF and the tab.
+_CONTROL = expression(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029]")
+_NEXT_RECORD = expression(r"\n(?![ \t\n]|\Z)")
+
+
+def log_lines(text: str) -> str:
+    """Return a text for the log in which no line but the first can begin a record.
+
+    A record begins with its time: a line that begins with a blank goes on with the one
+    above it, to people and to what collects logs. 'a\\r\\nb' -> 'a\\x0d\\n  b'
+    """
+    text = _CONTROL.sub(lambda found: f"\\x{ord(found.group()):02x}", text)
+    return text.replace("\n", "\n  ") if _NEXT_RECORD.search(text) else text
+
+
+def check_record(record: logging.LogRecord) -> bool:
+    """Take out of a record what could pass for another one; a filter of `log`.
+
+    SECURITY: the text of an exception is often a client's, and comes after the line
+    feeds of a traceback: one of its own would forge a record (CWE-117). Here, and not
+    in a formatter, as that may be the program's.
+    """
+    try:
+        message = record.getMessage()
+    except (TypeError, ValueError):
+        return True  # a program's own; its handlers tell what is wrong with it
+    lines = log_lines(message)
+    if lines != message:
+        record.msg, record.args = lines, ()
+    if record.exc_info:
+        text = logging.Formatter().formatException(record.exc_info)
+        record.exc_text = log_lines(f"\n{text}")[1:]
+    return True
+
+
+log.addFilter(check_record)

@@ -49,6 +49,11 @@ def pytest_report_header() -> str:
     return f"pixie_web: {shapes.SHAPE} in {shapes.home()}"
 
 
+def pytest_configure() -> None:
+    """Go to the shape that is tested, when pytest has found what it is to collect."""
+    shapes.leave_the_package()
+
+
 def pytest_unconfigure() -> None:
     """Remove the single file that was tested."""
     shapes.clean_up()

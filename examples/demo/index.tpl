@@ -26,8 +26,9 @@ failures = [
   <div>
     <p class="brand"><img src="/assets/icon.svg" width="28" height="28" alt="">pixie_web <span>demo</span></p>
     <h1>Each route says where it runs.</h1>
-    <p class="lead">Five placements, one word each. This page is a single file,
-      <a href="/source">demo.py</a>, served by a framework that needs nothing but Python.</p>
+    <p class="lead">Five placements, one word each. The handlers of this page are one file,
+      <a href="/source">demo.py</a>; its templates, style and script lie in <code>examples/demo/</code>.
+      The framework needs nothing but Python.</p>
     <dl class="facts">
       <div><dt>Python</dt><dd>{{python}}</dd></div>
       <div><dt>Main process</dt><dd>{{pid}}</dd></div>

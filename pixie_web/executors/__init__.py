@@ -27,7 +27,7 @@ the bytes that go. A worker's life, seen from main:
     starting --READY--> idle --RUN--> busy --RESPONSE, FILE, END--> idle
         \                |             |  deadline, crash, exit()
          `---------------+-------------+--> dying --exit seen--> (gone, replaced)
-           can't boot,      too old, too large, of an old program: when another
+           can't boot,      too old, too large, has done enough: when another
            other routes     worker is ready, and it has no job; or one too many
 
 A dying worker is asked to end (its pipes are closed; SIGUSR2 raises RequestTimeout),

@@ -8,7 +8,7 @@ import time
 from bisect import bisect_left
 from collections import deque
 from enum import Enum
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import (
     TYPE_CHECKING,
     Any,
@@ -200,6 +200,7 @@ class Route:
         self.triggers: Tuple[Sequence[Handler], ...] = ((), (), (), ())
         self.gate: Optional[Gate] = None
         self.counts = RouteCounts()
+        self.was_warned_of = False  # that what it changes is lost
 
     def __repr__(self) -> str:
         return f"<Route {self.path} {self.placement.name}>"
@@ -314,10 +315,14 @@ class Gate:
             raise BusyError(1)
         loop = asyncio.get_running_loop()
         turn: asyncio.Future[None] = loop.create_future()
-        timer = loop.call_later(route.queue_timeout, self._give_up, turn)
+        timer = loop.call_later(route.queue_timeout, self._give_up, turn, BusyError(1))
+        left = ClientDisconnected("the client left while its request waited")
+        give_up = partial(self._give_up, turn, left)
         self._line.append(turn)
         self._line_bytes += held
         arrived = time.monotonic()
+        if request.disconnect is not None:
+            request.disconnect.add(give_up)  # or it would keep others out of the line
         try:
             await turn
         except asyncio.CancelledError:
@@ -326,11 +331,13 @@ class Gate:
             raise
         finally:
             timer.cancel()
+            if request.disconnect is not None:
+                request.disconnect.remove(give_up)
             self._line_bytes -= held
             request.queue_seconds += time.monotonic() - arrived
         if request.disconnected:
             self.leave()
-            raise ClientDisconnected("the client left while its request waited")
+            raise left
 
     def leave(self) -> None:
         """Go out, and let the next one in."""
@@ -341,10 +348,10 @@ class Gate:
                 return
         self.inside -= 1
 
-    def _give_up(self, turn: asyncio.Future[None]) -> None:
+    def _give_up(self, turn: asyncio.Future[None], why: Exception) -> None:
         if not turn.done():
             self._line.remove(turn)
-            turn.set_exception(BusyError(1))
+            turn.set_exception(why)
 
 
 def _check_bounds(

@@ -19,7 +19,8 @@ from typing import (
 
 from ..about import log
 from ..datastructures import T
-from ..errors import AnswerLost, ClientDisconnected, PixieError
+from ..errors import AnswerLost, ClientDisconnected
+from ..forks import end_copy
 from ..requests import Request
 from ..responses import Response, is_stream
 from .base import (
@@ -30,7 +31,7 @@ from .base import (
     deadline_error,
     leave_gate,
 )
-from .streams import Answer, AsyncAnswer, AsyncChunks, Chunks
+from .streams import Answer, AsyncAnswer, AsyncChunks, Chunks, HandlerLeft
 
 if TYPE_CHECKING:
     from queue import SimpleQueue
@@ -57,6 +58,8 @@ class LoopStream:
             return self._context.run(next, self._chunks)
         except StopIteration:
             raise StopAsyncIteration from None
+        finally:
+            end_copy()
 
     async def aclose(self) -> None:
         """Close the generator."""
@@ -67,6 +70,7 @@ def run_on_loop(answer: Answer, route: Route, request: Request) -> Response:
     """Run a `sync` route, here and now, in a context of its own."""
     context = copy_context()
     response = context.run(answer, route, request)
+    end_copy()
     if is_stream(response.body):
         response.body = LoopStream(cast("Iterator[bytes]", response.body), context)
     return response
@@ -138,6 +142,7 @@ def call_from_thread(
     loop: asyncio.AbstractEventLoop, function: Callable[..., object], *args: Any
 ) -> None:
     """Have a loop call a function, unless it has closed: then nobody waits any more."""
+    end_copy()
     try:
         loop.call_soon_threadsafe(function, *args)
     except RuntimeError:
@@ -335,6 +340,7 @@ class TaskRun:
 
     async def _main(self) -> None:
         response = await self._answer(self._route, self._request)
+        end_copy()
         chunks = response.body
         if is_stream(chunks):
             response.body = self
@@ -348,17 +354,17 @@ class TaskRun:
             await self._serve(cast(AsyncChunks, chunks))
 
     def _ended(self, task: asyncio.Task[None]) -> None:
-        if not task.cancelled() and task.exception() is None:
+        try:
+            task.result()
             return
-        error = None if task.cancelled() else task.exception()
-        if not isinstance(error, Exception):
-            if self._request.disconnected:
-                error = ClientDisconnected("the client left")
-            else:
-                error = PixieError(f"the handler left by {error or 'its cancellation'}")
+        except Exception as error:
+            end = error
+        except BaseException as error:
+            gone = self._request.disconnected
+            end = ClientDisconnected("the client left") if gone else HandlerLeft(error)
         if self._ready is not None and not self._ready.done():
-            self._ready.set_exception(error)
-        self._stop(error)
+            self._ready.set_exception(end)
+        self._stop(end)
 
     # The stream.
 

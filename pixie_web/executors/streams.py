@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any, AsyncIterator, Awaitable, Callable, Iterator, Optional
 
 from ..about import log
-from ..errors import PixieError
+from ..errors import PixieError, ends_worker
 from ..requests import Request
 from ..responses import Response, to_chunk
 from .base import Route
@@ -15,7 +16,14 @@ AsyncAnswer = Callable[[Route, Request], Awaitable[Response]]
 
 
 class HandlerLeft(PixieError):
-    """A handler called sys.exit() in the middle of its stream."""
+    """A handler left its stream by what is no Exception: sys.exit(), a cancellation.
+
+    As such it would pass for something else on its way through the event loop.
+    """
+
+    def __init__(self, error: BaseException) -> None:
+        super().__init__(f"the handler left by {error!r}")
+        self.__cause__ = error
 
 
 class Chunks:
@@ -35,8 +43,15 @@ class Chunks:
         first, self._first = self._first, None
         try:
             return to_chunk(next(self._rest)) if first is None else first
-        except (SystemExit, KeyboardInterrupt) as error:
-            raise HandlerLeft(f"the handler left by {error!r}") from error
+        except StopAsyncIteration as error:
+            # It would pass for the end. Of StopIteration, Python says the same.
+            raise RuntimeError("the stream raised StopAsyncIteration") from error
+        except Exception:
+            raise
+        except BaseException as error:
+            if ends_worker(error):
+                raise
+            raise HandlerLeft(error) from error
 
     def close(self) -> None:
         """Close the generator, so that its `finally` runs; log what that raises."""
@@ -44,7 +59,9 @@ class Chunks:
         try:
             if close is not None:
                 close()
-        except (Exception, SystemExit, KeyboardInterrupt):
+        except BaseException as error:
+            if ends_worker(error):
+                raise
             log.exception("a stream failed while it was closed")
 
 
@@ -78,8 +95,10 @@ class AsyncChunks:
     async def _step(self, step: Callable[..., Awaitable[Any]], *args: Any) -> bytes:
         try:
             return to_chunk(await step(*args))
-        except (SystemExit, KeyboardInterrupt) as error:
-            raise HandlerLeft(f"the handler left by {error!r}") from error
+        except (Exception, asyncio.CancelledError, GeneratorExit):
+            raise  # of the last two, how the Task ends tells more
+        except BaseException as error:
+            raise HandlerLeft(error) from error
 
     async def aclose(self) -> None:
         """Close the async generator, so that its `finally` runs; log what it raises."""
@@ -87,5 +106,7 @@ class AsyncChunks:
         try:
             if aclose is not None:
                 await aclose()
-        except (Exception, SystemExit, KeyboardInterrupt):
+        except (asyncio.CancelledError, GeneratorExit):
+            raise
+        except BaseException:
             log.exception("a stream failed while it was closed")

@@ -15,17 +15,19 @@ pieces or are long go line by line: the first line at fault decides, however the
 input was cut.
 
 Expressions that see a client's bytes are linear: in each, the next byte alone says
-whether a repetition goes on.
+whether a repetition goes on. For each one, tests/house/test_expressions.py counts the
+steps that the worst texts take.
 """
 
 from __future__ import annotations
 
 import re
+import sys
 from enum import Enum
 from functools import lru_cache
 from typing import Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple, Union
 
-from ..errors import REASONS, ProtocolError
+from ..errors import REASONS, ProtocolError, RequestCutShort
 from ..text import TOKEN_BYTES, expression, is_token, percent_decode
 
 MAX_REQUEST_LINE_BYTES = 8190  # gunicorn 4094, Apache and aiohttp 8190; RFC asks 8000
@@ -38,6 +40,10 @@ MAX_EMPTY_LINES = 16  # before a request line; RFC 9112 section 2.2 asks for one
 MAX_CHUNK_LINE_BYTES = 4096  # Go
 MAX_EXTENSION_BYTES = 16_384  # per body, beyond its own size; Go since CVE-2023-39326
 MAX_TRAILER_BYTES = 8190  # all trailer lines together
+MAX_SMALL_CHUNKS = 65_536  # of a body, beyond one for each MIN_CHUNK_BYTES of it
+MIN_CHUNK_BYTES = 16  # that chunks have on average, beyond MAX_SMALL_CHUNKS
+MAX_JOINED_CHUNKS = 256  # that make one event; some 0.2 ms
+MAX_JOINED_BYTES = 65_536  # of the buffer, for one event of several chunks
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 LAST_CHUNK = b"0\r\n\r\n"
@@ -63,11 +69,13 @@ _REG_NAME = r"(?:[\w.~!$&()*+;=-]|%[0-9A-Fa-f]{2})+"
 _HOST = expression(rf"(?a)(?:\[([0-9A-Fa-f:.]+)\]|{_REG_NAME})(?::([0-9]{{0,5}}))?")
 # SECURITY: 20 digits wrap round elsewhere; thousands make int() slow (CVE-2020-10735).
 _CONTENT_LENGTH = expression("[0-9]{1,19}")
-_CHUNK_LINE = expression(  # RFC 9112 section 7.1.1
+_CHUNK = (  # RFC 9112 section 7.1.1
     rb"([0-9A-Fa-f]{1,16})((?:[\t ]*;[\t ]*[%b]+(?:[\t ]*=[\t ]*(?:[%b]+|"
     rb'"(?:[\t !#-\[\]-~\x80-\xff]|\\[\t -~\x80-\xff])*"))?)*)'
     % (TOKEN_BYTES, TOKEN_BYTES)
 )
+_CHUNK_LINE = expression(_CHUNK)
+_CHUNK_START = expression(_CHUNK + rb"\r\n")
 
 
 class Head:
@@ -252,10 +260,12 @@ class RequestReader:
     at the end of input between two requests; inside one that is a ProtocolError. An
     error is final: each further call raises it again.
 
-    A companion may read chunks in another way: its class has `_read_chunk_line` anew.
+    Chunks that have come whole are one event, of MAX_JOINED_CHUNKS at most. A companion
+    may read them in another way: its class has `_take_chunks` anew.
 
     `max_body_bytes` may be set after each Head, which resets it to None: a chunked body
     that grows beyond it, by the size that a chunk announces, is a ProtocolError 413.
+    `chunks` counts those of all bodies: who reads them can tell what they have cost.
     """
 
     def __init__(
@@ -286,6 +296,7 @@ class RequestReader:
         self._step: Callable[[RequestReader], WireEvent] = RequestReader._read_head
         self._eof = False
         self._error: Optional[Tuple[int, str]] = None
+        self.chunks = 0
         # For one request.
         self._keep_alive = True
         self._after_data = RequestReader._end_message  # the next step
@@ -293,6 +304,7 @@ class RequestReader:
         self._remaining = 0  # bytes of the body, or of the chunk, still to come
         self._body_bytes = 0
         self._extension_bytes = 0
+        self._body_chunks = 0
         self.max_body_bytes: Optional[int] = None
         # For one head, trailer section or chunk line; offsets count from _position.
         self._line_start = 0
@@ -326,7 +338,7 @@ class RequestReader:
             if event is NEED_DATA and self._eof:
                 if self._step is RequestReader._read_head and not self.buffered:
                     return CLOSED
-                raise ProtocolError(400, "The connection ended inside a request.")
+                raise RequestCutShort(400, "The connection ended inside a request.")
         except ProtocolError as error:
             self._error = error.status, error.text
             self._close()
@@ -373,6 +385,7 @@ class RequestReader:
         self._move_to(end)
         self.max_body_bytes = None
         self._empty_lines = self._body_bytes = self._extension_bytes = 0
+        self._body_chunks = 0
         self._keep_alive = head.keep_alive
         self._remaining = head.content_length or 0
         self._step = RequestReader._read_body
@@ -396,6 +409,10 @@ class RequestReader:
         return data
 
     def _read_chunk_line(self) -> WireEvent:
+        """Return whole chunks as one; else read the line of the next one alone."""
+        content = b"" if self._searched else self._take_chunks()
+        if content:
+            return content
         line = self._next_line(self._chunk_line, len(self._buffer))
         if line is None:
             return NEED_DATA
@@ -410,11 +427,64 @@ class RequestReader:
         self._body_bytes += self._remaining
         if self.max_body_bytes is not None and self._body_bytes > self.max_body_bytes:
             raise ProtocolError(413, "The body is larger than this resource takes.")
+        self.chunks += 1
+        self._body_chunks += self._remaining > 0
+        most_chunks = MAX_SMALL_CHUNKS + self._body_bytes // MIN_CHUNK_BYTES
+        if self._body_chunks > most_chunks:
+            raise ProtocolError(400, "The body has too many small chunks: join them.")
         self._move_to(self._position + self._line_start)
         self._step = RequestReader._read_body
         if not self._remaining:
             self._step = RequestReader._read_trailers
         return self._step(self)
+
+    def _take_chunks(self) -> bytes:
+        """Return the content of the whole chunks that wait, MAX_JOINED_CHUNKS at most.
+
+        SECURITY: each as an event of its own costs 6 us and an object; in chunks of a
+        byte, that is a second for each 200 kB that a client sends.
+
+        It ends, or returns b"", at what is to be refused or has not come whole.
+        """
+        buffer, position = self._buffer, self._position
+        stop = min(len(buffer), position + MAX_JOINED_BYTES)
+        match, most_extra_bytes = _CHUNK_START.match, self._max_extension_bytes
+        most_bytes = sys.maxsize if self.max_body_bytes is None else self.max_body_bytes
+        most_chunks = MAX_SMALL_CHUNKS - self._body_chunks
+        body_bytes, extension_bytes = self._body_bytes, self._extension_bytes
+        pieces: List[bytes] = []
+        for count in range(MAX_JOINED_CHUNKS):
+            found = match(buffer, position, stop)
+            if found is None:
+                break
+            digits, extension = found.groups()
+            start = found.end()
+            end = start + int(digits, 16)
+            if end == start or end > stop or buffer[end : end + 2] != b"\r\n":
+                break
+            extra_bytes = extension_bytes + len(extension)
+            size = body_bytes + end - start
+            if (
+                start - 2 - position > self._chunk_line[1]
+                or extra_bytes > most_extra_bytes + body_bytes
+                or size > most_bytes
+                or count >= most_chunks + size // MIN_CHUNK_BYTES
+            ):
+                break
+            pieces.append(buffer[start:end])
+            body_bytes, extension_bytes, position = size, extra_bytes, end + 2
+        self._extension_bytes = extension_bytes
+        return self._count_chunks(pieces, position)
+
+    def _count_chunks(self, pieces: List[bytes], position: int) -> bytes:
+        """Note that chunks have been taken, and the buffer up to `position`."""
+        content = b"".join(pieces)
+        if content:
+            self.chunks += len(pieces)
+            self._body_chunks += len(pieces)
+            self._body_bytes += len(content)
+            self._move_to(position)
+        return content
 
     def _read_chunk_end(self) -> WireEvent:
         ending = self._buffer[self._position : self._position + 2]

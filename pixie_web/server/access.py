@@ -37,7 +37,8 @@ class AccessRecord(Mapping[str, Any]):
     `outcome` tells a whole answer from one that was cut off after its status had been
     sent: "complete", or else "failed" (the handler, or its worker died), "timeout" (its
     deadline passed), "left" (the client left, or read too slowly), "stopped" (the
-    server, before the answer had ended). Whole means handed to the kernel.
+    server, before the answer had ended). Whole means handed to the kernel. "refused" is
+    whole too: a 400 to a host that is none of `allowed_hosts`.
     """
 
     ITEMS: ClassVar[Dict[str, Callable[[Request, int, int, float, str], Any]]] = {

@@ -31,6 +31,7 @@ from typing import (
     Coroutine,
     Generator,
     Optional,
+    Tuple,
     cast,
 )
 
@@ -42,12 +43,15 @@ from ..errors import (
     HTTPError,
     PixieError,
     ProtocolError,
+    RequestCutShort,
+    no_descriptor,
 )
 from ..protocol.http11 import (
     CLOSED,
     CONTINUE,
     END,
     LAST_CHUNK,
+    MAX_JOINED_CHUNKS,
     Head,
     ResponseHead,
     encode_chunk,
@@ -66,6 +70,7 @@ from ..responses import FileSlice, Refusal, Response, error_page
 from ..text import expression
 from .access import NO_HEAD, AccessRecord, access_log
 from .insistence import Insistence
+from .options import GRACE_SECONDS
 
 if TYPE_CHECKING:
     from .server import Server
@@ -93,12 +98,15 @@ class ConnectionBody(BodySource):
 
     def __init__(self, connection: Connection, head: Head) -> None:
         self._connection = connection
+        self._server = connection.server
+        options = self._server.options
         self.content_length = head.content_length
-        self.max_body_bytes = connection.server.options.max_body_bytes
+        self.max_body_bytes = options.max_body_bytes
         self._expects_continue = head.expects_continue
+        self._held_bytes = 0
         self.ended = False
         self.was_dropped = False  # in part, since the answer had begun
-        self.waited_seconds = 0.0  # for the client; not while nobody wanted more
+        self.patience_seconds = options.body_idle_seconds
 
     @property
     def asked_for(self) -> bool:
@@ -116,6 +124,33 @@ class ConnectionBody(BodySource):
             self._expects_continue = False
             self._connection.write(CONTINUE)
         return await self._connection.read_body(self)
+
+    def hold(self, size: int) -> bool:
+        """Count the body in memory; return whether there is room for all that are."""
+        server = self._server
+        server.held_bytes += size - self._held_bytes
+        self._held_bytes = size
+        return server.held_bytes <= server.options.max_memory_body_bytes
+
+    def earn(self, size: int) -> None:
+        """Have more patience, for bytes that have come.
+
+        SECURITY: never more than `body_idle_seconds`. A client that has sent much at
+        once could else stay for minutes with a byte now and then.
+        """
+        options = self._server.options
+        if options.min_bytes_per_second:
+            patience = self.patience_seconds + size / options.min_bytes_per_second
+            self.patience_seconds = min(options.body_idle_seconds, patience)
+
+    def spend(self, seconds: float) -> None:
+        """Have less patience: that long the client was waited for.
+
+        SECURITY: without the least rate, a byte now and then keeps a connection for
+        years (R-U-Dead-Yet).
+        """
+        if self._server.options.min_bytes_per_second:
+            self.patience_seconds -= seconds
 
 
 def _open_file(path: str, flags: int) -> int:
@@ -217,22 +252,38 @@ class Heartbeat:
 
 
 class Connection(asyncio.Protocol):
-    """One client's connection, from its first byte to its last."""
+    """One client's connection, from its first byte to its last.
 
-    def __init__(self, server: Server, refusal: Optional[ProtocolError] = None) -> None:
+    Args:
+        server: what it shares with the others.
+        accepted: its socket, until it is connected to a transport.
+        network: the client that it counts for; "" if it counts for none.
+    """
+
+    def __init__(
+        self,
+        server: Server,
+        accepted: Optional[socket.socket] = None,
+        network: str = "",
+    ) -> None:
         # For the life of the connection.
         self.server = server
+        self.network = network
+        self.refusal: Optional[ProtocolError] = None  # to whatever the client will say
         self.transport: asyncio.Transport
         self.deadline = NEVER
         self.client = ("", 0)
         self.scheme = "http"
         self.disconnect = Disconnect()
-        self._refusal = refusal  # the answer to whatever the client will say
+        self._accepted = accepted
+        self._began = server.loop.time()
         self._reader = server.make_reader()
+        self._chunks_before = 0  # of the reader's, when others last had their turn
         self._reading_paused = False
         self._writable: Optional[asyncio.Future[None]] = None  # set while it is not
         self._eof = False
         self._lingering = False
+        self.gives_way = False  # to a new one, as soon as it can
         self._answered = False  # at least once
         self._closed = False
         self._insistence: Optional[Insistence] = None  # its last answer was a refusal
@@ -259,12 +310,14 @@ class Connection(asyncio.Protocol):
             self.client = (str(peer[0]), int(peer[1]))
         if transport.get_extra_info("ssl_object") is not None:
             self.scheme = "https"
+        self._accepted = None
+        self.server.arriving.pop(self, None)
         self.server.connections[self] = None
         self.deadline = self.server.loop.time() + self.server.options.head_seconds
         if self.server.closing:
             self.transport.abort()
-        elif self._refusal is not None:
-            self.refuse(self._refusal)
+        elif self.refusal is not None:
+            self.refuse(self.refusal)
 
     def data_received(self, data: bytes) -> None:
         """Take bytes: of a head, of a body that is pulled, or of what comes later."""
@@ -332,11 +385,53 @@ class Connection(asyncio.Protocol):
         """Whether a request is being answered."""
         return self._request is not None
 
-    @property
-    def is_kept_alive(self) -> bool:
-        """Whether it has been answered, and nothing of a next request has come."""
-        is_between = self._request is None and not self._started
-        return self._answered and is_between and not (self._continuing or self._ending)
+    def rank(self, now: float) -> Optional[Tuple[int, float]]:
+        """Return how soon this may end to make room for a new one; None: it may not.
+
+        Ahead of all is what has been idle for longest. Then comes a client for whose
+        head or body the server waits: the slowest, in bytes per second since it began.
+        """
+        if self.gives_way:
+            return None
+        if self._accepted is not None:
+            size, began = 0, self._began
+        elif self._ending or self._continuing:
+            return None
+        elif self._body is not None and self._body_waiter is not None:
+            size, began = self._body.received_bytes, self._started
+        elif self._request is not None:
+            return None
+        elif self._answered and not self._started:
+            return 0, self.deadline
+        else:
+            size, began = self._reader.buffered, self._started or self._began
+        seconds = now - began
+        return None if seconds <= GRACE_SECONDS else (1, size / seconds)
+
+    def give_way(self) -> None:
+        """End for a new connection: at once, and with a 408 where something has come.
+
+        It does not linger: the new one may need its descriptor.
+        """
+        if self.gives_way:
+            return
+        self.gives_way = True
+        self.server.leaving += 1
+        error = ProtocolError(408, "This came slowest, and the server is full.")
+        if self._accepted is not None:
+            try:
+                self._accepted.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                pass  # the client has left
+        elif self._body_waiter is not None:
+            self._fail_body(error)
+            # Or sooner: where its handler does not care.
+            seconds = self.server.options.linger_seconds
+            self.deadline = self.server.loop.time() + seconds
+        elif self._reader.buffered:
+            self._refuse_head(error)
+        else:
+            self._close()
 
     def drain(self) -> None:
         """End after the request at hand; at once, if there is none."""
@@ -362,9 +457,7 @@ class Connection(asyncio.Protocol):
             else:
                 self._reset()
         elif self._body_waiter is not None:
-            waiter, self._body_waiter = self._body_waiter, None
-            if not waiter.done():
-                waiter.set_exception(ProtocolError(408, "The body came too slowly."))
+            self._fail_body(ProtocolError(408, "The body came too slowly."))
         elif self._request is not None or self._lingering or not self._reader.buffered:
             self._close()
         else:
@@ -401,6 +494,9 @@ class Connection(asyncio.Protocol):
             return  # closed twice, a TLS transport of asyncio can't be aborted
         self._closed = True
         self.transport.close()
+        if self.gives_way:
+            # In the next turn: by then what was written has been sent.
+            self.server.loop.call_soon(self.transport.abort)
         self._expect_progress()
         self._look_again()
 
@@ -488,7 +584,7 @@ class Connection(asyncio.Protocol):
         """Run the coroutine on, from its first wait."""
         try:
             awaited = coroutine.send(None)
-        except (StopIteration, asyncio.CancelledError):
+        except StopIteration:
             self._task_done()
         else:
             self._go_on_in_task(coroutine, awaited)
@@ -507,6 +603,8 @@ class Connection(asyncio.Protocol):
     async def read_body(self, body: ConnectionBody) -> bytes:
         """Return the next bytes of the body, waiting for them if need be."""
         while True:
+            if self._has_had_its_turn:
+                await self._let_others()
             if body is not self._body:
                 # SECURITY: a task that outlives its request must not take bytes of the
                 # next one, which a proxy may send for another client.
@@ -514,6 +612,7 @@ class Connection(asyncio.Protocol):
             self._reader.max_body_bytes = body.max_body_bytes
             event = self._reader.next_event()
             if isinstance(event, bytes):
+                body.earn(len(event))
                 return event
             if event is END:
                 body.ended = True
@@ -524,28 +623,35 @@ class Connection(asyncio.Protocol):
                 raise ClientDisconnected("the client left in the middle of its request")
             self.resume_reading()
             began = self.server.loop.time()
-            self.deadline = began + self._body_patience(body)
+            self.deadline = began + body.patience_seconds
             waiter = self._body_waiter = self.server.loop.create_future()
             await waiter
-            body.waited_seconds += self.server.loop.time() - began
+            self._chunks_before = self._reader.chunks
+            body.spend(self.server.loop.time() - began)
 
-    def _body_patience(self, body: ConnectionBody) -> float:
-        """Return how many seconds the next bytes of a body may take to come.
+    @property
+    def _has_had_its_turn(self) -> bool:
+        """Whether as many chunks as one event may have were read without a wait.
 
-        SECURITY: without the least rate, a byte now and then keeps a connection for
-        years (R-U-Dead-Yet).
+        SECURITY: all that reads a body looks here. Else the chunks that a client sends
+        at once, tens of thousands, are read while everybody else waits.
         """
-        options = self.server.options
-        if not options.min_bytes_per_second:
-            return options.body_idle_seconds
-        earned = body.received_bytes / options.min_bytes_per_second
-        return options.body_idle_seconds + min(0.0, earned - body.waited_seconds)
+        return self._reader.chunks - self._chunks_before >= MAX_JOINED_CHUNKS
+
+    async def _let_others(self) -> None:
+        await self.server.next_turn()
+        self._chunks_before = self._reader.chunks
 
     def _wake_body(self) -> None:
         waiter, self._body_waiter = self._body_waiter, None
         self.deadline = NEVER  # until whoever reads asks for more
         if waiter is not None and not waiter.done():
             waiter.set_result(None)
+
+    def _fail_body(self, error: ProtocolError) -> None:
+        waiter, self._body_waiter = self._body_waiter, None
+        if waiter is not None and not waiter.done():
+            waiter.set_exception(error)
 
     def pause_reading(self) -> None:
         """Leave what comes to the kernel."""
@@ -568,34 +674,56 @@ class Connection(asyncio.Protocol):
         try:
             if self.server.proxies is not None:
                 self.server.proxies.apply(request)
+            if not self.server.hosts.allow(request.host):
+                self._outcome = "refused"
+                raise ProtocolError(400, "No such host is served here.")
             response = await self.server.handle(request)
             status = response.status
             keep_alive = await self._send(request, response)
         except ProtocolError as error:
             self._request = None
             self.refuse(error, request.method)
-            self._log(request, error.status)
+            cut_short = isinstance(error, RequestCutShort)  # most of them have left
+            self._log(request, 499 if cut_short else error.status)
             request.close()
             return
         except ClientDisconnected:
             keep_alive = False
-        except Exception as error:
-            log.error("the answer to %r broke off", request, exc_info=error)
-            self.transport.abort()
+        except (KeyboardInterrupt, SystemExit):
+            raise  # of the process; those of a handler have become its failure
+        except BaseException as error:
+            if isinstance(error, GeneratorExit) and self.server.loop.is_closed():
+                raise
+            self._break_off(request, error)
             keep_alive = False
-        self._log(request, status)
-        request.close()
-        self._end_request(keep_alive)
+        finally:
+            if self._body is not None:
+                self._body.hold(0)
+        has_ended = False
+        try:
+            self._log(request, status)
+            request.close()
+            has_ended = self._body is None or await self._discard_body()
+        finally:
+            self._end_request(keep_alive, has_ended)
+        self._note_refusal(request, response)
+
+    def _break_off(self, request: Request, error: BaseException) -> None:
+        self._note_outcome(error)
+        if self._outcome == "failed":
+            log.error("the answer to %r broke off", request, exc_info=error)
+        self.transport.abort()
+
+    def _note_refusal(self, request: Request, response: Optional[Response]) -> None:
         if isinstance(response, Refusal):
             self._insistence = self._insistence or Insistence(self)
             self._insistence.note(request, response)
         else:
             self._insistence = None
 
-    def _end_request(self, keep_alive: bool) -> None:
+    def _end_request(self, keep_alive: bool, has_ended: bool) -> None:
         self._request = None
         self._started = 0.0
-        has_ended = self._discard_body()
         self._body = None
         if keep_alive and has_ended and not self.server.closing:
             self._answered = True
@@ -609,7 +737,7 @@ class Connection(asyncio.Protocol):
             # More requests may be on their way, for which TLS has no half-close.
             self._close_gently()
 
-    def _discard_body(self) -> bool:
+    async def _discard_body(self) -> bool:
         """Drop the rest of an unread body; return whether that reached its end."""
         body = self._body
         if body is None or body.ended:
@@ -618,6 +746,8 @@ class Connection(asyncio.Protocol):
             return False  # it may come or not: what follows can't be told apart
         size = 0
         while size <= MAX_DISCARD_BYTES:
+            if self._has_had_its_turn:
+                await self._let_others()
             try:
                 event = self._reader.next_event()
             except ProtocolError:
@@ -643,7 +773,7 @@ class Connection(asyncio.Protocol):
         keep_alive = head.keep_alive and not self.server.closing
         self._send_page(refusal, head.method, head.version, keep_alive)
         self._log(request, refusal.status)
-        self._end_request(keep_alive)
+        self._end_request(keep_alive, has_ended=True)
 
     def _send_page(
         self, page: Response, method: str, version: str, keep_alive: bool
@@ -660,6 +790,8 @@ class Connection(asyncio.Protocol):
             date_line=self.server.date_line(),
         )
         body = body if head.has_body else b""
+        if self.transport.is_closing():
+            return  # the client has gone: a TLS transport can't be written to any more
         self.transport.write(head.data + body)
         self._sent_bytes = len(body)
 
@@ -677,7 +809,7 @@ class Connection(asyncio.Protocol):
         if self.transport.is_closing():
             return
         self._lingering = True
-        if self._eof:
+        if self._eof or self.gives_way:
             self._close()
             return
         self.resume_reading()
@@ -710,7 +842,7 @@ class Connection(asyncio.Protocol):
             and request.route.stream_body
             and not isinstance(body, (bytes, FileSlice))
         )
-        at_end = reads_on or self._discard_body()
+        at_end = reads_on or self._body is None or await self._discard_body()
         block = response.header_block(request.scheme == "https")
         if self.server.options.server_timing:
             block += timing_line(request)
@@ -737,8 +869,7 @@ class Connection(asyncio.Protocol):
         """Return what is sent in place of a file that can't be opened."""
         if error.errno not in (errno.EMFILE, errno.ENFILE):
             return error_page(HTTPError(404))
-        log.error("no descriptor for %r: %s", request, error.strerror)
-        return error_page(HTTPError(503, headers={"Retry-After": "1"}))
+        return error_page(no_descriptor(request, error))
 
     def write(self, data: bytes) -> None:
         """Send bytes.
@@ -795,8 +926,6 @@ class Connection(asyncio.Protocol):
                 if head.chunked:
                     self.write(LAST_CHUNK)
         except (Exception, asyncio.CancelledError) as error:
-            if isinstance(error, asyncio.CancelledError) and not self.disconnect.gone:
-                raise  # the loop ends
             self._note_outcome(error)
             if self._outcome == "failed" and not isinstance(error, AnswerLost):
                 log_failure(request, error, midway=True)
@@ -812,8 +941,9 @@ class Connection(asyncio.Protocol):
 
     def _note_outcome(self, error: BaseException) -> None:
         """Note, for the access log, what has ended an answer before its end."""
-        of_client = ClientDisconnected, ProtocolError, asyncio.CancelledError
-        outcome = "left" if isinstance(error, of_client) else "failed"
+        cancelled = isinstance(error, asyncio.CancelledError) and self.disconnect.gone
+        left = cancelled or isinstance(error, (ClientDisconnected, ProtocolError))
+        outcome = "left" if left else "failed"
         if isinstance(error, AnswerLost) and error.status == 504:
             outcome = "timeout"
         self._outcome = self._outcome or outcome

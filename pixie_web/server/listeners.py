@@ -6,7 +6,7 @@ import asyncio
 import errno
 import os
 import socket
-from typing import TYPE_CHECKING, Any, Dict, List, Optional, Set
+from typing import TYPE_CHECKING, Any, Dict, List, Optional, Set, Tuple
 
 from ..about import log
 from ..errors import PixieError, ProtocolError
@@ -25,9 +25,10 @@ class Listener:
     """Accepts the connections of one socket, and starts TLS on those that ask for it.
 
     It looks at a TLS client's first byte without taking it: plain HTTP is answered in
-    plain HTTP, instead of by an alert that its client can't read. Where descriptors run
-    out it waits a second, and where there are too many connections until one has ended
-    or has nothing to do; what comes meanwhile queues in the kernel.
+    plain HTTP, instead of by an alert that its client can't read. Where there are too
+    many connections, or descriptors run out, one that is idle or slow gives way to each
+    new one; if there is none, it waits a second, or until one has ended or has nothing
+    to do. What comes meanwhile queues in the kernel.
     """
 
     def __init__(self, server: Server, listening: socket.socket, tls: Any) -> None:
@@ -36,13 +37,8 @@ class Listener:
         self._tls = tls
         self._loop = server.loop
         self._timer: Optional[asyncio.TimerHandle] = None  # set while it waits
-        self._peeking: Dict[socket.socket, asyncio.TimerHandle] = {}
+        self._peeking: Dict[socket.socket, Tuple[Connection, asyncio.TimerHandle]] = {}
         self._tasks: Set[asyncio.Task[None]] = set()
-
-    @property
-    def arriving(self) -> int:
-        """How many connections have been accepted and have no `Connection` yet."""
-        return len(self._peeking) + len(self._tasks)
 
     def open(self) -> None:
         """Begin to accept."""
@@ -54,7 +50,7 @@ class Listener:
         self._pause()
         self._socket.close()
         for one in list(self._peeking):
-            self._forget(one).close()
+            self._drop(one)
 
     def resume(self) -> None:
         """A connection has ended, or has nothing to do: there may be room again."""
@@ -77,40 +73,60 @@ class Listener:
         self._timer = self._loop.call_later(ACCEPT_PAUSE_SECONDS, self._watch)
 
     def _accept(self) -> None:
+        yielding: Optional[List[Connection]] = None
         for _ in range(MAX_ACCEPTED):
-            has_room = self._server.has_room()
-            idle = None if has_room else self._server.longest_idle()
-            if not has_room and idle is None:
-                self._server.is_full = True
-                self._wait()
-                return
+            if self._server.room() <= 0:
+                if yielding is None:
+                    yielding = self._server.yielding(MAX_ACCEPTED)
+                # Who gives way needs a moment: so many may be beyond the limit.
+                if not yielding or self._server.leaving >= MAX_ACCEPTED:
+                    self._server.is_full = True
+                    self._wait()
+                    return
             try:
-                one, _ = self._socket.accept()
+                one, address = self._socket.accept()
             except (BlockingIOError, ConnectionAbortedError):
                 return
             except OSError as error:  # EMFILE, ENFILE, ENOBUFS, ENOMEM
-                log.error("can't accept connections for a while: %s", error.strerror)
-                self._wait()
+                self._make_room(error)
                 return
-            one.setblocking(False)
-            if idle is not None:
-                idle.drain()
-            if self._tls is None:
-                self._start(one, Connection(self._server))
-            else:
-                seconds = self._server.options.head_seconds
-                timer = self._loop.call_later(seconds, self._drop, one)
-                self._peeking[one] = timer
-                self._loop.add_reader(one.fileno(), self._look, one)
+            self._begin(one, address)
+            while yielding and self._server.room() < 0:
+                yielding.pop(0).give_way()
 
-    def _forget(self, one: socket.socket) -> socket.socket:
-        self._peeking.pop(one).cancel()
+    def _make_room(self, error: OSError) -> None:
+        """Pause; and, for want of a descriptor, have a connection give way."""
+        yielding = self._server.yielding(1)
+        if yielding:
+            yielding[0].give_way()
+        else:
+            log.error("can't accept connections for a while: %s", error.strerror)
+        self._wait()
+
+    def _begin(self, one: socket.socket, address: Any) -> None:
+        one.setblocking(False)
+        network = self._server.network_of(address)
+        connection = Connection(self._server, one, network)
+        if not self._server.admit(connection):
+            one.close()
+        elif self._tls is None:
+            self._start(one, connection)
+        else:
+            seconds = self._server.options.head_seconds
+            timer = self._loop.call_later(seconds, self._drop, one)
+            self._peeking[one] = connection, timer
+            self._loop.add_reader(one.fileno(), self._look, one)
+
+    def _forget(self, one: socket.socket) -> Connection:
+        connection, timer = self._peeking.pop(one)
+        timer.cancel()
         self._loop.remove_reader(one.fileno())
-        return one
+        return connection
 
     def _drop(self, one: socket.socket) -> None:
-        self._forget(one).close()
-        self._server.resume()
+        connection = self._forget(one)
+        one.close()
+        self._server.forget(connection)
 
     def _look(self, one: socket.socket) -> None:
         try:
@@ -122,23 +138,20 @@ class Listener:
         if not first:
             self._drop(one)
             return
-        self._forget(one)
+        connection = self._forget(one)
         if first == b"\x16":  # RFC 8446 section 5.1: a handshake record
-            self._start(one, Connection(self._server), self._tls)
+            self._start(one, connection, self._tls)
         else:
-            error = ProtocolError(400, "This port speaks HTTPS: use https://.")
-            self._start(one, Connection(self._server, error))
+            text = "This port speaks HTTPS: use https://."
+            connection.refusal = ProtocolError(400, text)
+            self._start(one, connection)
 
     def _start(
         self, one: socket.socket, connection: Connection, tls: Any = None
     ) -> None:
         task = self._loop.create_task(self._connect(one, connection, tls))
         self._tasks.add(task)
-        task.add_done_callback(self._connected)
-
-    def _connected(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        self._server.resume()
+        task.add_done_callback(self._tasks.discard)
 
     async def _connect(
         self, one: socket.socket, connection: Connection, tls: Any
@@ -151,6 +164,9 @@ class Listener:
             await self._loop.connect_accepted_socket(lambda: connection, one, **options)
         except (OSError, asyncio.TimeoutError):
             one.close()  # a handshake that fails is the client's affair
+        finally:
+            if connection in self._server.arriving:
+                self._server.forget(connection)
 
 
 def _bind_one(family: int, kind: int, protocol: int, address: Any) -> socket.socket:
@@ -266,8 +282,28 @@ def bind_unix(path: str, mode: int = UNIX_SOCKET_MODE) -> socket.socket:
     try:
         one.bind(path)
         os.chmod(path, mode)
-    except OSError:
+    except (OSError, ValueError):
         one.close()
         raise
     one.setblocking(False)
     return one
+
+
+def identity(path: str) -> Tuple[int, ...]:
+    """Return what tells a socket's file from another one that has its name.
+
+    The number of an inode is given out again, so the time is part of it.
+    """
+    found = os.stat(path)
+    return found.st_dev, found.st_ino, found.st_mtime_ns
+
+
+def remove_unix(path: str, own: Tuple[int, ...]) -> None:
+    """Remove a socket's file at the end, unless a successor's has taken its place."""
+    try:
+        if identity(path) == own:
+            os.unlink(path)
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        log.warning("%s is left: %s", path, error.strerror)

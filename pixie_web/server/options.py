@@ -26,7 +26,9 @@ SEND_IDLE_SECONDS = 60.0  # without progress in sending; nginx
 DRAIN_SECONDS = 30.0  # gunicorn
 MIN_BYTES_PER_SECOND = 240.0  # of a body or an answer under way; Kestrel
 LINGER_SECONDS = 2.0  # after a refusal, for the client to read it; nginx 5
+GRACE_SECONDS = 2.0  # in which no connection gives way, however slow it begins
 MAX_PIPELINED_REQUESTS = 16  # answered in one turn of the loop, then the others' turn
+MAX_MEMORY_BODY_BYTES = 64 * 1024 * 1024  # of all bodies together, then files
 TLS_HANDSHAKE_SECONDS = 10.0  # asyncio 60, hypercorn 60; a head has 10
 UNIX_SOCKET_MODE = 0o660  # owner and group, as systemd's SocketMode for services
 
@@ -58,6 +60,7 @@ class ServerOptions(NamedTuple):
     tls_handshake_seconds: float = TLS_HANDSHAKE_SECONDS
     drain_seconds: float = DRAIN_SECONDS
     max_connections: int = 0  # as many as descriptors allow
+    max_connections_per_client: int = 0  # no limit: a proxy looks like one client
     max_pipelined_requests: int = MAX_PIPELINED_REQUESTS
     max_request_line_bytes: int = MAX_REQUEST_LINE_BYTES
     max_header_line_bytes: int = MAX_HEADER_LINE_BYTES
@@ -67,9 +70,11 @@ class ServerOptions(NamedTuple):
     max_extension_bytes: int = MAX_EXTENSION_BYTES
     max_trailer_bytes: int = MAX_TRAILER_BYTES
     max_body_bytes: int = MAX_BODY_BYTES
+    max_memory_body_bytes: int = MAX_MEMORY_BODY_BYTES
     access_log: bool = True
     access_log_format: str = ACCESS_LOG_FORMAT
     trusted_proxies: Tuple[str, ...] = ()
+    allowed_hosts: Tuple[str, ...] = ("*",)
     server_timing: bool = False
     debug: bool = False
     parser: str = "pixie"

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
+import threading
 import time
-from typing import Any, Awaitable, Callable, Dict, List, Optional, Sequence
+from collections import deque
+from heapq import nsmallest
+from operator import itemgetter
+from typing import Any, Awaitable, Callable, Deque, Dict, List, Optional, Sequence, Set
 
+from ..about import log
 from ..requests import Request
 from ..responses import Response
 from ..text import format_date
@@ -14,26 +20,24 @@ from .connection import Connection
 from .insistence import Waiting
 from .listeners import Listener
 from .options import ServerOptions
-from .proxies import TrustedProxies
+from .proxies import AllowedHosts, TrustedProxies
 
 MAX_CONNECTIONS = 10_000  # where descriptors allow it
-SPARE_DESCRIPTORS = 64  # for files and workers, of those that a process may have
+SPARE_DESCRIPTORS = 64  # for files, of those that a process may still open
+DESCRIPTORS_PER_WORKER = 3  # in main: two pipes, and the file for tracebacks
 SWEEP_SECONDS = 0.5
 
 
-def connections_allowed() -> int:
-    """Return how many connections the descriptors of this process allow.
-
-    SPARE_DESCRIPTORS, or half of them where they are few, are left for other things.
-    """
+def descriptors_left() -> float:
+    """Return how many files this process may still open."""
     try:
         import resource
     except ImportError:
-        return MAX_CONNECTIONS
+        return float("inf")
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    if limit == resource.RLIM_INFINITY:
-        return MAX_CONNECTIONS
-    return max(1, min(MAX_CONNECTIONS, limit - min(SPARE_DESCRIPTORS, limit // 2)))
+    listing = "/proc/self/fd" if os.path.isdir("/proc/self/fd") else "/dev/fd"
+    taken = len(os.listdir(listing)) - 1 if os.path.isdir(listing) else 3
+    return float("inf") if limit == resource.RLIM_INFINITY else limit - taken
 
 
 class Server:
@@ -44,7 +48,7 @@ class Server:
         options: the bounds.
 
     Raises:
-        PixieError: there is no such parser.
+        PixieError: there is no such parser, or a proxy or a host that is none.
     """
 
     def __init__(
@@ -55,15 +59,22 @@ class Server:
         self.make_reader = options.reader()
         proxies = options.trusted_proxies
         self.proxies = TrustedProxies(proxies) if proxies else None
-        self.max_connections = options.max_connections or connections_allowed()
+        self.hosts = AllowedHosts(options.allowed_hosts)
+        self.max_connections = options.max_connections or MAX_CONNECTIONS
+        self.arriving: Dict[Connection, None] = {}  # accepted, and not yet connected
         self.connections: Dict[Connection, None] = {}  # in the order they came
+        self.clients: Dict[str, Dict[Connection, None]] = {}  # by network, if limited
+        self.leaving = 0  # connections that give way, and are not gone yet
+        self.held_bytes = 0  # of memory, by all bodies
         self.is_full = False  # somebody waits for a connection's place
         self.closing = False
         self.loop: asyncio.AbstractEventLoop
+        self.thread = 0  # that of the loop; 0: it does not listen yet
         self.now = 0.0  # the loop's time, as of the last sweep
         self._listeners: List[Listener] = []
         self._sweeper: Optional[asyncio.TimerHandle] = None
         self._empty: Optional[asyncio.Future[None]] = None
+        self._turns: Deque[asyncio.Future[None]] = deque()  # who waits for one
         self.waiting = Waiting()  # who keeps asking, though we are too busy
         self._date_second = 0
         self._date_line = b""
@@ -74,7 +85,7 @@ class Server:
         tls: Any = None,
     ) -> None:
         """Accept connections on bound sockets, over TLS where a context is given."""
-        self.loop = asyncio.get_running_loop()
+        self.loop, self.thread = asyncio.get_running_loop(), threading.get_ident()
         for one in sockets:
             listener = Listener(self, one, tls)
             listener.open()
@@ -97,15 +108,102 @@ class Server:
         if self._sweeper is not None:
             self._sweeper.cancel()
 
-    def has_room(self) -> bool:
-        """Return whether one more connection may be accepted."""
-        arriving = sum(listener.arriving for listener in self._listeners)
-        return len(self.connections) + arriving < self.max_connections
+    def descriptors(self) -> Set[int]:
+        """Return the descriptors of all connections, and of what accepts them."""
+        transports = [one.transport for one in self.connections]
+        sockets = [one.get_extra_info("socket") for one in transports]
+        for listener in self._listeners:
+            sockets += [listener._socket, *listener._peeking]
+        return {one.fileno() for one in sockets if one is not None} - {-1}
 
-    def longest_idle(self) -> Optional[Connection]:
-        """Return the connection that may end to make room for a new one, if any."""
-        idle = [one for one in self.connections if one.is_kept_alive]
-        return min(idle, key=lambda one: one.deadline, default=None)
+    def bound_connections(self, workers: int) -> None:
+        """Take no more connections than there are descriptors for.
+
+        Of those that are left, SPARE_DESCRIPTORS and three for each of so many workers
+        stay for other things; half of them where they are few.
+        """
+        left = descriptors_left()
+        reserve = SPARE_DESCRIPTORS + DESCRIPTORS_PER_WORKER * workers
+        allowed = max(1, left - min(reserve, left // 2))
+        if self.options.max_connections > allowed:
+            log.warning(
+                "max_connections is %d and not %d: this process may open %d more "
+                "files, some for workers and answers; raise ulimit -n, LimitNOFILE=",
+                allowed,
+                self.max_connections,
+                left,
+            )
+        self.max_connections = int(min(self.max_connections, allowed))
+
+    def room(self) -> int:
+        """Return how many more connections there may be."""
+        staying = len(self.connections) + len(self.arriving) - self.leaving
+        return self.max_connections - staying
+
+    def yielding(self, count: int, network: str = "") -> List[Connection]:
+        """Return up to `count` connections that may end for new ones, in that order.
+
+        Args:
+            network: of which client; "": of all.
+        """
+        now = self.loop.time()
+        candidates = self.clients[network] if network else self.connections
+        arriving = {} if network else self.arriving
+        ranks = ((one.rank(now), one) for one in (*candidates, *arriving))
+        ranked = [(rank, one) for rank, one in ranks if rank is not None]
+        return [one for _, one in nsmallest(count, ranked, key=itemgetter(0))]
+
+    def network_of(self, address: Any) -> str:
+        """Return what counts as one client: an IPv4 address, the /64 of an IPv6 one.
+
+        "" is for what is not counted: Unix sockets, trusted proxies, all without limit.
+        """
+        is_limited = self.options.max_connections_per_client > 0
+        if not is_limited or not isinstance(address, tuple):
+            return ""
+        host: str = address[0]
+        if self.proxies is not None and self.proxies.trusts(host):
+            return ""
+        if ":" not in host:
+            return host
+        packed = socket.inet_pton(socket.AF_INET6, host.partition("%")[0])
+        if packed.startswith(bytes(10) + b"\xff\xff"):  # RFC 4291 section 2.5.5.2
+            return socket.inet_ntoa(packed[12:])
+        return packed[:8].hex()
+
+    def admit(self, connection: Connection) -> bool:
+        """Count a new connection, unless its client has too many; return whether.
+
+        One of that client's own gives way to it, if there is one that may.
+        """
+        network = connection.network
+        if network:
+            own = self.clients.setdefault(network, {})
+            if len(own) >= self.options.max_connections_per_client:
+                yielding = self.yielding(1, network)
+                if not yielding:
+                    return False
+                yielding[0].give_way()
+            own[connection] = None
+        self.arriving[connection] = None
+        return True
+
+    async def next_turn(self) -> None:
+        """Wait for a turn of the loop in which no other reads on in a long body."""
+        waiter = self.loop.create_future()
+        self._turns.append(waiter)
+        if len(self._turns) == 1:
+            self.loop.call_soon(self._give_turn)
+        await waiter
+
+    def _give_turn(self) -> None:
+        while self._turns:
+            waiter = self._turns.popleft()
+            if not waiter.done():
+                waiter.set_result(None)
+                break
+        if self._turns:
+            self.loop.call_soon(self._give_turn)
 
     def resume(self) -> None:
         """Have those listeners accept again that wait for a connection's place."""
@@ -127,7 +225,13 @@ class Server:
 
     def forget(self, connection: Connection) -> None:
         """Note that a connection has ended."""
+        self.arriving.pop(connection, None)
         self.connections.pop(connection, None)
+        self.leaving -= connection.gives_way
+        own = self.clients.get(connection.network, {})
+        own.pop(connection, None)
+        if connection.network and not own:
+            self.clients.pop(connection.network, None)
         if not self.connections and self._empty is not None and not self._empty.done():
             self._empty.set_result(None)
         self.resume()

@@ -437,6 +437,7 @@ for kind in ("sync", "thread", "pool"):
     app.route(f"/later/{kind}", kind)(later)
 
 app.static("/assets", DIRECTORY)
+app.static("/pages", DIRECTORY, index="größe.txt")
 started: List[str] = []
 
 

@@ -249,7 +249,7 @@ def as_coroutine(function: Callable[..., Any]) -> Callable[..., Any]:
     return handler
 
 
-app.secrets = ("new", "old")
+app.secrets = ("the new one, of today", "the old one, of before")
 app.before(partial(same_origin, trusted=["https://pay.example"]))
 for prefix, place in PLACES.items():
     part = Pixie(os.path.dirname(__file__))

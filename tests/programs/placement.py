@@ -161,8 +161,7 @@ def cookies(env):
     response.set_cookie("cross", "5", samesite="None")
     response.set_cookie("open", "6", secure=False)
     response.set_cookie("__Host-x", "7")
-    response.delete_cookie("old", path="/b")
-    return response
+    return response.delete_cookie("old", path="/b")
 
 
 SHARED = Response("shared")
@@ -370,8 +369,23 @@ def aborted_bare(env):
 
 
 @case()
+def aborted_json(env):
+    abort(422, {"problem": ["<größe>", None]})
+
+
+@case()
 def aborted_handled(env):
     abort(410, "it went")
+
+
+@case()
+def own_attribute(env):
+    env.start = 1
+
+
+@case()
+def set_status(env):
+    Response("x").status = "201 Created"
 
 
 @case()

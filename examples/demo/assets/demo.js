@@ -23,6 +23,7 @@ const clock = {
   gaps: [],          // { at, gap } of each tick, newest last
   last: null,        // when the newest tick came
   drawing: 0,        // how many pictures are being drawn
+  asking: 0,         // how many questions may hold the loop up, on purpose
   waiting: [],       // who waits for the next tick
   isLate(gap) { return gap > 2 * this.interval; },
   next() { return new Promise((resolve) => this.waiting.push(resolve)); },
@@ -37,7 +38,7 @@ function tick(time) {
     clock.gaps.push({ at: now, gap });
     if (clock.gaps.length > 600) clock.gaps.shift();
     longest.all = Math.max(longest.all, gap);
-    if (clock.drawing) longest.drawing = Math.max(longest.drawing, gap);
+    if (clock.drawing && !clock.asking) longest.drawing = Math.max(longest.drawing, gap);
   }
   clock.last = document.hidden ? null : now;
   clock.ticks += 1;
@@ -100,6 +101,7 @@ async function ask(placement, work = 0) {
   row.querySelector("button").disabled = true;
   await clock.next();
   const start = performance.now();
+  clock.asking += 1;
   try {
     const response = await fetch(`/who/${placement}?work=${work}`, { cache: "no-store" });
     if (!response.ok) throw new Error(`answered ${response.status}`);
@@ -115,6 +117,7 @@ async function ask(placement, work = 0) {
   } catch (error) {
     cell("by").textContent = error.message;
   }
+  clock.asking -= 1;
   row.querySelector("button").disabled = false;
 }
 
@@ -283,6 +286,7 @@ function showStripsWorker(url) {
 const drawBoth = () => { drawTiles(); drawStrips(); };
 $("strips-draw").addEventListener("click", drawStrips);
 $("draw-both").addEventListener("click", drawBoth);
+drawBoth();
 
 // What goes wrong -----------------------------------------------------------------------
 

@@ -55,6 +55,7 @@ class FrameType(IntEnum):
     END = 20
     FILE = 21
     LOG = 22  # its flags are the level
+    LOST = 23  # with debug: the names of globals that a handler has changed
 
 
 class Flag(IntEnum):
@@ -79,9 +80,10 @@ def encode_run(route: Route, number: int, request: Request) -> Tuple[bytes, byte
     """
     context = dump_json(request.context).decode() if request.context else ""
     host, port = request.client
-    text = f"{host}\n{port}\n{request.host}\n{request.prefix}\n{context}"
+    paths = f"{request.prefix}\n{request.root_path}"
+    text = f"{host}\n{port}\n{request.host}\n{paths}\n{context}"
     record = text.encode("utf-8", "surrogatepass")
-    if record.count(b"\n") != 4:
+    if record.count(b"\n") != 5:
         raise PixieError(f"no line break can be in a host, a prefix, a client: {text}")
     flags = Flag.DEBUG if request.debug else 0
     if request.scheme == "https":
@@ -111,7 +113,7 @@ def decode_run(frame: bytes, flags: int) -> Request:
     head_start = _RUN.size + record_size
     body_start = head_start + head_size
     record = frame[_RUN.size : head_start].decode("utf-8", "surrogatepass")
-    host, port, authority, prefix, context = record.split("\n")
+    host, port, authority, prefix, root_path, context = record.split("\n")
     request = Request(
         parse_head(frame[head_start:body_start]),
         (host, int(port)),
@@ -119,7 +121,7 @@ def decode_run(frame: bytes, flags: int) -> Request:
         debug=bool(flags & Flag.DEBUG),
     )
     request.host = authority
-    request.prefix = prefix
+    request.prefix, request.root_path = prefix, root_path
     if context:
         request.context = cast(Dict[str, Any], load_json(context.encode()))
     body = frame[body_start:]
@@ -162,6 +164,12 @@ class FrameBuffer:
             yield header, bytes(memoryview(self._data)[at + _FRAME.size : end])
             at = end
         del self._data[:at]
+
+
+LOST_WARNING = (
+    "%s: %s changed in a worker, and is lost there: no other process sees it. Keep it "
+    "in main (RouteType.sync, thread, asnc), or in a file or database"
+)
 
 
 class PoolOptions(NamedTuple):

@@ -19,13 +19,14 @@ from typing import (
     Mapping,
     Optional,
     Protocol,
+    Set,
     Tuple,
     Union,
     cast,
 )
 
 from ...about import log
-from ...errors import AnswerLost, PixieError
+from ...errors import AnswerLost, HTTPError, PixieError, no_descriptor
 from ...forms import BodyFile
 from ...protocol.http11 import MAX_HEAD_BYTES, is_header_block
 from ...requests import NEVER
@@ -36,6 +37,7 @@ from .frames import (
     _FRAME,
     _RESULT,
     ANSWER_TOKEN_BYTES,
+    LOST_WARNING,
     RECEIVE_BYTES,
     Flag,
     FrameBuffer,
@@ -262,26 +264,33 @@ def read_result(payload: bytes) -> Tuple[int, int, bytes, bytes]:
     return status, size, block, payload[at:]
 
 
-def open_answer(name: bytes, size: int) -> int:
-    """Return a descriptor of the file that a worker has put a large answer into.
+def open_answer(route: Route, name: bytes, size: int) -> Union[FileSlice, HTTPError]:
+    """Return the file that a worker has put a large answer into.
+
+    Where main has no descriptor left it is a 503: the worker is not to blame.
 
     Args:
         name: the token that stands behind the answer, and the path of the file.
 
     Raises:
         PixieError: it is another file.
-        OSError: it can't be opened.
+        OSError: it is not there: the worker has died.
     """
     token, path = name[:ANSWER_TOKEN_BYTES], name[ANSWER_TOKEN_BYTES:]
-    # SECURITY: should it name a pipe, main must not wait for what is written there.
-    opened = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        # SECURITY: should it name a pipe, main must not wait for what is written there.
+        opened = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError as error:
+        if error.errno not in (errno.EMFILE, errno.ENFILE):
+            raise
+        return no_descriptor(route.path, error)
     try:
         if os.pread(opened, ANSWER_TOKEN_BYTES, size) != token:
             raise PixieError("a large answer is not in the file that it is said to be")
     except BaseException:
         os.close(opened)
         raise
-    return opened
+    return FileSlice("", 0, size, descriptor=opened)
 
 
 class Owner(Protocol):
@@ -307,6 +316,13 @@ class Owner(Protocol):
 
 
 Taker = Callable[["WorkerLink", Job, int, bytes], None]
+
+
+def take_lost_names(_: object, job: Job, flags: int, payload: bytes) -> None:
+    """Warn, once for each route, of globals that its handler has changed in vain."""
+    if not job.route.was_warned_of:
+        job.route.was_warned_of = True
+        log.warning(LOST_WARNING, job.route.path, payload.decode("utf-8", "replace"))
 
 
 class WorkerLink:
@@ -481,6 +497,11 @@ class WorkerLink:
 
     # Its pipes.
 
+    @property
+    def descriptors(self) -> Set[int]:
+        """Main's ends of its pipes, those that are open."""
+        return {self._incoming, self._outgoing} - {-1}
+
     def _close(self) -> None:
         """Close them, which it takes as the order to end; once."""
         if self._incoming < 0:
@@ -584,10 +605,9 @@ class WorkerLink:
             log.log(flags, "%s", payload.decode("utf-8", "replace"))
         elif kind == FrameType.READY and self.state == "starting":
             self.owner.ready(self, payload)
-        elif is_of_job:
-            raise PixieError(f"frame {kind} out of turn")
         else:
-            raise PixieError(f"frame {kind} for a request that it does not have")
+            why = "out of turn" if is_of_job else "for a request that it does not have"
+            raise PixieError(f"frame {kind} {why}")
 
     def _take_response(self, job: Job, flags: int, payload: bytes) -> None:
         status, _, block, body = read_result(payload)
@@ -596,16 +616,17 @@ class WorkerLink:
 
     def _take_file(self, job: Job, flags: int, payload: bytes) -> None:
         status, size, block, rest = read_result(payload)
-        body: Union[FileSlice, StaticFile]
-        if flags & Flag.SPOOLED and job.take is None:
-            body = FileSlice("", 0, 0)  # nobody waits for it
-        elif flags & Flag.SPOOLED:
-            body = FileSlice("", 0, size, descriptor=open_answer(rest, size))
+        body: Union[FileSlice, StaticFile, HTTPError] = FileSlice("", 0, 0)
+        if flags & Flag.SPOOLED and job.take is not None:  # else nobody waits for it
+            body = open_answer(job.route, rest, size)
             self.send(FrameType.CANCEL, job)  # it may close it now
-        else:
+        elif not flags & Flag.SPOOLED:
             options, _, path = rest.partition(b"\0")
             body = StaticFile(os.fsdecode(path), *cast(List[Any], load_json(options)))
-        job.settle(Response.from_block(status, block, body))
+        if isinstance(body, HTTPError):
+            job.settle(body)
+        else:
+            job.settle(Response.from_block(status, block, body))
         self.finish(bool(flags & Flag.RETIRE))
 
     def _take_head(self, job: Job, flags: int, payload: bytes) -> None:
@@ -631,10 +652,12 @@ class WorkerLink:
         FrameType.RESPONSE: _take_response,
         FrameType.FILE: _take_file,
         FrameType.HEAD: _take_head,
+        FrameType.LOST: take_lost_names,
     }
     _OF_STREAMS: ClassVar[Mapping[int, Taker]] = {
         FrameType.DATA: _take_data,
         FrameType.END: _take_end,
+        FrameType.LOST: take_lost_names,
     }
 
 

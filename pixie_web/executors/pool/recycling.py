@@ -7,7 +7,6 @@ from typing import Callable, Mapping, Optional, Sequence
 
 from .frames import PoolOptions
 from .links import Retirement, WorkerLink, resident_bytes
-from .zygote import ZygoteLink
 
 
 class Recycler:
@@ -27,7 +26,6 @@ class Recycler:
         options: PoolOptions,
         workers: Mapping[int, WorkerLink],
         idle: Sequence[WorkerLink],
-        zygotes: Sequence[ZygoteLink],
         ensure_workers: Callable[[], None],
     ) -> None:
         size, self.least = options.workers, options.min_workers
@@ -37,7 +35,6 @@ class Recycler:
         self._options = options
         self._workers = workers
         self._idle = idle
-        self._zygotes = zygotes
         self._ensure_workers = ensure_workers
 
     @property
@@ -46,10 +43,8 @@ class Recycler:
         return int(self.outgoing is not None and self.outgoing.state != "dying")
 
     def _is_due(self, worker: WorkerLink) -> bool:
-        """Return whether a worker has used up what it may, or is of an old program."""
+        """Return whether a worker has used up what it may."""
         options, share = self._options, worker.share
-        if worker.zygote is not self._zygotes[-1]:
-            return True
         tasks, age = options.max_tasks_per_worker, options.max_worker_age_seconds
         if tasks and worker.tasks >= tasks * share:
             return True
@@ -66,7 +61,7 @@ class Recycler:
         """Have a worker replaced if it is due, and no other is being replaced."""
         if self.outgoing is not None or worker.last_job:
             return
-        if self._zygotes and self._is_due(worker):
+        if self._is_due(worker):
             self.outgoing = worker
             self._ensure_workers()
 

@@ -6,7 +6,7 @@ import asyncio
 import os
 import signal
 import time
-from typing import Any, Callable, Dict, List, Optional, Sequence
+from typing import Any, Callable, Dict, List, Optional, Sequence, Set
 
 from ...about import log
 from ...errors import AnswerLost, PixieError
@@ -14,8 +14,9 @@ from .frames import PoolOptions, Program
 from .links import STOP_SECONDS, Job, Retirement, WorkerLink, resident_bytes
 from .recycling import Recycler
 from .scheduler import CRASH_REST_SECONDS, Scheduler
-from .zygote import EXITED, Launch, ZygoteLink, exec_zygote, fork_zygote
+from .zygote import EXITED, SIGNAL, Launch, ZygoteLink, exec_zygote, fork_zygote
 
+BOOT_LOOK_SECONDS = 0.02  # from one look at whether a worker has booted to the next
 POOL_SWEEP_SECONDS = 1.0  # how often a pool looks for workers that are old or too many
 
 
@@ -91,19 +92,19 @@ class BootPace:
     """When the next worker may be started, after some that could not boot."""
 
     def __init__(self) -> None:
-        self._failures = 0
+        self.failures = 0
         self._after = 0.0
 
     def failed(self) -> None:
         """Wait longer before the next try; workers that fail together count once."""
         now = time.monotonic()
         if now >= self._after:
-            self._failures += 1
-            self._after = now + boot_delay_seconds(self._failures)
+            self.failures += 1
+            self._after = now + boot_delay_seconds(self.failures)
 
     def succeeded(self) -> None:
         """Wait no more."""
-        self._failures, self._after = 0, 0.0
+        self.failures, self._after = 0, 0.0
 
     @property
     def delay_seconds(self) -> float:
@@ -151,9 +152,9 @@ class Supervisor:
         self._program = program
         self._start_by = start_by
         self._launch = launch
-        self._zygotes: List[ZygoteLink] = []  # the last one starts workers
+        self._zygote: Optional[ZygoteLink] = None
         self._recycler = Recycler(
-            options, self.workers, self.idle, self._zygotes, self._ensure_workers
+            options, self.workers, self.idle, self._ensure_workers
         )
         self._loop: asyncio.AbstractEventLoop
         self._starting = 0  # workers about to be asked for
@@ -170,9 +171,9 @@ class Supervisor:
             PixieError: a new interpreter would not find the application.
         """
         if self._start_by == "zygote":
-            self._zygotes.append(fork_zygote(self._program, unwanted))
+            self._zygote = fork_zygote(self._program, unwanted)
         else:
-            self._zygotes.append(self._exec_zygote())
+            self._zygote = self._exec_zygote()
 
     def _exec_zygote(self) -> ZygoteLink:
         if self._launch is None:
@@ -183,7 +184,8 @@ class Supervisor:
     async def start(self) -> None:
         """Start the workers; jobs that come before they are ready wait for them."""
         self._loop = asyncio.get_running_loop()
-        self._listen(self._zygotes[-1])
+        assert self._zygote is not None
+        self._listen(self._zygote)
         for _ in range(self._recycler.least):
             self._spawn()
         self._sweep()
@@ -204,17 +206,47 @@ class Supervisor:
             await self._all_gone
             timer.cancel()
             give_up.cancel()
-        for zygote in self._zygotes:
-            self._loop.remove_reader(zygote.fileno())
-        self.end_zygotes()
+        if self._zygote is not None:
+            self._loop.remove_reader(self._zygote.fileno())
+        self.end_zygote()
 
     def _close(self) -> None:
         self._closing = self.scheduler.closed = True
 
-    def end_zygotes(self) -> None:
-        """End the zygotes; all there is to do for a pool that was never started."""
-        while self._zygotes:
-            self._zygotes.pop().end()
+    def end_zygote(self) -> None:
+        """End the zygote; all there is to do for a pool that was never started."""
+        zygote, self._zygote = self._zygote, None
+        if zygote is not None:
+            zygote.end()
+
+    def descriptors(self) -> Set[int]:
+        """Return the descriptors of its processes that this one holds."""
+        found = {self._zygote.fileno()} if self._zygote is not None else set()
+        for worker in self.workers.values():
+            found |= worker.descriptors
+        return found
+
+    def reopen_logs(self) -> None:
+        """Have the workers, and what starts them, open their log files again."""
+        if self._zygote is not None:
+            self._zygote.order(SIGNAL, 0, signal.SIGHUP)
+        for worker in self.workers.values():
+            if worker.booted:
+                worker.order(signal.SIGHUP)
+
+    async def check_boot(self) -> None:
+        """Wait for a worker that is ready.
+
+        Raises:
+            PixieError: the first one to boot, or what starts it, has failed.
+        """
+        if not self.workers:
+            self._spawn()
+        while self._zygote is None or not self._zygote.proven:
+            if self._pace.failures:
+                where = f" of the pool {self.name}" if self.name else ""
+                raise PixieError(f"no worker{where} can boot: the log says why")
+            await asyncio.sleep(BOOT_LOOK_SECONDS)
 
     def hurry(self) -> None:
         """Kill the workers that `stop` waits for."""
@@ -248,34 +280,15 @@ class Supervisor:
     def _zygote_died(self, zygote: ZygoteLink) -> None:
         """Start another: what runs is lost, what waits goes on waiting."""
         zygote.kill()  # it may have done no more than close its socket
-        self._end_zygote(zygote)
-        if self._zygotes and not zygote.proven:
-            log.error("the program is not replaced: what serves now goes on")
-            self._recycler.outgoing = None
-        else:
-            log.critical("the zygote (pid %d), which starts workers, died", zygote.pid)
-            if not zygote.proven:
-                self._pace.failed()
-        for worker in list(self.workers.values()):
-            if worker.zygote is zygote:
-                self._lose_to_zygote(worker)
-        if not self._zygotes and not self._closing:
-            self._loop.call_later(self._pace.delay_seconds, self._renew_zygote)
-
-    def _end_zygote(self, zygote: ZygoteLink) -> None:
         self._loop.remove_reader(zygote.fileno())
-        self._zygotes.remove(zygote)
-        zygote.end()
-
-    def roll(self) -> None:
-        """Replace all workers, one after another, by such that import the program anew.
-
-        Where that fails, or finds other routes, those that serve now stay.
-        """
-        if self._closing or len(self._zygotes) != 1:
-            return  # it is being done
-        self._renew_zygote()
-        self._recycler.consider_all()
+        self.end_zygote()
+        log.critical("the zygote (pid %d), which starts workers, died", zygote.pid)
+        if not zygote.proven:
+            self._pace.failed()
+        for worker in list(self.workers.values()):
+            self._lose_to_zygote(worker)
+        if not self._closing:
+            self._loop.call_later(self._pace.delay_seconds, self._renew_zygote)
 
     def _lose_to_zygote(self, worker: WorkerLink) -> None:
         try:
@@ -290,23 +303,20 @@ class Supervisor:
         if self._closing:
             return
         try:
-            zygote = self._exec_zygote()
+            self._zygote = self._exec_zygote()
         except (PixieError, OSError) as error:
-            if self._zygotes:
-                log.error("the program is not replaced: %s", error)
-                return
             log.critical("no worker can be started, restart the server: %s", error)
             self._close()
             self.scheduler.reject_waiting()
             return
-        self._zygotes.append(zygote)
-        self._listen(zygote)
+        self._listen(self._zygote)
         self._ensure_workers()
 
     # Workers that start.
 
     def _spawn(self) -> None:
-        worker = WorkerLink(self, self.started + 1, self._zygotes[-1])
+        assert self._zygote is not None
+        worker = WorkerLink(self, self.started + 1, self._zygote)
         self.started += 1
         self.workers[worker.number] = worker
         worker.open()
@@ -316,7 +326,7 @@ class Supervisor:
 
         While one is being replaced, it is one more.
         """
-        if self._closing or not self._zygotes:
+        if self._closing or self._zygote is None:
             return 0
         recycler, scheduler = self._recycler, self.scheduler
         wanted = max(recycler.least, scheduler.taken)
@@ -396,10 +406,6 @@ class Supervisor:
     def _sweep(self) -> None:
         self._sweeper = self._loop.call_later(POOL_SWEEP_SECONDS, self._sweep)
         self._recycler.sweep()
-        if self._zygotes and self._zygotes[-1].proven:
-            used = {worker.zygote for worker in self.workers.values()}
-            for zygote in set(self._zygotes[:-1]) - used:
-                self._end_zygote(zygote)  # `roll` has come to its end
 
     def _exited(self, number: int, status: int) -> None:
         worker = self.workers.pop(number, None)
@@ -420,10 +426,8 @@ class Supervisor:
             return
         if worker.why is Retirement.lost and job is not None:
             self._note_crash(job)
-        if not worker.booted and worker.zygote in self._zygotes:
+        if not worker.booted and worker.zygote is self._zygote:
             self._pace.failed()
-            if not worker.zygote.proven and len(self._zygotes) > 1:
-                worker.zygote.kill()  # `roll` has failed
         self._ensure_workers()
         self._recycler.consider_all()
         self.scheduler.dispatch()

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import os
 import select
 import signal
 import sys
+import time
+import types
 from contextvars import Context, copy_context
-from typing import Any, BinaryIO, Dict, Optional, cast
+from typing import Any, BinaryIO, Dict, Mapping, Optional, Set, Tuple, cast
 
 from ...about import log
 from ...errors import PixieError, RequestTimeout
-from ...requests import MAX_CHUNK_BYTES, Request, log_failure
+from ...forks import OUR_SIGNALS, default_signals, undo_in_copies
+from ...requests import MAX_CHUNK_BYTES, ROOT_PATH, Request, log_failure
 from ...responses import Response, StaticFile, is_stream
-from ...text import dump_json, load_json
-from ..base import ProcessType, Route, proc_env
+from ...text import dump_json, json_default_hook, load_json
+from ..base import Handler, ProcessType, Route, proc_env
 from ..streams import Chunks, HandlerLeft
 from .frames import (
     _FRAME,
@@ -64,13 +68,48 @@ def _do_nothing(*_: object) -> None:
     pass
 
 
-def flush_output() -> None:
-    """Write out what print() has buffered, or a fork would have it come twice."""
-    for stream in (sys.stdout, sys.stderr):
+def fill_standard_descriptors() -> None:
+    """Open /dev/null as 0, 1 and 2 where these are closed (`<&- >&-`).
+
+    Or the next socket gets the number: print() of what is started would write there.
+    """
+    for descriptor in range(3):
         try:
-            stream.flush()
-        except (AttributeError, OSError, ValueError):
-            pass  # closed, or replaced by None: nothing to lose
+            os.fstat(descriptor)
+        except OSError:  # the lowest that is free is given out
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
+
+
+def keep_log() -> None:
+    """Undo for this log what logging.config does by default to all that exist.
+
+    `disable_existing_loggers` would silence every traceback and the access log. Who
+    wants that sets a level, or `access_log=False`.
+    """
+    log.disabled = logging.getLogger("pixie_web.access").disabled = False
+
+
+def reopen_log_files() -> int:
+    """Open the files of all loggers again, as after logrotate; return how many."""
+    loggers = [logging.getLogger(), *logging.Logger.manager.loggerDict.values()]
+    handlers = {one for logger in loggers for one in getattr(logger, "handlers", ())}
+    count = 0
+    for one in handlers:
+        if isinstance(one, logging.FileHandler) and one.stream is not None:
+            errors = getattr(one, "errors", None)  # Python 3.9
+            try:
+                # Never by its own mode: "w" would empty what nobody has moved away.
+                new = open(  # noqa: SIM115
+                    one.baseFilename, "a", encoding=one.encoding, errors=errors
+                )
+            except OSError as error:
+                log.error("%s; the log file that is open stays", error)
+                continue
+            old = one.setStream(new)
+            if old is not None:
+                old.close()
+            count += 1
+    return count
 
 
 def _prctl(option: int, argument: Any) -> None:
@@ -104,6 +143,93 @@ def make_first_victim() -> None:
         pass
 
 
+# PERF: what signal.getsignal calls, without making enums: 12 us for six.
+_get_handler = getattr(sys.modules.get("_signal"), "getsignal", signal.getsignal)
+
+
+def _is_closed(file: Any) -> bool:
+    return getattr(file, "closed", False)  # there may be none
+
+
+class Surroundings:
+    """What a handler may change of its process, so that the next one would find it.
+
+    The directory, the time zone, signal handlers, and print()'s way out. What a program
+    sets before its worker's first job, in on_worker_start, is as it should be.
+    """
+
+    def __init__(self) -> None:
+        names = ("SIGALRM", "SIGCHLD", "SIGHUP", "SIGINT", "SIGTERM", "SIGUSR2")
+        self._numbers = [int(getattr(signal, name)) for name in names]
+        # PERF: the same by os.environ itself, which raises and catches: 1 us.
+        self._variables: Mapping[bytes, bytes] = getattr(
+            os.environ, "_data", os.environb
+        )
+        self._found = self._look()
+
+    def _look(self) -> Tuple[Any, ...]:
+        try:
+            directory = os.getcwd()
+        except OSError:
+            directory = ""  # it has been removed
+        zone = self._variables.get(b"TZ"), time.tzname
+        handlers = list(map(_get_handler, self._numbers))
+        out, err = sys.stdout, sys.stderr
+        return directory, zone, handlers, (out, err), _is_closed(out), _is_closed(err)
+
+    def restore(self) -> None:
+        """Put back what differs from what was found at first."""
+        found = self._look()
+        if found == self._found:
+            return
+        directory, zone, handlers, files = self._found[:4]
+        try:
+            os.chdir(directory)
+        except OSError as error:
+            log.warning("a worker can't return to its directory: %s", error)
+        if found[1] != zone:
+            os.environ.pop("TZ", None)
+            os.environb.update({} if zone[0] is None else {b"TZ": zone[0]})
+            time.tzset()
+        for number, handler in zip(self._numbers, handlers):
+            if handler is not None:  # one of C code can't be put back
+                signal.signal(number, handler)
+        if found[2][0] != handlers[0]:
+            signal.alarm(0)  # or it would come to the next one
+        sys.stdout, sys.stderr = (
+            open(number, "w", 1, one.encoding, one.errors, closefd=False)  # noqa: SIM115
+            if _is_closed(one)
+            else one
+            for number, one in enumerate(files, 1)
+        )
+        self._found = self._look()
+
+
+def _stored_globals(code: types.CodeType) -> Set[str]:
+    import dis
+
+    stores = ("STORE_GLOBAL", "DELETE_GLOBAL")
+    names = {one.argval for one in dis.get_instructions(code) if one.opname in stores}
+    inner = [one for one in code.co_consts if isinstance(one, types.CodeType)]
+    return names.union(*map(_stored_globals, inner))
+
+
+def module_state(handler: Handler) -> Dict[str, Tuple[object, int]]:
+    """Return, by name, what a handler may change of its module: (value, length).
+
+    That are the globals that its code stores, and all dicts, lists and sets.
+    """
+    function = inspect.unwrap(getattr(handler, "__func__", handler))
+    scope = getattr(function, "__globals__", {})
+    code = getattr(function, "__code__", None)
+    stored = () if code is None else _stored_globals(code)
+    state = {name: (scope.get(name), 0) for name in stored}
+    for name, value in scope.items():
+        if isinstance(value, (dict, list, set)) and not name.startswith("__"):
+            state[name] = value, len(value)
+    return state
+
+
 class Worker:
     """A worker: takes one request after another from its pipe, and answers it.
 
@@ -126,6 +252,8 @@ class Worker:
         self._program: Program
         self._request_number = 0
         self._interruptible = False
+        self._calls: Dict[Route, int] = {}  # with debug
+        self._logs_moved = False  # they are opened again before the next job
         self._answer: Optional[BinaryIO] = None  # a large one, until main has opened it
         self._answer_name = b""  # its token and its path, for main to open it
 
@@ -135,7 +263,7 @@ class Worker:
         if frame is None:
             return
         self._boot(cast(Dict[str, Any], load_json(frame[_FRAME.size :])))
-        program = self._program
+        program, surroundings = self._program, Surroundings()
         self.send(FrameType.READY, 0, program.table if program.fresh else b"")
         for frame in iter(self._next_frame, None):
             _, kind, flags, index, number = _FRAME.unpack_from(frame)
@@ -145,6 +273,9 @@ class Worker:
                 self._answer.close()
                 self._answer = None
             if kind == FrameType.RUN:
+                if self._logs_moved:
+                    self._logs_moved = False
+                    reopen_log_files()
                 self._request_number = number
                 route = program.routes[index]
                 request = decode_run(frame, flags)
@@ -154,6 +285,7 @@ class Worker:
                     request.params = route.pattern.convert(texts)
                 if not self._run(route, request):
                     break
+                surroundings.restore()
         for function in program.on_worker_stop:
             function()
 
@@ -180,18 +312,16 @@ class Worker:
         proc_env.worker = setup["number"]
         proc_env.pool = None
         name_process(f"pixie:worker {setup['number']}")
-        log.handlers[:] = [FrameHandler(self)]
-        log.propagate = False
-        log.setLevel(setup["log_level"])
+        self._send_log(setup)
         self._bound(setup)
         # Only main decides when to stop; a Ctrl-C or a supervisor's SIGTERM to the
         # whole group must not end a running request. Handlers, not SIG_IGN: programs
         # that a handler starts would inherit the latter.
-        for ignored in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        for ignored in (signal.SIGINT, signal.SIGTERM):
             signal.signal(ignored, _do_nothing)
+        signal.signal(signal.SIGHUP, self._on_hangup)
         signal.signal(signal.SIGUSR2, self._on_deadline)
-        # What a handler forks must not answer in its name, nor take the next request.
-        os.register_at_fork(after_in_child=self._close)
+        undo_in_copies(self._undo_in_copy)
         try:
             numpy = sys.modules.get("numpy")
             if numpy is not None:
@@ -202,8 +332,21 @@ class Worker:
             self._program.pool_starts.get(setup["pool"], _do_nothing)()
         except OSError as error:  # not main's end of a pipe: a model without a file
             raise PixieError("the worker can't boot") from error
+        finally:
+            self._send_log(setup)  # whatever the program has made of logging
 
-    def _close(self) -> None:
+    def _send_log(self, setup: Dict[str, Any]) -> None:
+        log.handlers[:] = [FrameHandler(self)]
+        log.propagate = False
+        log.setLevel(setup["log_level"])
+        keep_log()
+
+    def _undo_in_copy(self) -> None:
+        """Neither answer in the worker's name, nor take its next request or signals."""
+        import faulthandler
+
+        faulthandler.unregister(signal.SIGUSR1)
+        default_signals(*OUR_SIGNALS, signal.SIGUSR2)
         for descriptor in (self._incoming, self._outgoing):
             try:
                 os.close(descriptor)
@@ -232,21 +375,32 @@ class Worker:
             hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
             resource.setrlimit(resource.RLIMIT_DATA, (limit, hard))
 
+    def _on_hangup(self, *_: object) -> None:
+        self._logs_moved = True
+
     def _on_deadline(self, *_: object) -> None:
         if self._interruptible:
             self._interruptible = False
             import faulthandler
 
             faulthandler.dump_traceback(self._trace, all_threads=False)
-            raise RequestTimeout
+            timeout = RequestTimeout()
+            timeout.of_deadline = True
+            raise timeout
 
     def _run(self, route: Route, request: Request) -> bool:
         """Answer one request; return whether this worker may take another."""
         request.disconnect = self._main_gone
         context = copy_context()
+        context.run(json_default_hook.set, route.app.json_default)
+        if request.root_path:
+            context.run(ROOT_PATH.set, request.root_path)
         try:
             self._interruptible = True
+            before = self._watch(route, request)
             response = context.run(self._program.answer, route, request)
+            if before is not None:
+                self._tell_changes(route, before)
             if is_stream(response.body):
                 self._send_stream(response, request, context)
             else:
@@ -259,6 +413,28 @@ class Worker:
         finally:
             self._interruptible = False
         return not request.fatal
+
+    def _watch(
+        self, route: Route, request: Request
+    ) -> Optional[Dict[str, Tuple[object, int]]]:
+        """Return its module's state at the first calls of a handler, with debug."""
+        if not request.debug or route.kind != "def":
+            return None
+        self._calls[route] = self._calls.get(route, 0) + 1
+        return module_state(route.handler) if self._calls[route] <= 10 else None
+
+    def _tell_changes(
+        self, route: Route, before: Dict[str, Tuple[object, int]]
+    ) -> None:
+        after = module_state(route.handler)
+        changed = [
+            name
+            for name in sorted({*before, *after})
+            if before.get(name, (0, 0))[0] is not after.get(name, (0, 0))[0]
+            or before[name][1] != after[name][1]
+        ]
+        if changed:
+            self.send(FrameType.LOST, 0, ", ".join(changed).encode())
 
     # Sending.
 
@@ -308,6 +484,9 @@ class Worker:
             self._answer_name = token + path
         except OSError as error:
             log.warning("no room for a file with an answer: %s", error)
+            if self._answer is not None:
+                self._answer.close()  # now: what is in it keeps the disk full
+                self._answer = None
             return False
         return True
 

@@ -22,6 +22,7 @@ import os
 import select
 import signal
 import socket
+import stat
 import struct
 import sys
 import threading
@@ -42,6 +43,7 @@ from typing import (
 
 from ...about import log
 from ...errors import RequestTimeout
+from ...forks import OUR_SIGNALS, end_copy, flush_output
 from ...text import dump_json, load_json
 from ..base import proc_env
 from .frames import _FRAME, RECEIVE_BYTES, FrameType, Load, Program
@@ -50,8 +52,10 @@ from .worker import (
     _do_nothing,
     _prctl,
     die_with_parent,
-    flush_output,
+    fill_standard_descriptors,
+    keep_log,
     name_process,
+    reopen_log_files,
 )
 
 ORDER_SECONDS = 5.0  # a zygote that takes no order for so long is killed
@@ -152,7 +156,7 @@ class Zygote:
         temporary_directory()
         # PR_SET_CHILD_SUBREAPER: orphans of handlers come here to be reaped
         _prctl(36, 1)
-        for ignored in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        for ignored in OUR_SIGNALS:
             signal.signal(ignored, _do_nothing)
         woken, wakeup = socket.socketpair()
         woken.setblocking(False)
@@ -188,7 +192,10 @@ class Zygote:
             return False
         what, number, value = _ORDER.unpack(data)
         if what == SIGNAL:
-            self._kill(number, value)
+            if number:
+                self._kill(number, value)
+            else:  # to itself, but in the order of orders
+                reopen_log_files()
             return True
         descriptors = array.array("i")
         descriptors.frombytes(ancillary[0][2][:12])
@@ -315,6 +322,30 @@ def count_lasting_threads() -> int:
     return count_threads()
 
 
+def warn_of_connections() -> None:
+    """Name the connections that this process is about to share with all it forks.
+
+    Two workers that speak on one read each other's answers (Linux tells which there
+    are).
+    """
+    for name in os.listdir("/proc/self/fd") if os.path.isdir("/proc/self/fd") else ():
+        try:
+            if not stat.S_ISSOCK(os.fstat(int(name)).st_mode) or int(name) < 3:
+                continue  # journald has the first three
+            with socket.socket(fileno=os.dup(int(name))) as one:
+                peer, kind = one.getpeername(), one.type
+        except OSError:
+            continue  # it has no peer, or was what listed
+        if kind == socket.SOCK_STREAM and peer:  # those of a socket pair have no name
+            log.warning(
+                "descriptor %s is connected to %s, and all workers would share it: "
+                "one would read another's answers; open connections in "
+                "@app.on_worker_start",
+                name,
+                peer if isinstance(peer, str) else f"{peer[0]}:{peer[1]}",
+            )
+
+
 def settle_memory() -> None:
     """Take all objects that exist now out of the garbage collector's sight.
 
@@ -353,6 +384,7 @@ def live_as_zygote(control: socket.socket, setup: bytes, load: Load) -> NoReturn
         told = load_json(setup)
         assert isinstance(told, dict)
         program = load(told) if told["start"] != "spawn" else None
+        keep_log()
         threads = count_lasting_threads() if program else 1
         if threads > 1 and told["start"] == "auto":
             log.warning(
@@ -362,11 +394,14 @@ def live_as_zygote(control: socket.socket, setup: bytes, load: Load) -> NoReturn
             live_without_program(control, told)
         if threads > 1:
             log.warning(THREADS_FORKED, threads)
+        if program is not None:
+            warn_of_connections()
         settle_memory()
         flush_output()  # what importing printed, or each fork would print it too
         Zygote(control, program, told["command"], threads).serve()
         code = 0
     except BaseException:
+        keep_log()
         log.exception("the program can't be imported")
     finally:
         flush_output()
@@ -379,6 +414,7 @@ def live_apart(load: Load) -> NoReturn:
     Args:
         load: imports the application as the frame BOOT says, and returns its program.
     """
+    fill_standard_descriptors()
     numbers = list(map(int, sys.argv[1:]))
     # Of a zygote its socket, and perhaps a file with what main has told it.
     descriptors = numbers[:3]
@@ -430,6 +466,7 @@ class ZygoteLink:
         self, what: int, number: int, value: int = 0, descriptors: Sequence[int] = ()
     ) -> None:
         """Send an order; a zygote that does not take it is killed."""
+        end_copy()
         if self._ended:
             return
         rights = []
