@@ -18,7 +18,6 @@ import asyncio
 import inspect
 import os
 from contextvars import copy_context
-from functools import partial
 from typing import (
     Any,
     Callable,
@@ -751,7 +750,7 @@ class Application:
         except Exception as error:
             response = self.error_response(request, error)
             if isinstance(response, Refusal) and not (before or after or after_async):
-                response.again = partial(self.placements.refusal, route)
+                response.again = self.placements.refusals(route)
         if not after and not after_async and response.is_sealed:
             return response  # PERF: as most are; 1.5 us
         return await self._finish(request, response, after, after_async)

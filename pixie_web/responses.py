@@ -469,7 +469,8 @@ class Refusal(Response):
 
     Attributes:
         again: returns the answer to the same request, should it come again, or None if
-            it would be taken then; None where somebody else has a say in the answer.
+            it would be taken then; its argument says whether that is to be counted.
+            None where somebody else has a say in the answer.
     """
 
     __slots__ = ("again",)
@@ -477,7 +478,7 @@ class Refusal(Response):
     def __init__(self, status: int, block: bytes, body: bytes) -> None:
         super().__init__(body, status)
         self._block = block
-        self.again: Optional[Callable[[], Optional[Refusal]]] = None
+        self.again: Optional[Callable[[bool], Optional[Refusal]]] = None
 
 
 # What a handler may return ------------------------------------------------------------

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import time
-from typing import Any, Dict, Optional
+from typing import Any, Callable, Dict, Optional
 
 from ..errors import ClientDisconnected, HTTPError
 from ..requests import Request
 from ..responses import Refusal, Response
-from .base import TIME_BUCKETS, BusyError, Route, RouteType
+from .base import TIME_BUCKETS, Route, RouteType
 from .local import MAX_THREADS, TaskRun, Threads, run_on_loop
 from .pool.links import resident_bytes
 from .pool.pool import Pool
@@ -62,13 +62,23 @@ class Placements:
                 route.counts.rejections += 1
                 raise pool.scheduler.rejection(route)
 
-    def refusal(self, route: Route) -> Optional[Refusal]:
-        """Return how a request would be refused now, or None."""
-        try:
-            self.check_room(route)
-        except BusyError as error:
-            return error.page()
-        return None
+    def refusals(self, route: Route) -> Optional[Callable[[bool], Optional[Refusal]]]:
+        """Return what says how a route's requests are refused, where that is known.
+
+        It returns None when they are not; its argument says whether to count it.
+        """
+        pool = self.pools.get(route.pool) if route.in_worker else None
+        if pool is None:
+            return None
+        scheduler = pool.scheduler
+
+        def refusal(counts: bool) -> Optional[Refusal]:
+            if scheduler.may_submit(route):
+                return None
+            route.counts.rejections += counts
+            return scheduler.rejection(route).page()
+
+        return refusal
 
     async def run_counted(self, route: Route, request: Request) -> Response:
         """Run a route where it says, and count what became of the request."""
