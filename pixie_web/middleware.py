@@ -7,7 +7,7 @@ from typing import Any, Iterable, cast
 from .conditional import accepted_codings, conditional_response, deciding_headers
 from .datastructures import Headers
 from .errors import HTTPError
-from .executors.streams import AsyncChunks, Chunks
+from .executors.streams import Chunks, run_to_end
 from .requests import Request
 from .responses import Response, StaticFile
 from .text import expression
@@ -80,24 +80,7 @@ class CompressedChunks(Chunks):
     """A stream compressed, each piece so that it can be read when it arrives."""
 
     def __init__(self, chunks: Chunks) -> None:
-        super().__init__(chunks._first or b"", chunks._rest)
-        self._coder = _gzip()
-
-    def __next__(self) -> bytes:
-        if self._coder is None:
-            raise StopIteration
-        try:
-            return _flushed(self._coder, super().__next__())
-        except StopIteration:
-            coder, self._coder = self._coder, None
-            return cast(bytes, coder.flush())
-
-
-class CompressedAsyncChunks(AsyncChunks):
-    """The same for AsyncChunks."""
-
-    def __init__(self, chunks: AsyncChunks) -> None:
-        super().__init__(chunks._first or b"", chunks._rest)
+        super().__init__(chunks.first, chunks.rest)
         self._coder = _gzip()
 
     async def __anext__(self) -> bytes:
@@ -108,6 +91,12 @@ class CompressedAsyncChunks(AsyncChunks):
         except StopAsyncIteration:
             coder, self._coder = self._coder, None
             return cast(bytes, coder.flush())
+
+    def __next__(self) -> bytes:
+        try:
+            return run_to_end(self.__anext__())
+        except StopAsyncIteration:
+            raise StopIteration from None
 
 
 def _mark_coded(headers: Headers, is_coded: bool = True) -> None:
@@ -152,7 +141,5 @@ def compress(env: Request, response: Response) -> None:
     if isinstance(body, bytes):
         coder = _gzip()
         response.body = coder.compress(body) + coder.flush()
-    elif isinstance(body, Chunks):
-        response.body = CompressedChunks(body)
     else:
-        response.body = CompressedAsyncChunks(cast(AsyncChunks, body))
+        response.body = CompressedChunks(cast(Chunks, body))

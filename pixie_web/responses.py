@@ -457,7 +457,7 @@ class Response:
         else:
             raise TypeError(f"{_RETURNS}, not {type(body).__name__}")
         if default is not None and self.content_type is None:
-            self.content_type = default if self.status not in (204, 304) else None
+            self._content_type = default if self._status not in (204, 304) else None
         return self
 
     def __repr__(self) -> str:

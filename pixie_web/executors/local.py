@@ -9,10 +9,10 @@ from contextvars import Context, copy_context
 from typing import (
     TYPE_CHECKING,
     Any,
+    AsyncIterator,
     Callable,
     Coroutine,
     Dict,
-    Iterator,
     Optional,
     cast,
 )
@@ -31,7 +31,7 @@ from .base import (
     deadline_error,
     leave_gate,
 )
-from .streams import Answer, AsyncAnswer, AsyncChunks, Chunks, HandlerLeft
+from .streams import Answer, AsyncAnswer, Chunks, HandlerLeft
 
 if TYPE_CHECKING:
     from queue import SimpleQueue
@@ -42,15 +42,12 @@ MAX_THREADS = 40  # as anyio and Starlette
 # sync: on the event loop --------------------------------------------------------------
 
 
-class LoopStream:
+class LoopStream(AsyncIterator[bytes]):
     """The stream of a `sync` route: each step runs on the loop, in its context."""
 
-    def __init__(self, chunks: Iterator[bytes], context: Context) -> None:
+    def __init__(self, chunks: Chunks, context: Context) -> None:
         self._chunks = chunks
         self._context = context
-
-    def __aiter__(self) -> LoopStream:
-        return self
 
     async def __anext__(self) -> bytes:
         await asyncio.sleep(0)  # the other connections' turn
@@ -63,7 +60,7 @@ class LoopStream:
 
     async def aclose(self) -> None:
         """Close the generator."""
-        self._context.run(self._chunks.close)  # type: ignore[attr-defined]
+        self._context.run(self._chunks.close)
 
 
 def run_on_loop(answer: Answer, route: Route, request: Request) -> Response:
@@ -72,7 +69,7 @@ def run_on_loop(answer: Answer, route: Route, request: Request) -> Response:
     response = context.run(answer, route, request)
     end_copy()
     if is_stream(response.body):
-        response.body = LoopStream(cast("Iterator[bytes]", response.body), context)
+        response.body = LoopStream(cast(Chunks, response.body), context)
     return response
 
 
@@ -97,7 +94,7 @@ async def within_timeout(
         timer.cancel()
 
 
-class ThreadStream:
+class ThreadStream(AsyncIterator[bytes]):
     """The stream of a `thread` route: its thread makes a chunk when asked to."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, route: Route) -> None:
@@ -120,9 +117,6 @@ class ThreadStream:
                     return
         finally:
             chunks.close()
-
-    def __aiter__(self) -> ThreadStream:
-        return self
 
     async def __anext__(self) -> bytes:
         future: asyncio.Future[bytes] = self._loop.create_future()
@@ -290,7 +284,7 @@ def start_task(
         return loop.create_task(coroutine)
 
 
-class TaskRun:
+class TaskRun(AsyncIterator[bytes]):
     """One request of an `asnc` route: the Task in which all of its handler runs.
 
     The Task has a context of its own, and a stream is pulled from inside it, so
@@ -351,7 +345,7 @@ class TaskRun:
             else:
                 self._ready.set_result(response)
         if response.body is self:
-            await self._serve(cast(AsyncChunks, chunks))
+            await self._serve(cast(Chunks, chunks))
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         try:
@@ -368,7 +362,7 @@ class TaskRun:
 
     # The stream.
 
-    async def _serve(self, chunks: AsyncChunks) -> None:
+    async def _serve(self, chunks: Chunks) -> None:
         try:
             while True:
                 try:
@@ -400,9 +394,6 @@ class TaskRun:
             self._end = end
         if self._given is not None and not self._given.done():
             self._given.set_exception(self._end)
-
-    def __aiter__(self) -> TaskRun:
-        return self
 
     async def __anext__(self) -> bytes:
         if self._end is not None:

@@ -183,7 +183,7 @@ async def _carry_on(coroutine: Coroutine[Any, Any, T], awaited: Any) -> T:
 _CODED_BODY = expression(rb"(?i)\r\ncontent-encoding:")
 
 
-class Heartbeat:
+class Heartbeat(AsyncIterator[bytes]):
     """A stream's chunks; while the next one is awaited, a sign of life now and then.
 
     The timer runs only while this waits for a chunk. So none comes before the head,
@@ -202,9 +202,6 @@ class Heartbeat:
         self._chunks = chunks
         self._route = route
         self._unsent_bytes = self._progress = 0.0  # the fewest in this wait, and when
-
-    def __aiter__(self) -> Heartbeat:
-        return self
 
     async def __anext__(self) -> bytes:
         self._unsent_bytes = float("inf")
