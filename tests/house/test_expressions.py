@@ -131,6 +131,7 @@ BY_NAME: Dict[str, Use] = {
     "_LONE_RETURN": Use("each", TEMPLATE),
     "_NEXT_RECORD": Use("search", MESSAGE),
     "_NOT_LITERAL": Use("search", DECLARED),
+    "_OF_CONTENT": Use("each", ANSWER),
     "_PARAMETER": Use("follow", VALUE),
     "_PART_HEAD": Use("fullmatch", PART_HEAD),
     "_PERCENT": Use("each", FORM),
