@@ -81,7 +81,7 @@ ROOMS: Dict[str, Tuple[str, str]] = {
     "server/access": ("log_text", "access_log"),
     "server/transport": ("", "patience crowds server flow listening"),
     "server/exchange": (
-        "timing_line _open_file",
+        "_open_file",
         "server heartbeats broken_streams access_log files placement patience",
     ),
     "server/http1": ("", "server flow crowds conformance patience"),

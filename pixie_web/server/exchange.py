@@ -126,18 +126,6 @@ class Sink(Protocol):
         """An exchange that had to wait is over: there may be more requests."""
 
 
-def timing_line(request: Request) -> bytes:
-    """Return the Server-Timing header: milliseconds in line, and in the handler.
-
-    W3C Server Timing section 2; of a stream, until its first chunk. Empty where no
-    handler was to run.
-    """
-    if request.run_seconds is None:
-        return b""
-    queue, run = request.queue_seconds * 1000, request.run_seconds * 1000
-    return b"Server-Timing: queue;dur=%.3f, run;dur=%.3f\r\n" % (queue, run)
-
-
 def _open_file(path: str, flags: int) -> int:
     # Not through a link, and not waiting for a pipe's other end, that took its place.
     return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -400,8 +388,10 @@ class Exchange:
         ):
             await sink.drop_body()
         block = response.header_block(request.scheme == "https")
-        if sink.server.options.server_timing:
-            block += timing_line(request)
+        # W3C Server Timing section 2; of a stream, until its first chunk.
+        if sink.server.options.server_timing and request.run_seconds is not None:
+            times = request.queue_seconds * 1000, request.run_seconds * 1000
+            block += b"Server-Timing: queue;dur=%.3f, run;dur=%.3f\r\n" % times
         if isinstance(body, bytes):
             if sink.send_head(request, response.status, block, length, body):
                 self.sent_bytes = len(body)
