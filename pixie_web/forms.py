@@ -254,18 +254,12 @@ class FileUpload:
 Form = Tuple[MultiDict[str], MultiDict[FileUpload]]
 
 
-def _pieces(body: Union[bytes, BodyFile]) -> Iterator[bytes]:
-    if isinstance(body, BodyFile):
-        return body.pieces()
-    stream = io.BytesIO(body)
-    return iter(lambda: stream.read(BODY_PIECE_BYTES), b"")
-
-
 def _parse_multipart(parser: MultipartParser, body: Union[bytes, BodyFile]) -> Form:
     fields: List[Tuple[str, str]] = []
     files: List[Tuple[str, FileUpload]] = []
     chunks: List[bytes] = []
-    for piece in _pieces(body):
+    source = BodyFile(io.BytesIO(body)) if isinstance(body, bytes) else body
+    for piece in source.pieces():
         for event in parser.feed(piece):
             if isinstance(event, Part):
                 part, chunks = event, []

@@ -53,18 +53,12 @@ _AMBIGUOUS = expression(r"[sp][^/]*[sp].|p[^/]*s|p.*p.")
 Target = TypeVar("Target")
 
 
-class Filter:
+class Filter(NamedTuple):
     """What may stand in a wildcard: its expression, and how it is read and written."""
 
-    def __init__(
-        self,
-        expression: str,
-        to_python: Callable[[str], Any] = str,
-        to_url: Callable[[Any], str] = str,
-    ) -> None:
-        self.expression = expression
-        self.to_python = to_python
-        self.to_url = to_url
+    expression: str
+    to_python: Callable[[str], Any] = str
+    to_url: Callable[[Any], str] = str
 
 
 Filters = Mapping[str, Filter]

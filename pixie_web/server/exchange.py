@@ -28,7 +28,6 @@ from typing import (
 )
 
 from ..about import log
-from ..datastructures import T
 from ..errors import (
     AnswerLost,
     ClientDisconnected,
@@ -137,34 +136,32 @@ def _open_slice(body: FileSlice) -> BinaryIO:
 
 
 @types.coroutine
-def _resume(coroutine: Coroutine[Any, Any, T], awaited: Any) -> Generator[Any, Any, T]:
+def _resume(
+    coroutine: Coroutine[Any, Any, None], awaited: Any
+) -> Generator[Any, Any, None]:
     """Run on, inside a Task, a coroutine that has been started outside of one.
 
     Args:
         coroutine: suspended at its first wait.
         awaited: the future it waits for.
     """
-    while True:
+    try:
+        yield awaited
+    except GeneratorExit:
+        coroutine.close()
+        raise
+    except BaseException as error:
         try:
-            result = yield awaited
-        except GeneratorExit:
-            coroutine.close()
-            raise
-        except BaseException as error:
-            failure: Optional[BaseException] = error
-        else:
-            failure = None
-        try:
-            if failure is None:
-                awaited = coroutine.send(result)
-            else:
-                awaited = coroutine.throw(failure)
-        except StopIteration as end:
-            return cast(T, end.value)
+            awaited = coroutine.throw(error)
+        except StopIteration:
+            return
+        yield from _resume(coroutine, awaited)
+    else:
+        yield from coroutine
 
 
-async def _carry_on(coroutine: Coroutine[Any, Any, T], awaited: Any) -> T:
-    return await _resume(coroutine, awaited)
+async def _carry_on(coroutine: Coroutine[Any, Any, None], awaited: Any) -> None:
+    await _resume(coroutine, awaited)
 
 
 # With a declared length, what a heartbeat would break: a coding such as gzip.
