@@ -134,13 +134,6 @@ def _check_triggers(triggers: Iterable[Handler], kind: str) -> Tuple[Handler, ..
     return tuple(_check_trigger(trigger, kind) for trigger in triggers)
 
 
-def _set_triggers(
-    route: Route, before: Iterable[Handler], after: Iterable[Handler]
-) -> None:
-    route.before = _check_triggers(before, "before")
-    route.after = _check_triggers(after, "after")
-
-
 class Triggers:
     """The before and after triggers of an application or a route, by where they run."""
 
@@ -291,7 +284,8 @@ class Declarations:
                 _set_body(route, max_body_bytes, stream_body)
                 _set_heartbeat(route, heartbeat, heartbeat_seconds)
                 route.name = name or getattr(handler, "__name__", None)
-                _set_triggers(route, before, after)
+                route.before = _check_triggers(before, "before")
+                route.after = _check_triggers(after, "after")
                 self._add(route)
             return handler
 
