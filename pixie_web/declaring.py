@@ -349,6 +349,7 @@ class Declarations:
             to_python: text to value; a ValueError means that the path does not match.
             to_url: value to text, for `url_for`.
         """
+        self.check_open(f"the filter {name}")
         self.router.add_filter(name, pattern, to_python, to_url)
 
     def static(
