@@ -49,7 +49,6 @@ from .errors import (
     ends_worker,
 )
 from .executors.base import (
-    DEFAULT_PLACEMENT,
     HEARTBEAT_SECONDS,
     BusyError,
     Handler,
@@ -57,12 +56,10 @@ from .executors.base import (
     ProcessType,
     Route,
     RouteType,
-    check_kind,
     handler_kind,
     proc_env,
-    set_bounds,
 )
-from .executors.dispatch import Placements
+from .executors.dispatch import EXECUTORS, Executors, placed, set_bounds
 from .executors.local import LoopStream, start_task
 from .executors.pool.frames import PoolOptions, Program
 from .executors.streams import Chunks
@@ -98,22 +95,6 @@ class Declare(Protocol):
     def __call__(self, handler: HandlerType, /) -> HandlerType: ...
 
 
-def _placement(route_type: Where, handler: Handler) -> RouteType:
-    if not callable(handler):
-        raise RouteError(f"a handler is a function, not {type(handler).__name__}")
-    if route_type is None:
-        return DEFAULT_PLACEMENT[handler_kind(handler)]
-    try:
-        placement = RouteType(route_type)
-    except ValueError:
-        names = ", ".join(kind.name for kind in RouteType)
-        raise RouteError(
-            f"a route type is one of {names}, not {route_type!r}"
-        ) from None
-    check_kind(handler, placement)
-    return placement
-
-
 def check_takes(function: Handler, what: str, /, *names: str, **by_name: None) -> None:
     """Raise RouteError unless a function can be called so; say what to write.
 
@@ -137,7 +118,7 @@ def _set_body(route: Route, most: Optional[int], stream_body: bool) -> None:
     """Raise RouteError unless the route can take its body like this."""
     if most is not None and (type(most) is not int or most < 0):
         raise RouteError(f"max_body_bytes is a whole number from 0, got {most!r}")
-    if stream_body and route.placement is not RouteType.asnc:
+    if stream_body and not EXECUTORS[route.placement].can_stream_body:
         raise RouteError("stream_body=True is for an async def: RouteType.asnc")
     route.max_body_bytes, route.stream_body = most, stream_body
 
@@ -146,9 +127,10 @@ def _set_heartbeat(route: Route, beat: Union[str, bytes, None], seconds: float) 
     """Raise RouteError unless this can be sent while the route's stream is silent."""
     if beat is None:
         return
-    if route.placement is RouteType.sync:
+    if not EXECUTORS[route.placement].has_line:
         raise RouteError(
-            f"{route.path} is sync: it holds up the loop; write RouteType.stream"
+            f"{route.path} is {route.placement.name}: it holds up the loop; "
+            "write RouteType.stream"
         )
     is_time = type(seconds) in (int, float) and 0 < seconds < float("inf")
     if not beat or not isinstance(beat, (str, bytes)) or not is_time:
@@ -229,7 +211,7 @@ class Application:
         self._pool_starts: Dict[str, Callable[[], object]] = {}
         self._frozen = False
         self.imported_from = ""  # the module that the command line named
-        self.placements = Placements(answer, answer_async)
+        self.executors = Executors(answer, answer_async)
 
     @property
     def secrets(self) -> MaybeSecrets:
@@ -316,7 +298,7 @@ class Application:
 
         def declare(handler: HandlerType) -> HandlerType:
             for pattern in paths:
-                route = Route(pattern, verbs, handler, _placement(route_type, handler))
+                route = Route(pattern, verbs, handler, placed(route_type, handler))
                 route.pool = pool or ""
                 set_bounds(route, *bounds)
                 _set_body(route, max_body_bytes, stream_body)
@@ -470,7 +452,7 @@ class Application:
             }
             for path, route in self._placed_routes()
         ]
-        return {"version": __version__, **self.placements.stats(), "routes": routes}
+        return {"version": __version__, **self.executors.stats(), "routes": routes}
 
     def status(self, path: str = "/status", **options: Any) -> None:
         """Serve what `stats` tells: a live page, as JSON, and to Prometheus.
@@ -665,7 +647,7 @@ class Application:
                 )
         for application in applications:
             application._frozen = True
-            application.placements = self.placements
+            application.executors = self.executors
             application._router.freeze()
             for _, mounted in application._mounts:
                 if mounted.secrets is UNSET:
@@ -676,6 +658,7 @@ class Application:
         for index, route in enumerate(self.routes):
             route.index = index
             route.triggers = join_triggers(route)
+        self.executors.place(self.routes)
         starts = [f for app in applications for f in app._on_worker_start]
         stops = [f for app in applications for f in app._on_worker_stop]
         own = {k: f for app in applications for k, f in app._pool_starts.items()}
@@ -740,17 +723,17 @@ class Application:
             if before:
                 response = await self._ask_first(before, request)
             if response is None:
-                self.placements.check_room(route)
+                route.executor.check_room(route)
                 if request.source is not None:
                     await self._receive_body(route, request, request.source)
-                response = await self.placements.run_counted(route, request)
+                response = await self.executors.run(route, request)
                 after = ()  # they have run where the handler has
         except (ClientDisconnected, ProtocolError):
             raise
         except Exception as error:
             response = self.error_response(request, error)
             if isinstance(response, Refusal) and not (before or after or after_async):
-                response.again = self.placements.refusals(route)
+                response.again = route.executor.refusals(route)
         if not after and not after_async and response.is_sealed:
             return response  # PERF: as most are; 1.5 us
         return await self._finish(request, response, after, after_async)

@@ -24,8 +24,7 @@ from typing import (
 
 from .about import __version__, log
 from .errors import MissingExtra, PixieError
-from .executors.base import RouteType, bound_lines
-from .executors.local import Threads
+from .executors.dispatch import EXECUTORS
 from .executors.pool.frames import PoolOptions, Program
 from .executors.pool.links import STOP_SECONDS
 from .executors.pool.pool import Pool
@@ -110,12 +109,12 @@ class _Runner:
         limits = FormLimits(**{name: self._settings[name] for name in names})
         set_up(application, limits, self._settings["root_path"])
         program = application.freeze()
-        lines = self._settings["max_waiting"], self._settings["max_waiting_bytes"]
-        application.placements.threads = Threads(self._settings["threads"], *lines)
-        bound_lines(program.routes, *lines)
         with ExitStack() as undo:
             pools = self._pools = self._make_pools(program)
             undo.callback(self._end_zygotes, pools)
+            bounds = ("threads", "max_waiting", "max_waiting_bytes")
+            lines = {name: self._settings[name] for name in bounds}
+            application.executors.equip(pools=pools, **lines)
             workers = sum(
                 pool.size + pool.scheduler.streams.size for pool in pools.values()
             )
@@ -183,8 +182,8 @@ class _Runner:
     def _make_pools(self, program: Program) -> Dict[str, Pool]:
         """Return the pools that some route needs, by name, their zygotes started."""
         pools: Dict[str, Pool] = {}
-        in_pool = (RouteType.pool, RouteType.stream)
-        wanted = {r.pool for r in program.routes if r.placement in in_pool}
+        routes = program.routes
+        wanted = {r.pool for r in routes if EXECUTORS[r.placement].in_worker}
         start_by = self._choose_start() if wanted else ""
         launch = partial(describe_launch, self._application)
         for name in sorted(wanted):
@@ -262,10 +261,8 @@ class _Runner:
                 loop.add_signal_handler(number, self._on_signal)
             loop.add_signal_handler(signal.SIGHUP, self._on_hangup)
         application = self._application
-        application.placements.pools = pools
         try:
-            for pool in pools.values():
-                await pool.start()
+            await application.executors.start()
             await application.start()
             keep_log()
             if self._listens:
@@ -279,8 +276,7 @@ class _Runner:
             await application.stop()
         finally:
             seconds = STOP_SECONDS if self._signals < 2 else 0.0
-            await asyncio.gather(*(pool.stop(seconds) for pool in pools.values()))
-            application.placements.threads.stop()
+            await application.executors.stop(seconds)
 
     def _on_hangup(self) -> None:
         """Read certificate and log files again; if they are no good, the old ones stay.
@@ -288,7 +284,7 @@ class _Runner:
         The program stays as it is, in main and in the workers: they must not differ.
         """
         what = f"{reopen_log_files()} log files were opened again"
-        for pool in self._application.placements.pools.values():
+        for pool in self._pools.values():
             pool.reopen_logs()
         if self._settings["certfile"]:
             try:
@@ -309,7 +305,7 @@ class _Runner:
                 )
             return
         self._server.cut_off()
-        for pool in self._application.placements.pools.values():
+        for pool in self._pools.values():
             pool.hurry()
 
     def _print_banner(
@@ -328,7 +324,7 @@ class _Runner:
         else:
             address = f"{scheme}://{host}:{name[1]}"
         kind = type(loop).__module__.partition(".")[0]
-        pools = self._application.placements.pools.values()
+        pools = self._pools.values()
         workers = f"{sum(pool.size for pool in pools) or 'no'} workers"
         python = ".".join(map(str, sys.version_info[:3]))
         ends = "Ctrl-C stops it" if self._takes_signals else "it ends with its process"

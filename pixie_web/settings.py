@@ -8,7 +8,7 @@ import sys
 from typing import Any, Dict, Mapping
 
 from .errors import PixieError
-from .executors.local import MAX_THREADS
+from .executors.base import MAX_THREADS
 from .executors.pool.frames import PoolOptions
 from .protocol.multipart import FORM_LIMITS
 from .requests import Request

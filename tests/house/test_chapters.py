@@ -34,7 +34,7 @@ from names import (
 from shapes import lone_file
 
 PACKAGE = pathlib.Path(__file__).resolve().parents[2] / "pixie_web"
-MAX_CODE_LINES = 9_070  # of all chapters, joined; raising it is noted in docs/design.md
+MAX_CODE_LINES = 9_120  # of all chapters, joined; raising it is noted in docs/design.md
 MAX_FUNCTION_LINES = 40  # of code, as the next one
 MAX_CLASS_LINES = 250
 MAX_FILE_LINES = 700  # all of them
@@ -45,7 +45,7 @@ LARGE_CLASSES = {
     "Application": 414,
 }
 LARGE_FILES = {
-    "application": 856,
+    "application": 837,
 }
 
 # What is no chapter: it is not in the single file.
@@ -89,7 +89,7 @@ LAYERS = {
     # The server knows of the application what it is given: `handle`.
     SERVER: f"{FOUNDATION} forks {PROTOCOL} {MESSAGES}",
     "settings": (
-        f"{FOUNDATION} {PROTOCOL} requests executors/local executors/pool/frames "
+        f"{FOUNDATION} {PROTOCOL} requests executors/base executors/pool/frames "
         "server/access server/options server/proxies staticfiles"
     ),
     "launch": (
@@ -97,7 +97,7 @@ LAYERS = {
         "application"
     ),
     "runner": (
-        f"{FOUNDATION} forks {PROTOCOL} {BASE} executors/local {POOL} server/options "
+        f"{FOUNDATION} forks {PROTOCOL} {POOL} executors/dispatch server/options "
         "server/listeners server/server settings launch"
     ),
     "pixie": f"{FOUNDATION} application settings runner",

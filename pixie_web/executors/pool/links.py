@@ -32,7 +32,7 @@ from ...protocol.http11 import MAX_HEAD_BYTES, is_header_block
 from ...requests import NEVER
 from ...responses import FileSlice, Response, StaticFile
 from ...text import dump_json, load_json
-from ..base import Route, RouteType
+from ..base import Route
 from .frames import (
     _FRAME,
     _RESULT,
@@ -109,7 +109,7 @@ class Job:
         self.worker: Optional[WorkerLink] = None
         self.stream: Optional[WorkerStream] = None
         # Which kind of slot it has.
-        self.is_stream = route.placement is RouteType.stream
+        self.is_stream = route.kind == "generator"
 
     def end(self) -> None:
         """Note that no worker has it, or will have it: its body is not needed."""
