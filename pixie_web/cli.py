@@ -83,6 +83,6 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
         return 0
     if command == "check":
         given = {name: value for name, value in parsed.items() if value is not None}
-        application._run(given, listens=False)
+        application.check(**given)
     print_routes(application)
     return 0

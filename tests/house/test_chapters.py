@@ -96,9 +96,13 @@ LAYERS = {
         f"{FOUNDATION} {PROTOCOL} executors/pool/worker executors/pool/zygote "
         "application"
     ),
+    "lifespan": (
+        f"{FOUNDATION} forks {PROTOCOL} {POOL} executors/dispatch application "
+        "settings launch"
+    ),
     "runner": (
-        f"{FOUNDATION} forks {PROTOCOL} {POOL} executors/dispatch server/options "
-        "server/listeners server/server settings launch"
+        f"{FOUNDATION} forks executors/pool/links executors/pool/worker application "
+        "server/options server/listeners server/server settings lifespan"
     ),
     "pixie": f"{FOUNDATION} application settings runner",
     "loading": f"{FOUNDATION} {POOL} application launch runner pixie",
