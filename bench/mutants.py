@@ -69,9 +69,10 @@ ROOMS: Dict[str, Tuple[str, str]] = {
     "executors/pool/supervisor": ("", f"{POOL} status"),
     "executors/pool/pool": ("resident_bytes", f"{POOL} status"),
     "executors/dispatch": ("Placements", "placement status scheduler"),
-    "handling": ("Triggers join_triggers", "application triggers placement"),
+    "handling": ("join_triggers", "application triggers placement"),
     "middleware": ("same_origin", "triggers"),
-    "application": ("Declare _placement trace", "application status placement flow"),
+    "declaring": ("Declare _placement Triggers", "application placement status"),
+    "application": ("_call_all trace", "application status placement flow"),
     "server": (
         "reader_class",
         "patience server flow heartbeats broken_streams conformance files listening",
@@ -95,7 +96,6 @@ ROOMS: Dict[str, Tuple[str, str]] = {
     "status": ("", "status"),
     "httptools": ("", "parsers wire"),
     # Files that are to come.
-    "declaring": ("", "application placement status"),
     "lifespan": ("", "run listening server deployment pool_start"),
     "single": ("", "packaging run"),
 }

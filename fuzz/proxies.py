@@ -19,7 +19,7 @@ from typing import List, Optional, Tuple
 from harness import choose, run
 
 from pixie_web import Headers, ProtocolError, Request
-from pixie_web.protocol.http11 import _is_host, parse_head
+from pixie_web.protocol.http11 import is_host, parse_head
 from pixie_web.server.access import log_text
 from pixie_web.server.proxies import TrustedProxies
 
@@ -64,7 +64,7 @@ def check_outcome(outcome: Outcome) -> None:
     assert str(ip_address(address)) == address
     assert 0 <= port <= 65535
     assert scheme in ("http", "https")
-    assert _is_host(host)
+    assert is_host(host)
 
 
 def check(data: bytes) -> None:

@@ -29,7 +29,7 @@ chapters, each of which uses only what stands above it:
     executors/pool: frames worker zygote traces links scheduler recycling
     executors/pool: supervisor pool
     executors: dispatch
-    handling middleware application
+    declaring handling middleware application
     server: proxies access options transport exchange               clients
     server: insistence http1 listeners server
     settings launch lifespan runner pixie loading cli

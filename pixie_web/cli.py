@@ -11,11 +11,11 @@ from .errors import PixieError, companion
 from .executors.pool.worker import fill_standard_descriptors
 from .loading import load_application
 from .pixie import Pixie
-from .settings import DEFAULT_SETTINGS, _convert, say
+from .settings import DEFAULT_SETTINGS, convert_setting, say
 
 
 def _flag(text: str) -> bool:
-    return cast(bool, _convert("the value", text, bool))
+    return cast(bool, convert_setting("the value", text, bool))
 
 
 def print_routes(application: Pixie) -> None:

@@ -10,7 +10,7 @@ from typing import Dict, List, Optional, Tuple
 from .datastructures import Headers
 from .errors import HTTPError
 from .requests import Request
-from .responses import _ETAG, Response, quote_etag
+from .responses import ENTITY_TAG, Response, quote_etag
 from .text import expression, parse_date
 
 MAX_RANGES = 10  # in one request; Apache takes 200, after CVE-2011-3192
@@ -24,7 +24,7 @@ def parse_etags(header: str) -> List[str]:
 
     'W/"a", "b,c"' -> ['W/"a"', '"b,c"']; what is no tag is passed over.
     """
-    return ["*"] if header.strip() == "*" else _ETAG.findall(header)
+    return ["*"] if header.strip() == "*" else ENTITY_TAG.findall(header)
 
 
 def _opaque(tag: str) -> str:
@@ -132,8 +132,8 @@ def accepted_codings(header: str, available: Tuple[str, ...]) -> Tuple[str, ...]
 
 NO_HEADERS = Headers()
 _DECIDING_LINE = expression(rb"\n(?:accept-encoding|if-|range)", re.IGNORECASE)
-_CODED = expression(rb"^content-encoding:", re.IGNORECASE | re.MULTILINE)
-_REPLACED = expression(
+CODED = expression(rb"^content-encoding:", re.IGNORECASE | re.MULTILINE)
+REPLACED = expression(
     rb"^(?:accept-ranges|content-range|etag|last-modified):[^\r\n]*\r\n",
     re.IGNORECASE | re.MULTILINE,
 )
@@ -151,7 +151,7 @@ def deciding_headers(request: Request) -> Headers:
     return request.headers if _DECIDING_LINE.search(request.raw_head) else NO_HEADERS
 
 
-def _without_content(response: Response, status: int) -> Response:
+def without_content(response: Response, status: int) -> Response:
     """Return a response like it, but without its body and what describes that."""
     lines = response.headers.items()
     kept = [(name, value) for name, value in lines if name.lower() not in _OF_CONTENT]
@@ -171,7 +171,7 @@ def conditional_response(method: str, headers: Headers, response: Response) -> R
     if not 200 <= response.status < 300 or (etag is None and modified is None):
         return response
     status = evaluate_preconditions(method, headers, etag, modified)
-    return response if status is None else _without_content(response, status)
+    return response if status is None else without_content(response, status)
 
 
 def check_preconditions(

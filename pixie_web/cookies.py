@@ -7,8 +7,8 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence, Union, cast
 
 from .errors import PixieError
 from .text import (
-    _UNSAFE_IN_HEADER,
-    _unescape,
+    UNSAFE_IN_HEADER,
+    decode_escapes,
     dump_json,
     is_token,
     percent_decode,
@@ -36,7 +36,7 @@ def _cookie_text(value: str) -> str:
         try:
             # PERF: as percent_decode, without bytes: 0.4 of the time for what is ASCII.
             escaped = value.replace("\\", "\\\\").replace("%", "\\x")
-            text = _unescape(escaped)[0]
+            text = decode_escapes(escaped)[0]
             if text.isascii():
                 return text
         except UnicodeDecodeError:  # some % begins no escape
@@ -90,7 +90,7 @@ def format_cookie(name: str, value: object, attributes: Mapping[str, object]) ->
         if attribute is None or attribute is False:
             continue
         text = str(attribute)
-        if ";" in text or _UNSAFE_IN_HEADER.search(text):
+        if ";" in text or UNSAFE_IN_HEADER.search(text):
             raise ValueError(f"the cookie attribute {key} can't hold {text!r}")
         if len(text) > MAX_COOKIE_ATTRIBUTE_CHARS:
             most = MAX_COOKIE_ATTRIBUTE_CHARS

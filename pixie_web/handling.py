@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from typing import (
-    TYPE_CHECKING,
     Any,
     AsyncIterator,
     Iterator,
@@ -16,10 +15,11 @@ from typing import (
 )
 
 from .about import log
-from .errors import ClientDisconnected, HTTPError, RouteError, ends_worker
-from .executors.base import Handler, Route, handler_kind
+from .declaring import Declarations, Triggers
+from .errors import ClientDisconnected, HTTPError, ends_worker
+from .executors.base import BusyError, Handler, Route
 from .executors.streams import AsyncChunks, Chunks
-from .requests import BodySource, Request, off_the_loop
+from .requests import BodySource, Request, log_failure, off_the_loop
 from .responses import (
     AnyBody,
     Response,
@@ -29,49 +29,17 @@ from .responses import (
     to_response,
 )
 
-if TYPE_CHECKING:
-    from .application import Application
-
 SPOOL_BODY_BYTES = 256 * 1024  # larger bodies go to a file; waitress 512 KiB
 
 PIECE_BYTES = 4096  # of a body in memory: smaller pieces are joined
 PIECE_COST_BYTES = 64  # of memory, for each: an object, its place in a list, rounding
 
 
-class Triggers:
-    """The before and after triggers of an application or a route, by where they run."""
-
-    def __init__(self) -> None:
-        self.before: List[Handler] = []
-        self.after: List[Handler] = []
-
-    def sorted(
-        self,
-    ) -> Tuple[List[Handler], List[Handler], List[Handler], List[Handler]]:
-        """Return (before def, before async def, after def, after async def)."""
-
-        def split(triggers: List[Handler]) -> Tuple[List[Handler], List[Handler]]:
-            asynchronous = [t for t in triggers if handler_kind(t) == "async def"]
-            return [t for t in triggers if t not in asynchronous], asynchronous
-
-        return (*split(self.before), *split(self.after))
-
-
-def _paths(path: Any) -> List[str]:
-    if callable(path):  # the handler itself
-        name = getattr(path, "__name__", "handler")
-        raise RouteError(f'write a path above def {name}: @app.get("/{name}")')
-    paths = [path] if isinstance(path, str) else list(path)
-    if not all(isinstance(one, str) for one in paths):
-        raise RouteError(f'a path is text, such as "/page", got {path!r}')
-    return paths
-
-
 def join_triggers(route: Route) -> Tuple[Sequence[Handler], ...]:
     """Return a route's triggers with its application's: outside in, then inside out."""
     joined = Triggers()
-    joined.before = [*route.app._triggers.before, *route.before]
-    joined.after = [*route.after, *route.app._triggers.after]
+    joined.before = [*route.app.triggers.before, *route.before]
+    joined.after = [*route.after, *route.app.triggers.after]
     return joined.sorted()
 
 
@@ -117,28 +85,6 @@ async def read_body(request: Request) -> None:
         source.hold(0)
 
 
-def failure(
-    application: Application, request: Request, error: BaseException
-) -> Response:
-    """Return the answer to what a handler or trigger raised.
-
-    Raises:
-        RequestTimeout: main has sent an answer when it has a worker raise this.
-    """
-    if ends_worker(error):
-        raise error
-    request.fatal = request.fatal or not isinstance(error, Exception)
-    return application.error_response(request, error)
-
-
-def is_cut_off(request: Request, error: BaseException) -> bool:
-    """Return whether an error is the end of a trigger's Task, and not its own doing.
-
-    While its client is there, nobody but the program itself cancels it.
-    """
-    return isinstance(error, asyncio.CancelledError) and request.disconnected
-
-
 def prime(response: Response) -> Response:
     """Run a stream to its first `yield`, which may be a Response for the head."""
     if isinstance(response.body, (Chunks, AsyncChunks)):
@@ -157,8 +103,97 @@ def finish(value: object) -> Response:
     return prime(response) if is_stream(response.body) else response
 
 
+def handle_error(handler: Handler, request: Request, error: BaseException) -> Response:
+    """Return what an error handler makes of an error; it may abort() or redirect()."""
+    try:
+        response = finish(handler(request, error))
+    except HTTPError as other:
+        return error_page(other)
+    if response.status == 200:
+        response.status = error.status if isinstance(error, HTTPError) else 500
+    if isinstance(error, HTTPError):
+        for name, value in error.headers.items():  # Allow, Retry-After, Location ...
+            response.headers.setdefault(name, value)
+    return response
+
+
+def trace(error: BaseException) -> str:
+    """Return an error's traceback as text."""
+    import traceback
+
+    return "".join(traceback.format_exception(type(error), error, error.__traceback__))
+
+
+def _find_error_handler(
+    application: Declarations, request: Request, error: BaseException
+) -> Optional[Handler]:
+    """Return the handler, or None; logs what is declared by no class of its own.
+
+    An HTTPError is an answer: no handler of a class above it, such as Exception,
+    makes a failure of it.
+    """
+    for kind in type(error).__mro__:
+        if kind in application.error_handlers:
+            return application.error_handlers[kind]
+        if isinstance(error, HTTPError) and kind is HTTPError:
+            return application.status_handlers.get(error.status)
+    log_failure(request, error)
+    return application.status_handlers.get(500)
+
+
+def error_response(
+    application: Declarations, request: Request, error: BaseException
+) -> Response:
+    """Return the answer to an error: what an error handler makes of it, or a page.
+
+    What no handler has declared is logged with its traceback; the client sees that
+    with `debug` only.
+    """
+    handler = _find_error_handler(application, request, error)
+    try:
+        if handler is not None:
+            response = handle_error(handler, request, error)
+        elif isinstance(error, BusyError):
+            return error.page()
+        elif isinstance(error, HTTPError):
+            response = error_page(error)
+        else:
+            text = trace(error) if request.debug else ""
+            response = error_page(HTTPError(500), text)
+        # Refuses here what can't be sent later.
+        response.header_block(secrets=application.secrets)
+    except BaseException as failure:
+        if ends_worker(failure):
+            raise
+        log_failure(request, failure)
+        return error_page(HTTPError(500))
+    return response
+
+
+def failure(
+    application: Declarations, request: Request, error: BaseException
+) -> Response:
+    """Return the answer to what a handler or trigger raised.
+
+    Raises:
+        RequestTimeout: main has sent an answer when it has a worker raise this.
+    """
+    if ends_worker(error):
+        raise error
+    request.fatal = request.fatal or not isinstance(error, Exception)
+    return error_response(application, request, error)
+
+
+def is_cut_off(request: Request, error: BaseException) -> bool:
+    """Return whether an error is the end of a trigger's Task, and not its own doing.
+
+    While its client is there, nobody but the program itself cancels it.
+    """
+    return isinstance(error, asyncio.CancelledError) and request.disconnected
+
+
 def ask_first(
-    application: Application, triggers: Sequence[Handler], request: Request
+    application: Declarations, triggers: Sequence[Handler], request: Request
 ) -> Optional[Response]:
     """Return what the first before trigger that answers made, or None."""
     try:
@@ -172,7 +207,7 @@ def ask_first(
 
 
 async def ask_first_async(
-    application: Application, triggers: Sequence[Handler], request: Request
+    application: Declarations, triggers: Sequence[Handler], request: Request
 ) -> Optional[Response]:
     """The same for `async def` triggers."""
     try:
@@ -200,7 +235,7 @@ def follow(response: Response, body: AnyBody, value: object) -> Response:
 
 
 def run_after(
-    application: Application,
+    application: Declarations,
     triggers: Sequence[Handler],
     request: Request,
     response: Response,
@@ -219,7 +254,7 @@ def run_after(
 
 
 async def run_after_async(
-    application: Application,
+    application: Declarations,
     triggers: Sequence[Handler],
     request: Request,
     response: Response,
@@ -236,21 +271,7 @@ async def run_after_async(
     return response
 
 
-def handle_error(handler: Handler, request: Request, error: BaseException) -> Response:
-    """Return what an error handler makes of an error; it may abort() or redirect()."""
-    try:
-        response = finish(handler(request, error))
-    except HTTPError as other:
-        return error_page(other)
-    if response.status == 200:
-        response.status = error.status if isinstance(error, HTTPError) else 500
-    if isinstance(error, HTTPError):
-        for name, value in error.headers.items():  # Allow, Retry-After, Location ...
-            response.headers.setdefault(name, value)
-    return response
-
-
-def seal(application: Application, request: Request, response: Response) -> Response:
+def seal(application: Declarations, request: Request, response: Response) -> Response:
     """Return the response with its header block rendered, or an error's answer."""
     secure = request.scheme == "https"
     try:

@@ -29,7 +29,7 @@ def configure_logging() -> None:
 
 def set_up(application: Application, limits: Sequence[int], root_path: str) -> None:
     """Tell an application and all below it what run() was told: limits of forms ..."""
-    for one in application._family():
+    for one in application.family():
         one.form_limits = FormLimits(*limits)
         one.root_path = root_path
 
@@ -40,7 +40,7 @@ def hand_down(application: Application) -> Dict[str, Any]:
     Forked workers have it already. JSON can say it; it holds the secrets, so it goes
     through a socket, never into arguments or variables.
     """
-    family = [one.secrets for one in application._family()]
+    family = [one.secrets for one in application.family()]
     return {
         "form_limits": getattr(application, "form_limits", FORM_LIMITS),
         "root_path": application.root_path,
@@ -56,7 +56,7 @@ def hand_down(application: Application) -> Dict[str, Any]:
 def take_over(application: Application, settings: Mapping[str, Any]) -> None:
     """Set in a worker what `hand_down` returned in main."""
     set_up(application, settings["form_limits"], settings["root_path"])
-    for one, keys in zip(application._family(), settings["secrets"]):
+    for one, keys in zip(application.family(), settings["secrets"]):
         one.secrets = UNSET if keys is None else [bytes.fromhex(key) for key in keys]
 
 

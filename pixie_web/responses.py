@@ -33,7 +33,7 @@ from .datastructures import Headers
 from .errors import REASONS, HTTPError, check_status
 from .requests import JSON
 from .text import (
-    _UNSAFE_IN_HEADER,
+    UNSAFE_IN_HEADER,
     check_header,
     dump_json,
     escape,
@@ -57,7 +57,7 @@ _RETURNS = (
     "a handler returns str, bytes, dict, list, None, (body, status[, headers]), "
     "a Response, a file or an iterator"
 )
-_ETAG = expression(r'(?:W/)?"[!#-~\x80-\xff]*"')  # RFC 9110 section 8.8.3
+ENTITY_TAG = expression(r'(?:W/)?"[!#-~\x80-\xff]*"')  # RFC 9110 section 8.8.3
 
 
 def quote_etag(value: str, weak: bool = False) -> str:
@@ -67,7 +67,7 @@ def quote_etag(value: str, weak: bool = False) -> str:
         ValueError: it holds a quote, a blank or a control character.
     """
     tag = f'W/"{value}"' if weak else f'"{value}"'
-    if not _ETAG.fullmatch(tag):
+    if not ENTITY_TAG.fullmatch(tag):
         raise ValueError(f"an entity tag has no quotes or blanks inside: {value!r}")
     return tag
 
@@ -582,7 +582,7 @@ def redirect(url: str, status: int = 303) -> NoReturn:
         raise ValueError(
             f"a redirect's status is 301 to 303, 307 or 308, got {status!r}"
         )
-    if _UNSAFE_IN_HEADER.search(url.encode("ascii", "ignore").decode()):
+    if UNSAFE_IN_HEADER.search(url.encode("ascii", "ignore").decode()):
         raise ValueError(f"a redirect's url holds a control character: {url!r}")
     # SECURITY: browsers read "//host" and "/\\host" as another host (CWE-601); a path
     # that a client chose must stay on this one.

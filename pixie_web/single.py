@@ -42,7 +42,7 @@ CHAPTERS = """
     executors/pool/traces executors/pool/links executors/pool/scheduler
     executors/pool/recycling executors/pool/supervisor executors/pool/pool
     executors/dispatch
-    handling middleware application
+    declaring handling middleware application
     server/proxies server/access server/options server/transport server/exchange
     server/insistence server/http1 server/listeners server/server
     settings launch lifespan runner pixie loading cli

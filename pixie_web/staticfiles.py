@@ -36,13 +36,13 @@ from typing import (
 )
 
 from .conditional import (
-    _CODED,
-    _REPLACED,
-    _without_content,
+    CODED,
+    REPLACED,
     accepted_codings,
     evaluate_preconditions,
     is_range_current,
     parse_ranges,
+    without_content,
 )
 from .datastructures import Headers
 from .errors import HTTPError
@@ -538,7 +538,7 @@ def _meet_request(
     size, etag, modified, _, body = chosen
     status = evaluate_preconditions(method, headers, etag, modified)
     if status is not None:
-        return _without_content(whole, status)
+        return without_content(whole, status)
     if_range = headers.get("if-range")
     if if_range is not None and not is_range_current(if_range, etag, modified):
         return whole
@@ -546,7 +546,7 @@ def _meet_request(
     if ranges is None or method != "GET":  # RFC 9110 section 14.2: no other method
         return whole
     if not ranges:
-        refused = _without_content(whole, 416)
+        refused = without_content(whole, 416)
         refused.headers["Content-Range"] = f"bytes */{size}"
         return refused
     if len(ranges) > 1:
@@ -577,8 +577,8 @@ def _answer(
     accept_encoding = headers.get("accept-encoding")
     if block.count(b"\n") > 1 or not block.startswith(b"Content-Type: "):
         # PERF: not where there is but a content type: a fifth of a file's time.
-        block = _REPLACED.sub(b"", block)
-        accept_encoding = None if _CODED.search(block) else accept_encoding
+        block = REPLACED.sub(b"", block)
+        accept_encoding = None if CODED.search(block) else accept_encoding
     chosen, varies = _choose(file, accept_encoding)
     block += chosen.block + (b"Vary: Accept-Encoding\r\n" if varies else b"")
     finished = Response.from_block(200, block, chosen.body)

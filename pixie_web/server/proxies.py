@@ -8,7 +8,7 @@ from typing import Dict, Iterable, List, Optional, Set, Tuple
 
 from ..datastructures import Headers
 from ..errors import PixieError, ProtocolError
-from ..protocol.http11 import _T, _is_host
+from ..protocol.http11 import TOKEN_CLASS, is_host
 from ..requests import Request
 from ..text import expression
 
@@ -17,7 +17,7 @@ MAX_FORWARDED = 1000  # pairs of Forwarded, or hops of X-Forwarded-For
 # SECURITY: what may be missing begins with no blank, or a run of them could be shared
 # out between those before and those behind it, in as many ways as it is long.
 _FORWARDED_PAIR = expression(
-    rf'[\t ]*(?:([{_T}]+)=("(?:[^"\\]|\\.)*"|[^",;\s]*)[\t ]*)?([,;]|$)'
+    rf'[\t ]*(?:([{TOKEN_CLASS}]+)=("(?:[^"\\]|\\.)*"|[^",;\s]*)[\t ]*)?([,;]|$)'
 )
 Hop = Dict[str, str]  # what one proxy says of who asked it: for, proto, host
 
@@ -167,7 +167,7 @@ class TrustedProxies:
             scheme, host = hop.get("proto", "").lower(), hop.get("host", "")
             if scheme in ("http", "https"):
                 request.scheme = scheme
-            if _is_host(host):
+            if is_host(host):
                 request.host = host
             address = _hop_address(hop.get("for", ""))
             if address is None:

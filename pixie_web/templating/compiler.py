@@ -9,7 +9,6 @@ import re
 import types
 from functools import lru_cache, partial
 from typing import (
-    TYPE_CHECKING,
     Any,
     Callable,
     Dict,
@@ -27,15 +26,13 @@ from typing import (
 from ..errors import TemplateError
 from ..text import escape, expression
 
-if TYPE_CHECKING:
-    from .templates import _Execution
-
 MAX_CACHED_TEMPLATES = 1024  # Jinja2 keeps 400, bottle and Mako all of them
+# Takes an Execution, which has the helpers; the variables; what appends to the text.
 _TemplateCode = Callable[
-    ["_Execution", Dict[str, object], Callable[[str], None]], Dict[str, object]
+    [Any, Dict[str, object], Callable[[str], None]], Dict[str, object]
 ]
 _COMPILE_ERRORS = (SyntaxError, ValueError, RecursionError, MemoryError, OverflowError)
-_BUILTINS: Dict[str, object] = vars(builtins)
+BUILTINS: Dict[str, object] = vars(builtins)
 _HELPERS = frozenset(("include", "rebase", "get", "defined"))
 _DYNAMIC = _HELPERS | set("setdefault globals locals vars dir eval exec *".split())
 # No alternative below can match in two ways, so a failing match takes linear time.
@@ -348,7 +345,7 @@ def _localise(tree: ast.Module, nodes: List[Any]) -> bool:
         call.func = ast.Attribute(ast.Name("_px", ast.Load()), helper, ast.Load())
         call.args.insert(0, ast.Call(ast.Name("locals", ast.Load()), [], []))
         ast.fix_missing_locations(call)
-    defaults = "".join(f", {name}={name}" for name in names & _BUILTINS.keys())
+    defaults = "".join(f", {name}={name}" for name in names & BUILTINS.keys())
     lines = [f"def template(_px, _px_given, _px_append{defaults}):"]
     lines += [f" if {n!r} in _px_given: {n} = _px_given[{n!r}]" for n in names]
     frame = ast.parse("\n".join(lines) + "\n return locals()")
@@ -358,7 +355,7 @@ def _localise(tree: ast.Module, nodes: List[Any]) -> bool:
     return True
 
 
-class _TemplateSource:
+class TemplateSource:
     """Shows `linecache`, and so tracebacks, a template that is not in a file."""
 
     def __init__(self, source: str) -> None:
@@ -371,7 +368,7 @@ class _TemplateSource:
 def _execute_module(
     code: types.CodeType,
     namespace: Dict[str, object],
-    execution: _Execution,
+    execution: Any,
     given: Dict[str, object],
     append: Callable[[str], None],
 ) -> Dict[str, object]:
@@ -386,7 +383,7 @@ def _execute_module(
 
 
 @lru_cache(maxsize=MAX_CACHED_TEMPLATES)
-def _compile_template(source: str, filename: str, syntax: str) -> _TemplateCode:
+def compile_template(source: str, filename: str, syntax: str) -> _TemplateCode:
     """Return what renders a template: it appends the text, and returns the names."""
     linecache.cache.pop(filename, None)  # another text may have had this name
     translator = _Translator(source, filename, syntax)
@@ -406,7 +403,7 @@ def _compile_template(source: str, filename: str, syntax: str) -> _TemplateCode:
         raise _template_error(filename, source, 1, error) from None
     nodes = list(_walk(tree))
     _relocate(nodes, origin)
-    namespace: Dict[str, Any] = {**_RUNTIME, "__loader__": _TemplateSource(source)}
+    namespace: Dict[str, Any] = {**_RUNTIME, "__loader__": TemplateSource(source)}
     try:
         is_function = _localise(tree, nodes)
         code = compile(tree, filename, "exec")

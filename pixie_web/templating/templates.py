@@ -22,11 +22,11 @@ from typing import (
 
 from ..errors import TemplateError
 from .compiler import (
-    _BUILTINS,
+    BUILTINS,
     MAX_CACHED_TEMPLATES,
     Renderable,
-    _compile_template,
-    _TemplateSource,
+    TemplateSource,
+    compile_template,
 )
 
 TEMPLATE_SYNTAX = "<% %> % {{ }}"  # as bottle writes it: block, line, expression
@@ -41,7 +41,7 @@ def _own(names: Dict[str, object]) -> Dict[str, object]:
     return {
         name: value
         for name, value in names.items()
-        if name[:3] != "_px" and _BUILTINS.get(name, names) is not value
+        if name[:3] != "_px" and BUILTINS.get(name, names) is not value
     }
 
 
@@ -52,7 +52,7 @@ def _unbound_name(error: NameError) -> Optional[str]:
         traceback = traceback.tb_next
     loader = traceback and traceback.tb_frame.f_globals.get("__loader__")
     found = re.search(r"(?:local|free) variable '(\w+)'", str(error))
-    return found.group(1) if found and isinstance(loader, _TemplateSource) else None
+    return found.group(1) if found and isinstance(loader, TemplateSource) else None
 
 
 def _directories(path: Union[_Directory, Sequence[_Directory]]) -> _Directories:
@@ -140,7 +140,7 @@ def _find_template(
     return _kept_template(cls, file, path, cache)  # type: ignore[arg-type]
 
 
-class _Execution:
+class Execution:
     """One template on its way into the output, with what its helpers need."""
 
     __slots__ = ("given", "layout", "output", "template")
@@ -172,7 +172,7 @@ class _Execution:
         cls, path = type(self.template), _directories(self.template.path)
         template = _find_template(cls, name, path, self.template.cache)
         if isinstance(template, cls):
-            return _own(_Execution(template, given, self.output).run())
+            return _own(Execution(template, given, self.output).run())
         self.output.append(template.render(**given))
         return given
 
@@ -240,7 +240,7 @@ class Template:
                 name = self.encoding.upper().replace("-SIG", "")
                 raise TemplateError(f"{filename}: not {name}: {error}") from None
         self.filename = filename or f"template {hash(source) & 0xFFFFFFFF:08x}"
-        self._code = _compile_template(source, self.filename, syntax or TEMPLATE_SYNTAX)
+        self._code = compile_template(source, self.filename, syntax or TEMPLATE_SYNTAX)
 
     @classmethod
     def load(
@@ -272,7 +272,7 @@ class Template:
             given.update(mapping)
         output: List[str] = []
         try:
-            _Execution(self, given, output).run()
+            Execution(self, given, output).run()
         except NameError as error:
             name = _unbound_name(error)
             if name is None:

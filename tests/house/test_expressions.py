@@ -112,7 +112,7 @@ BY_NAME: Dict[str, Use] = {
     "_BOUNDARY": Use("fullmatch", VALUE),
     "_CHUNK_LINE": Use("fullmatch", CHUNK_LINE),
     "_CHUNK_START": Use("match", LINE),
-    "_CODED": Use("search", ANSWER),
+    "CODED": Use("search", ANSWER),
     "_COMMON_HEAD": Use("fullmatch", PART_HEAD),
     "_COMPRESSIBLE": Use("match", ANSWER),
     "_CONTROL": Use("each", MESSAGE),
@@ -121,7 +121,7 @@ BY_NAME: Dict[str, Use] = {
     "_DOMAIN": Use("fullmatch", ANSWER),
     "_DOT_FILE": Use("search", PATH),
     "_DECIDING_LINE": Use("search", PROVED_HEAD),
-    "_ETAG": Use("each", VALUES),
+    "ENTITY_TAG": Use("each", VALUES),
     "_CODED_BODY": Use("search", ANSWER),
     "_FORWARDED_PAIR": Use("follow", VALUES),
     "_HEAD": Use("fullmatch", HEAD),
@@ -138,7 +138,7 @@ BY_NAME: Dict[str, Use] = {
     "_QUALITY": Use("fullmatch", VALUES),
     "_QUOTED": Use("fullmatch", FIELD),
     "_RANGE": Use("fullmatch", VALUES),
-    "_REPLACED": Use("each", ANSWER),
+    "REPLACED": Use("each", ANSWER),
     "_REQUEST_LINE": Use("fullmatch", LINE),
     "_RESERVED_ON_WINDOWS": Use("fullmatch", PART_HEAD),
     "_ROOT_PATH": Use("fullmatch", VALUE),
@@ -146,7 +146,7 @@ BY_NAME: Dict[str, Use] = {
     "_TOKEN": Use("fullmatch", VALUES),
     "_UNPRINTABLE": Use("each", HEAD),
     "_UNSAFE_IN_FILENAME": Use("each", PART_HEAD),
-    "_UNSAFE_IN_HEADER": Use("search", ANSWER),
+    "UNSAFE_IN_HEADER": Use("search", ANSWER),
     "_WILDCARD": Use("each", DECLARED),
 }
 # Those that are written where they are used, by the function and the argument.
@@ -156,7 +156,7 @@ BY_CALL: Dict[Tuple[str, str], Use] = {
     # The program's own filters, and texts of its own for `url_for`.
     ("Pattern.build", "filter_.expression"): Use("fullmatch", DECLARED, NONE),
     ("_check_expression", "expression"): Use("match", DECLARED, NONE),
-    ("_compile_template", r'r"(?<= on line )[0-9]{1,9}\Z"'): Use(
+    ("compile_template", r'r"(?<= on line )[0-9]{1,9}\Z"'): Use(
         "each", MESSAGE, compiled(r"(?<= on line )[0-9]{1,9}\Z")
     ),
     ("_expressions", '"[^/]"'): Use("each", DECLARED, compiled("[^/]")),

@@ -20,8 +20,8 @@ from virtual_time import in_virtual_time, quiet, seconds
 
 from pixie_web import ClientDisconnected, HTTPError, PixieError, Response
 from pixie_web.executors.pool.frames import (
-    _FRAME,
-    _RESULT,
+    FRAME,
+    RESULT,
     Flag,
     FrameType,
     PoolOptions,
@@ -745,8 +745,8 @@ async def test_an_answer_in_pieces_has_the_length_it_says() -> None:
 
 def result_frame(number: int, status: int = 200) -> bytes:
     """Return the frame that answers a job, without a body."""
-    header = _FRAME.pack(_RESULT.size, FrameType.RESPONSE, 0, 0, number)
-    return header + _RESULT.pack(status, 0, 0)
+    header = FRAME.pack(RESULT.size, FrameType.RESPONSE, 0, 0, number)
+    return header + RESULT.pack(status, 0, 0)
 
 
 @in_virtual_time
@@ -865,17 +865,17 @@ async def test_a_worker_that_says_it_is_its_last_answer_is_let_go(how: str) -> N
 @pytest.mark.parametrize(
     "frame",
     [
-        _FRAME.pack(1 << 30, FrameType.RESPONSE, 0, 0, 1),
-        _FRAME.pack(0, 99, 0, 0, 1),
-        _FRAME.pack(0, FrameType.READY, 0, 0, 1),
-        _FRAME.pack(0, FrameType.END, 0, 0, 1),
-        _FRAME.pack(0, FrameType.DATA, 0, 0, 1),
-        _FRAME.pack(0, FrameType.RESPONSE, 0, 0, 1),
+        FRAME.pack(1 << 30, FrameType.RESPONSE, 0, 0, 1),
+        FRAME.pack(0, 99, 0, 0, 1),
+        FRAME.pack(0, FrameType.READY, 0, 0, 1),
+        FRAME.pack(0, FrameType.END, 0, 0, 1),
+        FRAME.pack(0, FrameType.DATA, 0, 0, 1),
+        FRAME.pack(0, FrameType.RESPONSE, 0, 0, 1),
         result_frame(2),
         result_frame(1, status=199),
         result_frame(1, status=1000),
-        _FRAME.pack(_RESULT.size + 1, FrameType.HEAD, 0, 0, 1)
-        + _RESULT.pack(200, 0, 1)
+        FRAME.pack(RESULT.size + 1, FrameType.HEAD, 0, 0, 1)
+        + RESULT.pack(200, 0, 1)
         + b"x",
     ],
 )
@@ -907,8 +907,8 @@ async def test_a_frame_may_come_byte_by_byte() -> None:
     async with played() as stage:
         asked = stage.ask("/pool")
         (worker,) = await stage.booted(1)
-        result = _RESULT.pack(200, 4, 0) + b"slow"
-        for byte in _FRAME.pack(len(result), FrameType.RESPONSE, 0, 0, 1) + result:
+        result = RESULT.pack(200, 4, 0) + b"slow"
+        for byte in FRAME.pack(len(result), FrameType.RESPONSE, 0, 0, 1) + result:
             worker.write(bytes([byte]))
             await quiet()
         assert (await asked).body == b"slow"

@@ -34,8 +34,8 @@ from virtual_time import quiet
 from pixie_web import Pixie, Request, Response, RouteType
 from pixie_web.executors.base import Route
 from pixie_web.executors.pool.frames import (
-    _FRAME,
-    _RESULT,
+    FRAME,
+    RESULT,
     Flag,
     FrameType,
     PoolOptions,
@@ -135,12 +135,12 @@ class PlayedWorker:
                 self.end()  # in the midst of a job it would not see that
             return
         self._data += data
-        while len(self._data) >= _FRAME.size:
-            size, *rest = _FRAME.unpack_from(self._data)
-            end = _FRAME.size + size
+        while len(self._data) >= FRAME.size:
+            size, *rest = FRAME.unpack_from(self._data)
+            end = FRAME.size + size
             if len(self._data) < end:
                 return
-            self.got.append(Got(*rest, self._data[_FRAME.size : end]))
+            self.got.append(Got(*rest, self._data[FRAME.size : end]))
             self._data = self._data[end:]
 
     @property
@@ -175,7 +175,7 @@ class PlayedWorker:
     def send(self, kind: int, flags: int = 0, payload: bytes = b"") -> None:
         """Send a frame, about the last job; it must fit into the pipe."""
         number = self.jobs[-1].number if self.jobs else 0
-        self.write(_FRAME.pack(len(payload), kind, flags, 0, number) + payload)
+        self.write(FRAME.pack(len(payload), kind, flags, 0, number) + payload)
 
     def write(self, data: bytes) -> None:
         """Send bytes, which may be no frame."""
@@ -192,11 +192,11 @@ class PlayedWorker:
         """Answer the job."""
         self._answers += 1
         flags = Flag.RETIRE if retire else 0
-        self.send(FrameType.RESPONSE, flags, _RESULT.pack(status, len(body), 0) + body)
+        self.send(FrameType.RESPONSE, flags, RESULT.pack(status, len(body), 0) + body)
 
     def begin(self, size: int = -1) -> None:
         """Begin an answer in pieces."""
-        self.send(FrameType.HEAD, 0, _RESULT.pack(200, size, 0))
+        self.send(FrameType.HEAD, 0, RESULT.pack(200, size, 0))
 
     def chunk(self, data: bytes, more: bool = False) -> None:
         """Send a piece of an answer."""
@@ -242,8 +242,8 @@ class PlayedZygote:
         control.setblocking(False)
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(control.fileno(), self._obey)
-        header = control.recv(_FRAME.size)
-        self.setup = load_json(control.recv(_FRAME.unpack(header)[0]))
+        header = control.recv(FRAME.size)
+        self.setup = load_json(control.recv(FRAME.unpack(header)[0]))
 
     def _obey(self) -> None:
         data, rights, _, _ = self._control.recvmsg(_ORDER.size, socket.CMSG_SPACE(12))

@@ -15,6 +15,7 @@ import importlib.util
 import json
 import os
 import re
+import select
 import signal
 import socket
 import subprocess
@@ -110,7 +111,11 @@ class Server:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
         )
+        assert self.process.stderr is not None
+        self._pipe = self.process.stderr.fileno()
+        os.set_blocking(self._pipe, False)
         self._lines: List[str] = []
+        self._rest = b""  # of a line that has not come to its end
         self._news = threading.Condition()
         self._ended = False
         self._reader = threading.Thread(target=self._read, daemon=True)
@@ -138,11 +143,13 @@ class Server:
     def log(self) -> str:
         """Return what the program has written to standard error so far."""
         with self._news:
+            self._take()
             return "".join(self._lines)
 
     def mark(self) -> int:
         """Return where the log ends now, for `wait_for_log(..., since=mark)`."""
         with self._news:
+            self._take()
             return len(self._lines)
 
     def wait_for_log(
@@ -171,14 +178,32 @@ class Server:
         return [line for line in self.log.splitlines() if COMPLAINTS.search(line)]
 
     def _read(self) -> None:
-        assert self.process.stderr is not None
-        for line in self.process.stderr:
+        poll = select.poll()
+        poll.register(self._pipe, select.POLLIN)
+        while not self._ended:
+            poll.poll(1000)
             with self._news:
-                self._lines.append(line.decode("utf-8", "replace"))
+                self._take()
                 self._news.notify_all()
-        with self._news:
-            self._ended = True
-            self._news.notify_all()
+
+    def _take(self) -> None:
+        """Take what is in the pipe; the lock is held.
+
+        Whoever looks takes it as well: what the program had written before it answered
+        is there, even if the thread has not come to it yet.
+        """
+        try:
+            while not self._ended:
+                data = os.read(self._pipe, 65_536)
+                *lines, self._rest = (self._rest + data).split(b"\n")
+                if not data:
+                    self._ended = True
+                    lines += [self._rest] * bool(self._rest)
+                self._lines += [
+                    f"{line.decode('utf-8', 'replace')}\n" for line in lines
+                ]
+        except BlockingIOError:
+            pass
 
     # Asking.
 
@@ -251,6 +276,8 @@ class Server:
             self.process.kill()
             self.process.wait()
         self._reader.join(PATIENCE_SECONDS)
+        with self._news:
+            self._ended = True  # or somebody that it started writes on
         if self.process.stderr is not None:
             self.process.stderr.close()
 

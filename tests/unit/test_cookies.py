@@ -240,7 +240,7 @@ def test_workers_that_import_the_program_are_handed_the_secrets() -> None:
     set_up(main, limits, "/app")
     sent = dump_json(hand_down(main))
     take_over(worker, load_json(sent))  # type: ignore[arg-type]
-    families = main._family(), worker._family()
+    families = main.family(), worker.family()
     assert [one.form_limits for one in families[1]] == [limits] * 3
     assert [one.root_path for one in families[1]] == ["/app"] * 3
     for one, other in zip(*families):

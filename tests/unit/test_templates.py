@@ -14,8 +14,8 @@ import pytest
 from pixie_web import Template, TemplateError, template
 from pixie_web.templating.compiler import (
     MAX_CACHED_TEMPLATES,
-    _compile_template,
     _template_patterns,
+    compile_template,
 )
 from pixie_web.templating.templates import (
     _kept_template,
@@ -726,7 +726,7 @@ def test_the_same_text_is_compiled_once() -> None:
 
 def test_every_cache_is_bounded() -> None:
     caches = [
-        _compile_template,
+        compile_template,
         _kept_template,
         _required_template,
         _real_template,

@@ -37,9 +37,9 @@ MAX_FRAME_BYTES = 256 * 1024 * 1024  # a worker that announces more has gone mad
 RECEIVE_BYTES = 65_536  # at once, from a worker or from main
 ANSWER_TOKEN_BYTES = 16  # at random, behind an answer that lies in a worker's file
 
-_FRAME = struct.Struct("!IBBHI")
+FRAME = struct.Struct("!IBBHI")
 _RUN = struct.Struct("!IBBHIII")  # the same, then of RUN: record bytes, head bytes
-_RESULT = struct.Struct("!HqI")  # status, body bytes or -1, header block bytes
+RESULT = struct.Struct("!HqI")  # status, body bytes or -1, header block bytes
 
 
 class FrameType(IntEnum):
@@ -95,7 +95,7 @@ def encode_run(route: Route, number: int, request: Request) -> Tuple[bytes, byte
         flags |= Flag.SPOOLED
     head = request.head.raw
     texts = len(record), len(head)
-    size = _RUN.size - _FRAME.size + sum(texts) + len(body)
+    size = _RUN.size - FRAME.size + sum(texts) + len(body)
     header = _RUN.pack(size, FrameType.RUN, flags, route.index, number, *texts)
     return header + record + head, body
 
@@ -144,24 +144,24 @@ class FrameBuffer:
         Raises:
             PixieError: a frame announces more than MAX_FRAME_BYTES.
         """
-        if not self._data and len(data) >= _FRAME.size:
-            header = _FRAME.unpack_from(data)
-            if len(data) == _FRAME.size + header[0]:
+        if not self._data and len(data) >= FRAME.size:
+            header = FRAME.unpack_from(data)
+            if len(data) == FRAME.size + header[0]:
                 # PERF: one whole frame, as almost always: a third of the time.
-                return ((header, data[_FRAME.size :]),)
+                return ((header, data[FRAME.size :]),)
         return self._split(data)
 
     def _split(self, data: bytes) -> Iterator[Tuple[Tuple[int, ...], bytes]]:
         self._data += data
         at = 0
-        while len(self._data) - at >= _FRAME.size:
-            header = _FRAME.unpack_from(self._data, at)
+        while len(self._data) - at >= FRAME.size:
+            header = FRAME.unpack_from(self._data, at)
             if header[0] > MAX_FRAME_BYTES:
                 raise PixieError(f"a worker announced a frame of {header[0]} bytes")
-            end = at + _FRAME.size + header[0]
+            end = at + FRAME.size + header[0]
             if len(self._data) < end:
                 break
-            yield header, bytes(memoryview(self._data)[at + _FRAME.size : end])
+            yield header, bytes(memoryview(self._data)[at + FRAME.size : end])
             at = end
         del self._data[:at]
 

@@ -34,11 +34,11 @@ from ...responses import FileSlice, Response, StaticFile
 from ...text import dump_json, load_json
 from ..base import Route
 from .frames import (
-    _FRAME,
-    _RESULT,
     ANSWER_TOKEN_BYTES,
+    FRAME,
     LOST_WARNING,
     RECEIVE_BYTES,
+    RESULT,
     Flag,
     FrameBuffer,
     FrameType,
@@ -256,9 +256,9 @@ def read_result(payload: bytes) -> Tuple[int, int, bytes, bytes]:
         PixieError: no such status can be, or no such block.
         struct.error: the frame is too short.
     """
-    status, size, block_size = _RESULT.unpack_from(payload)
-    at = _RESULT.size + block_size
-    block = payload[_RESULT.size : at]
+    status, size, block_size = RESULT.unpack_from(payload)
+    at = RESULT.size + block_size
+    block = payload[RESULT.size : at]
     if not 200 <= status <= 999 or not is_header_block(block):
         raise PixieError("a malformed response")
     return status, size, block, payload[at:]
@@ -389,7 +389,7 @@ class WorkerLink:
         setup.update(self.owner.options._asdict(), pool=self.owner.name)
         setup["log_level"] = log.getEffectiveLevel()
         data = dump_json(setup)
-        self._write(_FRAME.pack(len(data), FrameType.BOOT, 0, 0, 0) + data)
+        self._write(FRAME.pack(len(data), FrameType.BOOT, 0, 0, 0) + data)
 
     def _boot_late(self) -> None:
         log.error("worker %d was not ready within %g s", self.number, BOOT_SECONDS)
@@ -524,7 +524,7 @@ class WorkerLink:
 
     def send(self, kind: int, job: Job) -> None:
         """Send a frame without payload that is about a job."""
-        self._write(_FRAME.pack(0, kind, 0, job.route.index, job.number))
+        self._write(FRAME.pack(0, kind, 0, job.route.index, job.number))
 
     def _write(self, data: bytes) -> None:
         if self.state == "dying":

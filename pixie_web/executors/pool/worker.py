@@ -22,10 +22,10 @@ from ...text import dump_json, json_default_hook, load_json
 from ..base import Handler, ProcessType, Route, proc_env
 from ..streams import Chunks, HandlerLeft
 from .frames import (
-    _FRAME,
-    _RESULT,
     ANSWER_TOKEN_BYTES,
+    FRAME,
     RECEIVE_BYTES,
+    RESULT,
     Flag,
     FrameType,
     Load,
@@ -64,8 +64,8 @@ class FrameHandler(logging.Handler):
             pass  # main is gone, or this is a process that a handler forked
 
 
-def _do_nothing(*_: object) -> None:
-    pass
+def do_nothing(*_: object) -> None:
+    """Take any arguments: a signal handler that only wakes the process up."""
 
 
 def fill_standard_descriptors() -> None:
@@ -112,7 +112,7 @@ def reopen_log_files() -> int:
     return count
 
 
-def _prctl(option: int, argument: Any) -> None:
+def prctl(option: int, argument: Any) -> None:
     """Ask something of the Linux kernel for this process; elsewhere, or refused: no."""
     try:
         import ctypes
@@ -124,12 +124,12 @@ def _prctl(option: int, argument: Any) -> None:
 
 def name_process(name: str) -> None:
     """Set the name that `ps` and `top` show (Linux: 15 bytes)."""
-    _prctl(15, name.encode()[:15])  # PR_SET_NAME
+    prctl(15, name.encode()[:15])  # PR_SET_NAME
 
 
 def die_with_parent(pid: int) -> None:
     """Be killed when the zygote is killed (Linux); a belt beside the closed sockets."""
-    _prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+    prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
     if os.getppid() != pid:
         os._exit(1)  # it died in between
 
@@ -262,11 +262,11 @@ class Worker:
         frame = self._next_frame()
         if frame is None:
             return
-        self._boot(cast(Dict[str, Any], load_json(frame[_FRAME.size :])))
+        self._boot(cast(Dict[str, Any], load_json(frame[FRAME.size :])))
         program, surroundings = self._program, Surroundings()
         self.send(FrameType.READY, 0, program.table if program.fresh else b"")
         for frame in iter(self._next_frame, None):
-            _, kind, flags, index, number = _FRAME.unpack_from(frame)
+            _, kind, flags, index, number = FRAME.unpack_from(frame)
             # A CANCEL read here came too late: its job has ended. Or main says by it
             # that it has opened the answer's file.
             if self._answer is not None:
@@ -292,13 +292,13 @@ class Worker:
     def _next_frame(self) -> Optional[bytes]:
         """Wait for the next frame, and return it whole; None: main has gone."""
         data = self.unread
-        while len(data) < _FRAME.size:
+        while len(data) < FRAME.size:
             # PERF: header and payload at once: 3 us.
             part = os.read(self._incoming, RECEIVE_BYTES)
             if not part:
                 return None
             data += part
-        end = _FRAME.size + int(_FRAME.unpack_from(data)[0])
+        end = FRAME.size + int(FRAME.unpack_from(data)[0])
         if len(data) < end:
             rest = self._receive(end - len(data))
             if rest is None:
@@ -318,7 +318,7 @@ class Worker:
         # whole group must not end a running request. Handlers, not SIG_IGN: programs
         # that a handler starts would inherit the latter.
         for ignored in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(ignored, _do_nothing)
+            signal.signal(ignored, do_nothing)
         signal.signal(signal.SIGHUP, self._on_hangup)
         signal.signal(signal.SIGUSR2, self._on_deadline)
         undo_in_copies(self._undo_in_copy)
@@ -329,7 +329,7 @@ class Worker:
             self._program = self._load(setup)
             for function in self._program.on_worker_start:
                 function()
-            self._program.pool_starts.get(setup["pool"], _do_nothing)()
+            self._program.pool_starts.get(setup["pool"], do_nothing)()
         except OSError as error:  # not main's end of a pipe: a model without a file
             raise PixieError("the worker can't boot") from error
         finally:
@@ -443,12 +443,12 @@ class Worker:
         block = response.header_block(request.scheme == "https")
         body = response.body
         if isinstance(body, StaticFile):
-            data = _RESULT.pack(response.status, -1, len(block)) + block
+            data = RESULT.pack(response.status, -1, len(block)) + block
             data += dump_json([body.cache, body.delete_after]) + b"\0"
             self.send(FrameType.FILE, flags, data + os.fsencode(body.path))
             return
         assert isinstance(body, bytes)
-        result = _RESULT.pack(response.status, len(body), len(block)) + block
+        result = RESULT.pack(response.status, len(body), len(block)) + block
         if len(body) <= MAX_CHUNK_BYTES:
             self.send(FrameType.RESPONSE, flags, result + body)
         elif not flags and self._spool(body, request.method == "HEAD"):
@@ -497,7 +497,9 @@ class Worker:
         chunks = cast(Chunks, response.body)
         block = response.header_block(request.scheme == "https")
         self.send(
-            FrameType.HEAD, 0, _RESULT.pack(response.status, -1, len(block)) + block
+            FrameType.HEAD,
+            0,
+            RESULT.pack(response.status, -1, len(block)) + block,
         )
         flags = 0
         try:
@@ -519,7 +521,7 @@ class Worker:
     def send(self, kind: int, flags: int = 0, payload: bytes = b"") -> None:
         """Send one frame, whole: a deadline's signal must not cut it in two."""
         interruptible, self._interruptible = self._interruptible, False
-        data = _FRAME.pack(len(payload), kind, flags, 0, self._request_number) + payload
+        data = FRAME.pack(len(payload), kind, flags, 0, self._request_number) + payload
         while data:
             data = data[os.write(self._outgoing, data) :]
         self._interruptible = interruptible

@@ -46,15 +46,15 @@ from ...errors import RequestTimeout
 from ...forks import OUR_SIGNALS, end_copy, flush_output
 from ...text import dump_json, load_json
 from ..base import proc_env
-from .frames import _FRAME, RECEIVE_BYTES, FrameType, Load, Program
+from .frames import FRAME, RECEIVE_BYTES, FrameType, Load, Program
 from .worker import (
     Worker,
-    _do_nothing,
-    _prctl,
     die_with_parent,
+    do_nothing,
     fill_standard_descriptors,
     keep_log,
     name_process,
+    prctl,
     reopen_log_files,
 )
 
@@ -155,13 +155,13 @@ class Zygote:
         name_process("pixie:zygote")
         temporary_directory()
         # PR_SET_CHILD_SUBREAPER: orphans of handlers come here to be reaped
-        _prctl(36, 1)
+        prctl(36, 1)
         for ignored in OUR_SIGNALS:
-            signal.signal(ignored, _do_nothing)
+            signal.signal(ignored, do_nothing)
         woken, wakeup = socket.socketpair()
         woken.setblocking(False)
         wakeup.setblocking(False)
-        signal.signal(signal.SIGCHLD, _do_nothing)
+        signal.signal(signal.SIGCHLD, do_nothing)
         signal.set_wakeup_fd(wakeup.fileno(), warn_on_full_buffer=False)
         poll = select.poll()
         poll.register(self._control, select.POLLIN)
@@ -432,7 +432,7 @@ def live_apart(load: Load) -> NoReturn:
         with open(descriptors[1], "rb") as file:
             setup = file.read()
     else:
-        header = _FRAME.unpack(control.recv(_FRAME.size, socket.MSG_WAITALL))
+        header = FRAME.unpack(control.recv(FRAME.size, socket.MSG_WAITALL))
         setup = control.recv(header[0], socket.MSG_WAITALL)
     live_as_zygote(control, setup, load)
 
@@ -551,5 +551,5 @@ def exec_zygote(launch: Launch, start: str) -> ZygoteLink:
     with remote:
         remote.set_inheritable(True)
         pid = start_interpreter(launch.command, remote.fileno())
-    control.sendall(_FRAME.pack(len(setup), FrameType.BOOT, 0, 0, 0) + setup)
+    control.sendall(FRAME.pack(len(setup), FrameType.BOOT, 0, 0, 0) + setup)
     return ZygoteLink(control, pid, launch.origin)
