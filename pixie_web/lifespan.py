@@ -20,7 +20,7 @@ from .executors.pool.zygote import (
     warn_of_connections,
 )
 from .forks import this_process
-from .launch import configure_logging, describe_launch, set_up
+from .launch import apply_settings, configure_logging, describe_launch
 from .protocol.multipart import FormLimits
 from .settings import cpu_count, import_ahead, read_settings
 
@@ -61,7 +61,7 @@ class Lifespan:
         application, settings = self._application, self._settings
         application.debug = settings["debug"]
         limits = FormLimits(**{name: settings[name] for name in FormLimits._fields})
-        set_up(application, limits, settings["root_path"])
+        apply_settings(application, limits, settings["root_path"])
         try:
             self._make_pools(application.freeze(), unwanted)
         except BaseException:

@@ -80,7 +80,7 @@ def load_program(origin: Mapping[str, Any]) -> Program:
         importlib.import_module(name)
     module, name = origin["application"]
     application = cast(Application, getattr(sys.modules[module or ROOT], name))
-    take_over(application, origin["settings"])
+    take_over(application, origin["inheritance"])
     program = application.freeze()
     program.fresh = True
     return program

@@ -385,8 +385,8 @@ class WorkerLink:
             for descriptor in self.its_files[:2]:
                 os.close(descriptor)
         self._loop.add_reader(self._incoming, self._readable)
-        setup = {**(self.zygote.origin or {}), "number": self.number}
-        setup.update(self.owner.options._asdict(), pool=self.owner.name)
+        setup = dict(self.owner.options._asdict(), origin=self.zygote.origin)
+        setup.update(number=self.number, pool=self.owner.name)
         setup["log_level"] = log.getEffectiveLevel()
         data = dump_json(setup)
         self._write(FRAME.pack(len(data), FrameType.BOOT, 0, 0, 0) + data)
