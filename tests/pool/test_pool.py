@@ -117,7 +117,13 @@ def test_a_handler_that_fails_is_a_500_and_the_worker_stays(
 
 
 @pytest.mark.parametrize(
-    "path, says", [("/print", "printed"), ("/fork", "parent"), ("/orphan", "done")]
+    "path, says",
+    [
+        ("/print", "printed"),
+        ("/fork", "parent"),
+        ("/fork-pipes", "2"),  # which are the worker's alone
+        ("/orphan", "done"),
+    ],
 )
 def test_odd_handlers_harm_nobody(server: Server, path: str, says: str) -> None:
     before = ask(server, "/pid")

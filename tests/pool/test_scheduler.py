@@ -18,7 +18,7 @@ import pytest
 from played_workers import PlayedWorker, Stage, application, played
 from virtual_time import in_virtual_time, quiet, seconds
 
-from pixie_web import ClientDisconnected, HTTPError, PixieError, Response
+from pixie_web import ClientDisconnected, HTTPError, PixieError, Request, Response
 from pixie_web.executors.pool.frames import (
     FRAME,
     RESULT,
@@ -29,6 +29,7 @@ from pixie_web.executors.pool.frames import (
 from pixie_web.executors.pool.links import STREAM_BUFFER_BYTES
 from pixie_web.executors.pool.pool import Pool
 from pixie_web.executors.pool.zygote import EXITED
+from pixie_web.protocol.http11 import parse_head
 from pixie_web.requests import Disconnect
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="watches pipes")
@@ -1134,6 +1135,41 @@ async def test_each_worker_is_told_who_it_is_and_what_holds(
     assert found == [[1, "", 35, 7, 0], [2, "", 35, 7, 0]]
 
 
+@pytest.mark.parametrize("scheme", ["http", "https"])
+@pytest.mark.parametrize("debug", [False, True])
+@pytest.mark.parametrize("spooled", [False, True])
+@in_virtual_time
+async def test_a_worker_learns_of_a_request_what_main_knows(
+    scheme: str, debug: bool, spooled: bool
+) -> None:
+    sent = Request(
+        parse_head(b"GET http://b/in/pool?a=1 HTTP/1.1\r\nHost: b\r\nX: y\r\n\r\n"),
+        ("192.0.2.1", 65_535),
+        scheme,
+        debug=debug,
+    )
+    sent.host, sent.prefix = "ü.example:81", "/in"
+    sent.context = {"user": ["ü", 1, None]}
+    body = b"\0\n\xff" * 1000
+    if spooled:
+        sent._body = None
+        sent.spool([body])
+    else:
+        sent.body = body
+    async with played() as stage:
+        stage.ask("/pool", sent)
+        (worker,) = await stage.booted(1)
+        got = worker.jobs[0].request
+        assert worker.jobs[0].route == stage.routes["/pool"].index
+    names = "raw_head client scheme host prefix path context debug body".split()
+    assert [getattr(got, name) for name in names] == [
+        getattr(sent, name) for name in names
+    ]
+    assert (got.path, got.body) == ("/pool", body)
+    got.close()
+    sent.close()
+
+
 # How many there are -------------------------------------------------------------------
 
 
@@ -1291,6 +1327,19 @@ async def test_at_the_end_the_zygote_has_ended_and_is_reaped() -> None:
         for zygote in stage.zygotes:
             with pytest.raises(ChildProcessError):
                 os.waitpid(zygote.pid, os.WNOHANG)
+
+
+@in_virtual_time
+async def test_a_pool_that_has_not_come_to_start_can_be_stopped() -> None:
+    async with played() as stage:
+        other = Stage(workers=1)
+        other.pool.prepare()
+        await quiet()
+        await other.pool.stop()
+        assert len(stage.zygotes) == 1
+        await quiet()
+        assert other.zygotes[0].is_closed
+        other.close()
 
 
 @in_virtual_time

@@ -172,6 +172,24 @@ def forks(env):
     return "child"
 
 
+def pipes():
+    names = [f"/proc/self/fd/{n}" for n in os.listdir("/proc/self/fd")]
+    return {os.readlink(name) for name in names if os.path.exists(name)}
+
+
+@route("/fork-pipes")
+def forks_and_counts(env):
+    before = pipes()
+    child = os.fork()
+    if not child:
+        gone = {one for one in before - pipes() if one.startswith("pipe:")}
+        note("gone", len(gone))
+        os._exit(0)
+    os.waitpid(child, 0)
+    with open("gone") as file:
+        return file.read()
+
+
 @route("/orphan")
 def leaves_an_orphan(env):
     child = os.fork()

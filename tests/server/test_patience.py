@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import logging
 import socket
 from pathlib import Path
 from typing import Any, AsyncIterator, List, Tuple
@@ -18,6 +19,7 @@ from pixie_web.server.listeners import tls_context
 CERTIFICATE = str(Path(__file__).parents[1] / "programs" / "localhost.pem")
 SWEEP = 0.6  # the server looks twice a second; a little more
 LARGE = 8_000_000  # more than the kernel holds for a client that does not read
+OUTCOME = "%(status)d %(bytes)d %(outcome)s"
 PIECE = 300_000  # what is read at once: the kernel counts whole buffers of 100,000
 
 app = Pixie()
@@ -41,6 +43,12 @@ def index(env: Any) -> str:
 async def wait(env: Any, number: int) -> str:
     await asyncio.sleep(number)
     return "waited"
+
+
+@app.route("/stops", RouteType.asnc, on_disconnect="stop")
+async def stops(env: Any) -> str:
+    await asyncio.sleep(5)
+    return "for nobody"
 
 
 @app.route("/large", RouteType.sync)
@@ -276,6 +284,99 @@ async def test_the_last_answer_may_be_read_until_the_client_stands_still() -> No
         assert len(client.data) > LARGE
         await asyncio.sleep(2 + SWEEP)
         assert client.is_gone
+
+
+# Leaving ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "head, read, outcome",
+    [
+        (head_of("/"), True, "200 4 complete"),
+        (head_of("/", method="HEAD"), True, "200 0 complete"),
+        (b"no request\r\n\r\n", True, "400 0 complete"),
+        (head_of("/large"), False, "200 8000000 left"),
+        (head_of("/wait/5"), False, "200 6 left"),
+        (head_of("/stops"), False, "499 0 left"),
+    ],
+)
+@in_virtual_time
+async def test_what_became_of_an_answer_is_logged(
+    head: bytes, read: bool, outcome: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "pixie_web.access")
+    async with serving(app.handle, access_log_format=OUTCOME) as site:
+        client = site.connect()
+        client.send(head)
+        await quiet()
+        if read:
+            client.read()
+        client.close()
+        await asyncio.sleep(10)
+    (line,) = (one.getMessage() for one in caplog.records)
+    if outcome.startswith("400"):  # with as many bytes as its page has
+        line = line.replace(line.split()[1], "0")
+    assert line == outcome
+
+
+@in_virtual_time
+async def test_a_refusal_is_complete_for_who_will_send_no_more(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def refuse(request: Request) -> Response:
+        await asyncio.sleep(5)
+        raise ProtocolError(408, "too late")
+
+    caplog.set_level(logging.INFO, "pixie_web.access")
+    async with serving(refuse, access_log_format=OUTCOME) as site:
+        client = site.connect()
+        client.send(head_of("/"))
+        client.socket.shutdown(socket.SHUT_WR)
+        await asyncio.sleep(6)
+        assert client.read().startswith(b"HTTP/1.1 408 ")
+    (line,) = (one.getMessage() for one in caplog.records)
+    assert line.startswith("408 ") and line.endswith(" complete")
+
+
+@pytest.mark.parametrize("on_disconnect, went_on", [("finish", True), ("stop", False)])
+@in_virtual_time
+async def test_a_stream_that_is_to_finish_is_not_cancelled(
+    on_disconnect: str, went_on: bool
+) -> None:
+    seen: List[str] = []
+
+    async def chunks() -> AsyncIterator[str]:
+        yield "one"
+        await asyncio.sleep(5)
+        seen.append("went on")
+        yield "two"
+
+    streaming = Pixie()
+
+    @streaming.route("/", RouteType.asnc, on_disconnect=on_disconnect)
+    async def streams(env: Any) -> Any:
+        return chunks()
+
+    async with serving(streaming.handle) as site:
+        client = site.connect()
+        assert (await client.get(head_of("/"))).endswith(b"3\r\none\r\n")
+        client.close()
+        await asyncio.sleep(6)
+    assert bool(seen) is went_on
+
+
+@in_virtual_time
+async def test_what_no_route_answers_may_come_in_pieces() -> None:
+    streaming = Pixie()
+
+    @streaming.error(404)
+    def nothing(env: Any, error: Exception) -> Any:
+        return iter(["no", "thing"])
+
+    async with serving(streaming.handle) as site:
+        answer = await site.connect().get(head_of("/"))
+    assert answer.startswith(b"HTTP/1.1 404 ")
+    assert answer.endswith(b"2\r\nno\r\n5\r\nthing\r\n0\r\n\r\n")
 
 
 # Arriving -----------------------------------------------------------------------------

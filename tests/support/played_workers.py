@@ -39,6 +39,7 @@ from pixie_web.executors.pool.frames import (
     Flag,
     FrameType,
     PoolOptions,
+    decode_run,
 )
 from pixie_web.executors.pool.pool import Pool
 from pixie_web.executors.pool.zygote import (
@@ -99,6 +100,12 @@ class Got(NamedTuple):
     route: int
     number: int
     payload: bytes
+
+    @property
+    def request(self) -> Request:
+        """The request of a job, as a worker reads it."""
+        header = FRAME.pack(len(self.payload), *self[:-1])
+        return decode_run(header + self.payload, self.flags)
 
 
 class PlayedWorker:

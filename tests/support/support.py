@@ -22,7 +22,7 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import (
@@ -266,7 +266,10 @@ class Server:
         try:
             return self.process.wait(PATIENCE_SECONDS)
         except subprocess.TimeoutExpired:
-            raise RuntimeError(f"the program does not end:\n{self.log}") from None
+            state = state_of(self.pid)
+            raise RuntimeError(
+                f"the program does not end:\n{self.log}{state}"
+            ) from None
         finally:
             self.kill()
 
@@ -351,6 +354,20 @@ def server_fixture(
     ids = ["-".join(one) if isinstance(one, tuple) else one for one in over]
     fixture = pytest.fixture(scope="module", params=list(over) or None, ids=ids or None)
     return fixture(server)
+
+
+def state_of(pid: int) -> str:
+    """Return what a process and those below it wait for, as Linux tells it."""
+    lines = []
+    for task in sorted(Path(f"/proc/{pid}/task").glob("*")):
+        waits_in = (task / "wchan").read_text()
+        below = (task / "children").read_text().split()
+        lines += [f"{task.name} of {pid} waits in {waits_in}\n"]
+        lines += [state_of(int(child)) for child in below]
+    for descriptor in sorted(Path(f"/proc/{pid}/fd").glob("*")):
+        with suppress(OSError):
+            lines.append(f"{pid} has {descriptor.name}: {os.readlink(descriptor)}\n")
+    return "".join(lines)
 
 
 def read_all(one: socket.socket) -> bytes:
