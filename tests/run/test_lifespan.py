@@ -145,6 +145,28 @@ def test_a_start_that_can_not_be_says_why() -> None:
         prepared(app)
 
 
+def test_a_check_that_fails_calls_on_stop() -> None:
+    class Pool:
+        async def start(self) -> None:
+            events.append("pool starts")
+
+        async def check_boot(self) -> None:
+            raise PixieError("no worker can boot")
+
+        async def stop(self, seconds: float) -> None:
+            events.append("pool stops")
+
+    app = Pixie()
+    events: List[object] = []
+    app.on_start(lambda: events.append("start"))
+    app.on_stop(lambda: events.append("stop"))
+    lifespan = prepared(app)
+    lifespan.pools["gpu"] = Pool()  # type: ignore[assignment]
+    with pytest.raises(PixieError, match="no worker can boot"):
+        asyncio.run(lifespan.check())
+    assert events == ["pool starts", "start", "stop", "pool stops"]
+
+
 def test_check_runs_what_a_start_runs() -> None:
     app = Pixie()
     events: List[object] = []
