@@ -269,7 +269,7 @@ class _Runner:
             await application.start()
             keep_log()
             if self._listens:
-                await self._server.listen(sockets, self._tls)
+                await self._server.listen(sockets, self._tls, self._settings["fd"] >= 0)
                 self._print_banner(sockets, loop)
                 await self._stop.wait()
                 await self._server.close()
