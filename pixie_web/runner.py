@@ -177,7 +177,7 @@ class Runner:
         self._take_signals(asyncio.get_running_loop())
         await self._lifespan.start()
         try:
-            await self._server.listen(sockets, self._tls)
+            await self._server.listen(sockets, self._tls, self._settings["fd"] >= 0)
             self._print_banner(sockets)
             await self._stop.wait()
             await self._server.close()
