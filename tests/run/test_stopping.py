@@ -162,3 +162,15 @@ def test_a_client_that_has_come_and_says_nothing_holds_up_the_end_for_a_moment(
         server.process.send_signal(signal.SIGTERM)
         assert read_all(one).startswith(b"HTTP/1.1 408 ")
         assert server.wait() == 0
+
+
+def test_a_backlog_waits_for_workers_and_is_not_refused() -> None:
+    # Of 200 that came while the server was held, 16 for each worker once had a place.
+    with serve(PROGRAM, workers=2) as server, ExitStack() as stack:
+        os.kill(server.pid, signal.SIGSTOP)
+        connections = [stack.enter_context(server.connect()) for _ in range(200)]
+        for one in connections:
+            one.sendall(b"GET /pool HTTP/1.0\r\n\r\n")
+        os.kill(server.pid, signal.SIGCONT)
+        answers = {read_all(one)[:12] for one in connections}
+    assert answers == {b"HTTP/1.1 200"}
