@@ -43,7 +43,7 @@ from .errors import (
     companion,
 )
 from .executors.base import Handler, ProcessType, Route, proc_env
-from .executors.dispatch import Placements
+from .executors.dispatch import Executors
 from .executors.local import LoopStream, start_task
 from .executors.pool.frames import Program
 from .executors.streams import Chunks
@@ -85,7 +85,7 @@ class Application(Declarations):
         self.import_name = import_name
         self.debug = False
         self.imported_from = ""  # the module that the command line named
-        self.placements = Placements(answer, answer_async)
+        self.executors = Executors(answer, answer_async)
         self._mounts: List[Tuple[str, Application]] = []
         self._above: Optional[Tuple[Application, str]] = None  # where it is mounted
 
@@ -146,7 +146,7 @@ class Application(Declarations):
             }
             for path, route in self._placed_routes()
         ]
-        return {"version": __version__, **self.placements.stats(), "routes": routes}
+        return {"version": __version__, **self.executors.stats(), "routes": routes}
 
     def status(self, path: str = "/status", **options: Any) -> None:
         """Serve what `stats` tells: a live page, as JSON, and to Prometheus.
@@ -210,7 +210,7 @@ class Application(Declarations):
                 )
         for application in applications:
             application.frozen = True
-            application.placements = self.placements
+            application.executors = self.executors
             application.router.freeze()
             for _, mounted in application._mounts:
                 if mounted.secrets is UNSET:
@@ -221,6 +221,7 @@ class Application(Declarations):
         for index, route in enumerate(self.routes):
             route.index = index
             route.triggers = join_triggers(route)
+        self.executors.place(self.routes)
         starts = [f for app in applications for f in app.worker_start_hooks]
         stops = [f for app in applications for f in app.worker_stop_hooks]
         own = {k: f for app in applications for k, f in app.pool_starts.items()}
@@ -285,17 +286,17 @@ class Application(Declarations):
             if before:
                 response = await self._ask_first(before, request)
             if response is None:
-                self.placements.check_room(route)
+                route.executor.check_room(route)
                 if request.source is not None:
                     await self._receive_body(route, request, request.source)
-                response = await self.placements.run_counted(route, request)
+                response = await self.executors.run(route, request)
                 after = ()  # they have run where the handler has
         except (ClientDisconnected, ProtocolError):
             raise
         except Exception as error:
             response = error_response(self, request, error)
             if isinstance(response, Refusal) and not (before or after or after_async):
-                response.again = self.placements.refusals(route)
+                response.again = route.executor.refusals(route)
         if not after and not after_async and response.is_sealed:
             return response  # PERF: as most are; 1.5 us
         return await self._finish(request, response, after, after_async)

@@ -11,11 +11,11 @@ from .errors import PixieError, companion
 from .executors.pool.worker import fill_standard_descriptors
 from .loading import load_application
 from .pixie import Pixie
-from .settings import DEFAULT_SETTINGS, _convert, say
+from .settings import DEFAULT_SETTINGS, convert_setting, say
 
 
 def _flag(text: str) -> bool:
-    return cast(bool, _convert("the value", text, bool))
+    return cast(bool, convert_setting("the value", text, bool))
 
 
 def print_routes(application: Pixie) -> None:
@@ -83,6 +83,6 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
         return 0
     if command == "check":
         given = {name: value for name, value in parsed.items() if value is not None}
-        application._run(given, listens=False)
+        application.check(**given)
     print_routes(application)
     return 0

@@ -26,16 +26,14 @@ from typing import (
 from .cookies import UNSET, MaybeSecrets, secret_keys
 from .errors import RouteError
 from .executors.base import (
-    DEFAULT_PLACEMENT,
     HEARTBEAT_SECONDS,
     Handler,
     HandlerType,
     Route,
     RouteType,
-    check_kind,
     handler_kind,
-    set_bounds,
 )
+from .executors.dispatch import EXECUTORS, placed, set_bounds
 from .executors.pool.frames import PoolOptions
 from .requests import Request
 from .responses import Response, to_chunk
@@ -51,22 +49,6 @@ class Declare(Protocol):
     """A decorator that returns the handler unchanged."""
 
     def __call__(self, handler: HandlerType, /) -> HandlerType: ...
-
-
-def _placement(route_type: Where, handler: Handler) -> RouteType:
-    if not callable(handler):
-        raise RouteError(f"a handler is a function, not {type(handler).__name__}")
-    if route_type is None:
-        return DEFAULT_PLACEMENT[handler_kind(handler)]
-    try:
-        placement = RouteType(route_type)
-    except ValueError:
-        names = ", ".join(kind.name for kind in RouteType)
-        raise RouteError(
-            f"a route type is one of {names}, not {route_type!r}"
-        ) from None
-    check_kind(handler, placement)
-    return placement
 
 
 def check_takes(function: Handler, what: str, /, *names: str, **by_name: None) -> None:
@@ -92,7 +74,7 @@ def _set_body(route: Route, most: Optional[int], stream_body: bool) -> None:
     """Raise RouteError unless the route can take its body like this."""
     if most is not None and (type(most) is not int or most < 0):
         raise RouteError(f"max_body_bytes is a whole number from 0, got {most!r}")
-    if stream_body and route.placement is not RouteType.asnc:
+    if stream_body and not EXECUTORS[route.placement].can_stream_body:
         raise RouteError("stream_body=True is for an async def: RouteType.asnc")
     route.max_body_bytes, route.stream_body = most, stream_body
 
@@ -101,9 +83,10 @@ def _set_heartbeat(route: Route, beat: Union[str, bytes, None], seconds: float) 
     """Raise RouteError unless this can be sent while the route's stream is silent."""
     if beat is None:
         return
-    if route.placement is RouteType.sync:
+    if not EXECUTORS[route.placement].has_line:
         raise RouteError(
-            f"{route.path} is sync: it holds up the loop; write RouteType.stream"
+            f"{route.path} is {route.placement.name}: it holds up the loop; "
+            "write RouteType.stream"
         )
     is_time = type(seconds) in (int, float) and 0 < seconds < float("inf")
     if not beat or not isinstance(beat, (str, bytes)) or not is_time:
@@ -132,6 +115,13 @@ def _check_triggers(triggers: Iterable[Handler], kind: str) -> Tuple[Handler, ..
     if callable(triggers):
         raise RouteError(f"{kind} is a list of triggers: write {kind}=[...]")
     return tuple(_check_trigger(trigger, kind) for trigger in triggers)
+
+
+def _set_triggers(
+    route: Route, before: Iterable[Handler], after: Iterable[Handler]
+) -> None:
+    route.before = _check_triggers(before, "before")
+    route.after = _check_triggers(after, "after")
 
 
 class Triggers:
@@ -278,14 +268,13 @@ class Declarations:
 
         def declare(handler: HandlerType) -> HandlerType:
             for pattern in paths:
-                route = Route(pattern, verbs, handler, _placement(route_type, handler))
+                route = Route(pattern, verbs, handler, placed(route_type, handler))
                 route.pool = pool or ""
                 set_bounds(route, *bounds)
                 _set_body(route, max_body_bytes, stream_body)
                 _set_heartbeat(route, heartbeat, heartbeat_seconds)
                 route.name = name or getattr(handler, "__name__", None)
-                route.before = _check_triggers(before, "before")
-                route.after = _check_triggers(after, "after")
+                _set_triggers(route, before, after)
                 self._add(route)
             return handler
 

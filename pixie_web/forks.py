@@ -72,6 +72,11 @@ def undo_in_copies(undo: Callable[[], object]) -> None:
     _in_copies.append(undo)
 
 
+def undo_nothing_in_copies() -> None:
+    """Let the processes that are forked from now on be copies like any other."""
+    _in_copies.clear()
+
+
 def default_signals(*numbers: int) -> None:
     """Handle signals as Python does by itself."""
     signal.set_wakeup_fd(-1)

@@ -27,15 +27,17 @@ def configure_logging() -> None:
     log.setLevel(logging.INFO)
 
 
-def set_up(application: Application, limits: Sequence[int], root_path: str) -> None:
-    """Tell an application and all below it what run() was told: limits of forms ..."""
+def apply_settings(
+    application: Application, limits: Sequence[int], root_path: str
+) -> None:
+    """Give an application and all below it those settings that handlers depend on."""
     for one in application.family():
         one.form_limits = FormLimits(*limits)
         one.root_path = root_path
 
 
 def hand_down(application: Application) -> Dict[str, Any]:
-    """Return what a worker that imports the program is to know of main's settings.
+    """Return the inheritance of a worker that imports the program: what main has set.
 
     Forked workers have it already. JSON can say it; it holds the secrets, so it goes
     through a socket, never into arguments or variables.
@@ -53,10 +55,11 @@ def hand_down(application: Application) -> Dict[str, Any]:
     }
 
 
-def take_over(application: Application, settings: Mapping[str, Any]) -> None:
+def take_over(application: Application, inheritance: Mapping[str, Any]) -> None:
     """Set in a worker what `hand_down` returned in main."""
-    set_up(application, settings["form_limits"], settings["root_path"])
-    for one, keys in zip(application.family(), settings["secrets"]):
+    limits, root_path = inheritance["form_limits"], inheritance["root_path"]
+    apply_settings(application, limits, root_path)
+    for one, keys in zip(application.family(), inheritance["secrets"]):
         one.secrets = UNSET if keys is None else [bytes.fromhex(key) for key in keys]
 
 
@@ -123,7 +126,7 @@ def describe_launch(application: Application) -> Launch:
         "main": main_program,
         "modules": [m for m in modules if m != "__main__"],
         "application": [None if sys.modules[module] is own else module, name],
-        "settings": hand_down(application),
+        "inheritance": hand_down(application),
         "temporary": temporary_directory(),
     }
     return Launch([sys.executable, *flags, "-c", code], origin)

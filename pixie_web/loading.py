@@ -14,7 +14,7 @@ from .executors.pool.frames import Program
 from .executors.pool.zygote import live_apart
 from .launch import take_over
 from .pixie import Pixie, app
-from .runner import _Runner
+from .runner import Runner
 
 
 def load_application(target: str) -> Pixie:
@@ -36,7 +36,7 @@ def load_application(target: str) -> Pixie:
         directory = os.path.dirname(os.path.abspath(module_name))
         module_name = os.path.basename(module_name)[:-3]
     sys.path.insert(0, directory)
-    _Runner.loading = True
+    Runner.loading = True
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as missing:
@@ -44,7 +44,7 @@ def load_application(target: str) -> Pixie:
             raise
         raise PixieError(f"no module {module_name!r} in {directory}") from None
     finally:
-        _Runner.loading = False
+        Runner.loading = False
     for candidate in (name,) if name else ("app", "application"):
         found = getattr(module, candidate, None)
         if isinstance(found, Pixie):
@@ -73,14 +73,14 @@ def load_program(origin: Mapping[str, Any]) -> Program:
 
     sys.argv[:], sys.path[:] = origin["argv"], origin["path"]
     tempfile.tempdir = origin["temporary"]
-    _Runner.loading = True
+    Runner.loading = True
     if origin["main"] is not None:
         import_main(*origin["main"])
     for name in origin["modules"]:
         importlib.import_module(name)
     module, name = origin["application"]
     application = cast(Application, getattr(sys.modules[module or ROOT], name))
-    take_over(application, origin["settings"])
+    take_over(application, origin["inheritance"])
     return application.freeze()._replace(fresh=True)
 
 

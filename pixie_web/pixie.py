@@ -10,12 +10,12 @@ inherit.
 from __future__ import annotations
 
 import os
-from typing import Any, Dict, Iterable, Literal, Optional, Union
+from typing import Any, Callable, Dict, Iterable, Literal, Optional, Union
 
 from .application import Application
 from .cookies import UNSET, MaybeSecrets
 from .errors import PixieError
-from .runner import _Runner
+from .runner import Runner
 from .settings import read_settings, say
 
 
@@ -106,16 +106,24 @@ class Pixie(Application):
         given = {name: value for name, value in locals().items() if name != "self"}
         given.update(given.pop("limits"))
         given = {key: value for key, value in given.items() if value is not None}
-        if _Runner.loading:
+        if Runner.loading:
             self._kept = given
             return
-        self._run(given)
+        self._start(Runner.run, given)
 
-    def _run(self, given: Dict[str, Any], listens: bool = True) -> None:
+    def check(self, **given: Any) -> None:
+        """Do all of a start but the listening, and stop; arguments as for `run`.
+
+        Raises:
+            SystemExit: 1, after one line that says why, when it can't start.
+        """
+        self._start(Runner.check, given)
+
+    def _start(self, start: Callable[[Runner], None], given: Dict[str, Any]) -> None:
         given = {**self._kept, **given}
         try:
             tls = given.pop("ssl_context", None)
-            _Runner(self, read_settings(given, os.environ), tls, listens).run()
+            start(Runner(self, read_settings(given, os.environ), tls))
         except (PixieError, OSError) as error:
             say(f"pixie_web: {error}")
             raise SystemExit(1) from None

@@ -1,4 +1,4 @@
-"""One run of an application, from its settings to its end."""
+"""The server in a loop of its own: sockets, signals, TLS, until it ends."""
 
 from __future__ import annotations
 
@@ -9,42 +9,21 @@ import socket
 import sys
 import threading
 from contextlib import ExitStack
-from functools import partial
-from typing import (
-    TYPE_CHECKING,
-    Any,
-    Dict,
-    List,
-    Mapping,
-    Optional,
-    Sequence,
-    Tuple,
-    cast,
-)
+from typing import Any, List, Mapping, Optional, Sequence, Tuple, cast
 
 from .about import __version__, log
+from .application import Application
 from .errors import MissingExtra, PixieError
-from .executors.base import RouteType, bound_lines
-from .executors.local import Threads
-from .executors.pool.frames import PoolOptions, Program
 from .executors.pool.links import STOP_SECONDS
-from .executors.pool.pool import Pool
-from .executors.pool.worker import fill_standard_descriptors, keep_log, reopen_log_files
-from .executors.pool.zygote import (
-    THREADS_FORKED,
-    count_lasting_threads,
-    warn_of_connections,
-)
+from .executors.pool.worker import reopen_log_files
 from .forks import (
     OUR_SIGNALS,
-    _in_copies,
     default_signals,
     end_copy,
-    this_process,
     undo_in_copies,
+    undo_nothing_in_copies,
 )
-from .launch import configure_logging, describe_launch, set_up
-from .protocol.multipart import FormLimits
+from .lifespan import Lifespan
 from .server.listeners import (
     bind,
     bind_unix,
@@ -56,10 +35,7 @@ from .server.listeners import (
 )
 from .server.options import ServerOptions
 from .server.server import Server
-from .settings import check_no_loop_runs, cpu_count, import_ahead, read_settings, say
-
-if TYPE_CHECKING:
-    from .pixie import Pixie
+from .settings import check_no_loop_runs, say
 
 
 async def _cancel_tasks() -> None:
@@ -71,64 +47,66 @@ async def _cancel_tasks() -> None:
         await asyncio.wait(tasks, timeout=STOP_SECONDS)
 
 
-class _Runner:
-    """One run of an application, from its settings to its end."""
+class Runner:
+    """Serves an application in a loop of its own, until a signal ends it.
 
-    loading = False  # another runner imports the program: its own run() does nothing
+    Args:
+        application: what is served.
+        settings: all of them, as `read_settings` returns them.
+        tls: an ssl.SSLContext in place of the certificate of the settings.
+
+    Attributes:
+        loading: a program is imported to be run by another runner: `run()` in it does
+            nothing.
+    """
+
+    loading = False
 
     def __init__(
-        self,
-        application: Pixie,
-        settings: Dict[str, Any],
-        tls: Any = None,
-        listens: bool = True,
+        self, application: Application, settings: Mapping[str, Any], tls: Any = None
     ) -> None:
-        self._application = application
         self._settings = settings
-        self._listens = listens  # or it starts all else, and stops
+        self._lifespan = Lifespan(application, settings)
         names = ServerOptions._fields
         options = ServerOptions(**{name: settings[name] for name in names})
         self._server = Server(application.handle, options)
         self._stop: asyncio.Event
         self._signals = 0
+        self._takes_signals = False
         self._tls = tls
-        self._pools: Dict[str, Pool] = {}
-        # Signals come to the main thread alone, and `check` ends by itself.
-        is_main = threading.current_thread() is threading.main_thread()
-        self._takes_signals = is_main and listens
 
     def run(self) -> None:
         """Start, serve, stop; a start that fails leaves nothing behind."""
-        check_no_loop_runs()
-        this_process.is_copy = False  # it may be one, of a server that it leaves
-        fill_standard_descriptors()
-        import_ahead()
-        configure_logging()
-        application = self._application
-        application.debug = self._server.options.debug
-        names = FormLimits._fields
-        limits = FormLimits(**{name: self._settings[name] for name in names})
-        set_up(application, limits, self._settings["root_path"])
-        program = application.freeze()
-        lines = self._settings["max_waiting"], self._settings["max_waiting_bytes"]
-        application.placements.threads = Threads(self._settings["threads"], *lines)
-        bound_lines(program.routes, *lines)
         with ExitStack() as undo:
-            pools = self._pools = self._make_pools(program)
-            undo.callback(self._end_zygotes, pools)
-            workers = sum(
-                pool.size + pool.scheduler.streams.size for pool in pools.values()
-            )
-            self._server.bound_connections(workers)
-            if self._settings["certfile"]:
-                self._tls = tls_context(*self._certificate())
-            sockets = self._bind(undo) if self._listens else []
-            loop = self._new_loop()
-            undo.callback(self._close_loop, loop)
-            asyncio.set_event_loop(loop)
-            undo_in_copies(self._undo_in_copy)
-            undo.callback(_in_copies.clear)
-            loop.run_until_complete(self._serve(pools, sockets))
+            self._prepare(undo)
+            sockets = self._bind(undo)
+            self._open_loop(undo).run_until_complete(self._serve(sockets))
+
+    def check(self) -> None:
+        """Start all but the listening, and stop."""
+        with ExitStack() as undo:
+            self._prepare(undo)
+            self._open_loop(undo).run_until_complete(self._lifespan.check())
+
+    def _prepare(self, undo: ExitStack) -> None:
+        check_no_loop_runs()
+        inherited = self._settings["fd"]
+        self._lifespan.prepare([inherited] if inherited >= 0 else [])
+        undo.callback(self._lifespan.abandon)
+        pools = self._lifespan.pools.values()
+        self._server.bound_connections(
+            sum(pool.size + pool.scheduler.streams.size for pool in pools)
+        )
+        if self._settings["certfile"]:
+            self._tls = tls_context(*self._certificate())
+
+    def _open_loop(self, undo: ExitStack) -> asyncio.AbstractEventLoop:
+        loop = self._new_loop()
+        undo.callback(self._close_loop, loop)
+        asyncio.set_event_loop(loop)
+        undo_in_copies(self._undo_in_copy)
+        undo.callback(undo_nothing_in_copies)
+        return loop
 
     def _close_loop(self, loop: asyncio.AbstractEventLoop) -> None:
         try:
@@ -149,7 +127,7 @@ class _Runner:
             default_signals(*OUR_SIGNALS)
         null = os.open(os.devnull, os.O_RDWR)
         own = self._server.descriptors()
-        for pool in self._pools.values():
+        for pool in self._lifespan.pools.values():
             own |= pool.descriptors()
         for descriptor in own:
             os.dup2(null, descriptor, inheritable=False)
@@ -180,64 +158,6 @@ class _Runner:
             undo.callback(one.close)
         return sockets
 
-    def _make_pools(self, program: Program) -> Dict[str, Pool]:
-        """Return the pools that some route needs, by name, their zygotes started."""
-        pools: Dict[str, Pool] = {}
-        in_pool = (RouteType.pool, RouteType.stream)
-        wanted = {r.pool for r in program.routes if r.placement in in_pool}
-        start_by = self._choose_start() if wanted else ""
-        launch = partial(describe_launch, self._application)
-        for name in sorted(wanted):
-            options = self._pool_options(name)
-            if options.workers == 0 or not hasattr(os, "fork"):
-                why = "this system has no fork" if options.workers else "workers=0"
-                what = f"routes of the pool {name}" if name else "pool routes"
-                log.warning("%s run in threads of the main process: %s", what, why)
-                continue
-            pools[name] = Pool(program, options, start_by, launch, name)
-        try:
-            if pools and start_by == "zygote":
-                warn_of_connections()
-            inherited = self._settings["fd"]
-            for pool in pools.values():
-                pool.prepare([inherited] if inherited >= 0 else [])
-        except BaseException:
-            self._end_zygotes(pools)
-            raise
-        return pools
-
-    def _pool_options(self, name: str) -> PoolOptions:
-        given = self._application.named_pools().get(name, {})
-        own = read_settings(given, {})
-        settings = {**self._settings, **{key: own[key] for key in given}}
-        options = PoolOptions(**{key: settings[key] for key in PoolOptions._fields})
-        if options.workers < 0:
-            options = options._replace(workers=cpu_count())
-        return options
-
-    def _end_zygotes(self, pools: Mapping[str, Pool]) -> None:
-        for pool in pools.values():
-            pool.end_zygote()
-
-    def _choose_start(self) -> str:
-        chosen = cast(str, self._settings["pool_start"])
-        if chosen == "auto" and sys.platform != "linux":
-            return "spawn"  # a fork without exec aborts in Apple's libraries
-        if chosen not in ("auto", "zygote"):
-            return chosen
-        threads = count_lasting_threads()
-        if threads == 1:
-            return "zygote"
-        if chosen == "zygote":
-            log.warning(THREADS_FORKED, threads)
-            return chosen
-        log.warning(
-            "%d threads run already, so the pool can't be forked: it imports the "
-            "program again; start threads in on_start and on_worker_start",
-            threads,
-        )
-        return "auto"
-
     def _new_loop(self) -> asyncio.AbstractEventLoop:
         wanted = self._settings["loop"]
         if wanted != "asyncio":
@@ -252,35 +172,25 @@ class _Runner:
                     ) from None
         return asyncio.new_event_loop()
 
-    async def _serve(
-        self, pools: Dict[str, Pool], sockets: Sequence[socket.socket]
-    ) -> None:
-        loop = asyncio.get_running_loop()
+    async def _serve(self, sockets: Sequence[socket.socket]) -> None:
         self._stop = asyncio.Event()
-        if self._takes_signals:
-            for number in (signal.SIGINT, signal.SIGTERM):
-                loop.add_signal_handler(number, self._on_signal)
-            loop.add_signal_handler(signal.SIGHUP, self._on_hangup)
-        application = self._application
-        application.placements.pools = pools
+        self._take_signals(asyncio.get_running_loop())
+        await self._lifespan.start()
         try:
-            for pool in pools.values():
-                await pool.start()
-            await application.start()
-            keep_log()
-            if self._listens:
-                await self._server.listen(sockets, self._tls)
-                self._print_banner(sockets, loop)
-                await self._stop.wait()
-                await self._server.close()
-            else:
-                for pool in pools.values():
-                    await pool.check_boot()
-            await application.stop()
+            await self._server.listen(sockets, self._tls, self._settings["fd"] >= 0)
+            self._print_banner(sockets)
+            await self._stop.wait()
+            await self._server.close()
         finally:
-            seconds = STOP_SECONDS if self._signals < 2 else 0.0
-            await asyncio.gather(*(pool.stop(seconds) for pool in pools.values()))
-            application.placements.threads.stop()
+            await self._lifespan.stop()
+
+    def _take_signals(self, loop: asyncio.AbstractEventLoop) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            return  # they come to that thread alone
+        self._takes_signals = True
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self._on_signal)
+        loop.add_signal_handler(signal.SIGHUP, self._on_hangup)
 
     def _on_hangup(self) -> None:
         """Read certificate and log files again; if they are no good, the old ones stay.
@@ -288,7 +198,7 @@ class _Runner:
         The program stays as it is, in main and in the workers: they must not differ.
         """
         what = f"{reopen_log_files()} log files were opened again"
-        for pool in self._application.placements.pools.values():
+        for pool in self._lifespan.pools.values():
             pool.reopen_logs()
         if self._settings["certfile"]:
             try:
@@ -309,14 +219,9 @@ class _Runner:
                 )
             return
         self._server.cut_off()
-        for pool in self._application.placements.pools.values():
-            pool.hurry()
+        self._lifespan.hurry()
 
-    def _print_banner(
-        self,
-        sockets: Sequence[socket.socket],
-        loop: asyncio.AbstractEventLoop,
-    ) -> None:
+    def _print_banner(self, sockets: Sequence[socket.socket]) -> None:
         host = self._settings["host"] or "localhost"
         name = sockets[0].getsockname()
         if self._settings["fd"] >= 0 and not isinstance(name, str):
@@ -327,8 +232,8 @@ class _Runner:
             address = f"{scheme} over {name}"
         else:
             address = f"{scheme}://{host}:{name[1]}"
-        kind = type(loop).__module__.partition(".")[0]
-        pools = self._application.placements.pools.values()
+        kind = type(self._server.loop).__module__.partition(".")[0]
+        pools = self._lifespan.pools.values()
         workers = f"{sum(pool.size for pool in pools) or 'no'} workers"
         python = ".".join(map(str, sys.version_info[:3]))
         ends = "Ctrl-C stops it" if self._takes_signals else "it ends with its process"

@@ -8,7 +8,7 @@ import sys
 from typing import Any, Dict, Mapping
 
 from .errors import PixieError
-from .executors.local import MAX_THREADS
+from .executors.base import MAX_THREADS
 from .executors.pool.frames import PoolOptions
 from .protocol.multipart import FORM_LIMITS
 from .requests import Request
@@ -55,7 +55,12 @@ _BOOLEANS = {
 }
 
 
-def _convert(name: str, value: Any, kind: type) -> Any:
+def convert_setting(name: str, value: Any, kind: type) -> Any:
+    """Return a value, or a text in its place, as this kind.
+
+    Raises:
+        PixieError: it is none.
+    """
     if kind is str:
         return str(value)
     if kind is tuple:
@@ -90,12 +95,14 @@ def read_settings(
     for name, default in DEFAULT_SETTINGS.items():
         text = environment.get(f"PIXIE_{name.upper()}")
         if text is not None:
-            settings[name] = _convert(f"PIXIE_{name.upper()}", text, type(default))
+            settings[name] = convert_setting(
+                f"PIXIE_{name.upper()}", text, type(default)
+            )
     for name, value in given.items():
         if name not in settings:
             known = ", ".join(DEFAULT_SETTINGS)
             raise PixieError(f"run() has no argument {name!r}; it takes {known}")
-        settings[name] = _convert(name, value, type(DEFAULT_SETTINGS[name]))
+        settings[name] = convert_setting(name, value, type(DEFAULT_SETTINGS[name]))
     for name, value in settings.items():
         least, most = _BOUNDS.get(name, (0, float("inf")))
         if value == -1 and name.endswith(_AUTO):

@@ -1,9 +1,10 @@
-r"""Placements: loop, thread, task, and the process pool.
+r"""Executors: loop, thread, task, and the process pool.
 
-Where a handler runs. Every placement is one function (route, request) -> Response,
-and in each the same `answer` runs triggers, handler and error handlers: so a handler
-gives the same bytes wherever it stands. `sync` calls it on the event loop, `thread`
-in a thread, `asnc` in a Task, and `pool` and `stream` in a worker process:
+Where a handler runs. A placement is the word for it, an executor runs its routes: it
+takes (route, request) and returns a Response, and in each the same `answer` runs
+triggers, handler and error handlers: so a handler gives the same bytes everywhere.
+That of `sync` calls it on the event loop, that of `thread` in a thread, of `asnc` in
+a Task, and those of `pool` and `stream` in a worker process:
 
     main                                          zygote               worker 1..n
     +------------------------+   START, SIGNAL   +----------+  fork   +-----------+

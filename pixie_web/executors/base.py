@@ -1,4 +1,4 @@
-"""What all placements share: routes, their bounds, their counts."""
+"""What all executors share: routes, their counts, their lines."""
 
 from __future__ import annotations
 
@@ -12,9 +12,12 @@ from functools import lru_cache, partial
 from typing import (
     TYPE_CHECKING,
     Any,
+    Awaitable,
     Callable,
     Deque,
     Dict,
+    Mapping,
+    NamedTuple,
     Optional,
     Sequence,
     Tuple,
@@ -23,16 +26,18 @@ from typing import (
 )
 
 from ..about import log
-from ..errors import AnswerLost, ClientDisconnected, HTTPError, RouteError
+from ..errors import AnswerLost, ClientDisconnected, HTTPError
 from ..requests import Request
-from ..responses import Refusal, error_page
+from ..responses import Refusal, Response, error_page
 from ..routing import Pattern
 
 if TYPE_CHECKING:
     from .pool.pool import Pool
+    from .streams import Answer, AsyncAnswer
 
 WORKER_TIMEOUT_SECONDS = 30.0  # gunicorn and PHP-FPM: 30 s
 QUEUE_TIMEOUT_SECONDS = 30.0
+MAX_THREADS = 40  # as anyio and Starlette
 MAX_WAITING = 1_000  # for a worker, a thread, or a place of a limit
 MAX_WAITING_BYTES = 64 * 1024 * 1024  # of their bodies in memory
 HEARTBEAT_SECONDS = 15.0  # WHATWG HTML section 9.2.7; nginx gives up after 60 s
@@ -43,7 +48,7 @@ TIME_BUCKETS = tuple(float(text) for text in _BOUNDS_TEXT.split())
 
 
 class RouteType(Enum):
-    """Where a route's handler runs."""
+    """A route's placement: where its handler runs."""
 
     sync = "sync"
     thread = "thread"
@@ -164,7 +169,7 @@ class Route:
         max_body_bytes: the largest body it takes; None: what the server takes.
         stream_body: whether it is called before the body has come.
         pool: the name of the pool it runs in; "" is the one that run() makes.
-        in_worker: it runs in a pool.
+        executor: what runs it: that of its placement, or another in its place.
         heartbeat: what main sends while its stream is silent; b"": nothing.
         heartbeat_seconds: for how long that has to be.
     """
@@ -192,11 +197,11 @@ class Route:
         self.max_body_bytes: Optional[int] = None
         self.stream_body = False
         self.pool = ""
-        self.in_worker = placement in (RouteType.pool, RouteType.stream)
         self.heartbeat, self.heartbeat_seconds = b"", HEARTBEAT_SECONDS
         self.index = -1  # its place in the table of routes, the same in every process
         self.app: Any = None  # the application it was declared on
         self.pattern: Pattern  # its compiled path
+        self.executor: Executor  # from `freeze` on
         self.triggers: Tuple[Sequence[Handler], ...] = ((), (), (), ())
         self.gate: Optional[Gate] = None
         self.counts = RouteCounts()
@@ -206,46 +211,86 @@ class Route:
         return f"<Route {self.path} {self.placement.name}>"
 
 
-# What may stand where -----------------------------------------------------------------
-
-DEFAULT_PLACEMENT = {
-    "def": RouteType.pool,
-    "generator": RouteType.stream,
-    "async def": RouteType.asnc,
-    "async generator": RouteType.asnc,
-}
-ALLOWED_KINDS = {
-    RouteType.sync: ("def", "generator"),
-    RouteType.thread: ("def", "generator"),
-    RouteType.asnc: ("async def", "async generator"),
-    RouteType.pool: ("def",),
-    RouteType.stream: ("generator",),
-}
-# What a client's leaving may do: the first is the default for a handler that returns.
-# Nothing can stop a function of main: there "stop" is `env.disconnected`, and the end
-# of a stream at its next `yield`.
-ALLOWED_ON_DISCONNECT = {
-    RouteType.sync: ("finish", "stop"),
-    RouteType.thread: ("finish", "stop"),
-    RouteType.asnc: ("finish", "stop"),
-    RouteType.pool: ("finish", "stop", "kill"),
-    RouteType.stream: ("stop", "kill"),
-}
+# What runs routes ---------------------------------------------------------------------
 
 
-def check_kind(handler: Handler, placement: RouteType) -> None:
-    """Raise RouteError where a handler can't run in a placement; say what to write."""
-    kind = handler_kind(handler)
-    if kind in ALLOWED_KINDS[placement]:
-        return
-    name = getattr(handler, "__name__", repr(handler))
-    better = DEFAULT_PLACEMENT[kind]
-    raise RouteError(
-        f"{name} is {'an' if kind[0] == 'a' else 'a'} {kind}, which can't run in "
-        f"RouteType.{placement.name}; write RouteType.{better.name}"
-        + (", or make it a plain def" if kind != "def" else "")
-        + (" that yields" if placement is RouteType.stream and kind == "def" else "")
-    )
+class Resources(NamedTuple):
+    """What executors are made of.
+
+    Attributes:
+        answer: runs triggers, handler and error handlers, where it is called.
+        answer_async: the same for what is awaited.
+        threads: how many of them may be busy at once.
+        max_waiting, max_waiting_bytes: the bounds of each line in main.
+        pools: of worker processes, by their name.
+    """
+
+    answer: Answer
+    answer_async: AsyncAnswer
+    threads: int = MAX_THREADS
+    max_waiting: int = MAX_WAITING
+    max_waiting_bytes: int = MAX_WAITING_BYTES
+    pools: Mapping[str, Pool] = {}
+
+
+class Executor:
+    """Runs the routes of one placement; its class says what these may be.
+
+    Attributes:
+        kinds: of the handlers that it takes.
+        default_for: those that it takes where a route does not say its placement.
+        on_disconnect: what a client's leaving may do; the first is the default.
+        default_timeout: seconds that a handler may run; None: without a bound.
+        has_line: a request may wait for its turn, and be stopped. Without it nothing of
+            a route is bounded, and nothing is sent while its stream is silent.
+        in_worker: it is that of a pool, which keeps the routes' limits.
+        can_stream_body: a handler may be called before the body has come.
+    """
+
+    kinds: Tuple[str, ...] = ("def", "generator")
+    default_for: Tuple[str, ...] = ()
+    # Nothing can stop a function of main: there "stop" is `env.disconnected`, and the
+    # end of a stream at its next `yield`.
+    on_disconnect: Tuple[str, ...] = ("finish", "stop")
+    default_timeout: Optional[float] = None
+    has_line = True
+    in_worker = False
+    can_stream_body = False
+
+    def __init__(self, resources: Resources) -> None:
+        pass
+
+    def run(self, route: Route, request: Request) -> Awaitable[Response]:
+        """Run a route and return its response.
+
+        Raises:
+            HTTPError: 502, 503 or 504.
+        """
+        raise NotImplementedError
+
+    def check_room(self, route: Route) -> None:
+        """Refuse a request before anything is spent on it.
+
+        Raises:
+            BusyError: there is no room for it.
+        """
+
+    def refusals(self, route: Route) -> Optional[Callable[[bool], Optional[Refusal]]]:
+        """Return what says how a route's requests are refused, where that is known.
+
+        It returns None when they are not; its argument says whether to count it.
+        """
+        return None
+
+    async def start(self) -> None:
+        """Start what runs the handlers."""
+
+    async def stop(self, seconds: float) -> None:
+        """End it; what takes longer than `seconds` is killed, where that can be."""
+
+    def stats(self) -> Dict[str, Any]:
+        """Return its part of `Application.stats`."""
+        return {}
 
 
 def leave_gate(route: Route) -> None:
@@ -348,74 +393,15 @@ class Gate:
                 return
         self.inside -= 1
 
+    @property
+    def waiting(self) -> int:
+        """How many wait in line."""
+        return len(self._line)
+
     def _give_up(self, turn: asyncio.Future[None], why: Exception) -> None:
         if not turn.done():
             self._line.remove(turn)
             turn.set_exception(why)
-
-
-def _check_bounds(
-    timeout: Optional[float],
-    limit: Optional[int],
-    queue_timeout: Optional[float],
-    max_waiting: Optional[int],
-) -> None:
-    for name, value in (("timeout", timeout), ("queue_timeout", queue_timeout)):
-        if value is not None and not (type(value) in (int, float) and value > 0):
-            raise RouteError(f"{name} is in seconds, more than 0, got {value!r}")
-    for name, number, least in ("limit", limit, 1), ("max_waiting", max_waiting, 0):
-        if number is not None and (type(number) is not int or number < least):
-            raise RouteError(f"{name} is a whole number from {least}, got {number!r}")
-
-
-def set_bounds(
-    route: Route,
-    timeout: Optional[float],
-    limit: Optional[int],
-    queue_timeout: Optional[float],
-    max_waiting: Optional[int],
-    on_disconnect: Optional[str],
-) -> None:
-    """Set a route's bounds, or their defaults; raise RouteError for what can't be."""
-    placement = route.placement
-    if route.pool and not route.in_worker:
-        raise RouteError(f"{route.path} is {placement.name}: it runs in no pool")
-    bounds = timeout, limit, queue_timeout, max_waiting
-    if placement is RouteType.sync and bounds != (None,) * 4:
-        raise RouteError(
-            f"{route.path} is sync: nothing can stop it or make it wait, so it takes "
-            "no timeout, limit, queue_timeout or max_waiting; "
-            "write RouteType.thread or RouteType.pool"
-        )
-    _check_bounds(*bounds)
-    if timeout is None and route.in_worker:
-        timeout = WORKER_TIMEOUT_SECONDS
-    route.timeout = None if timeout == float("inf") else timeout
-    route.limit = limit
-    route.queue_timeout = queue_timeout or QUEUE_TIMEOUT_SECONDS
-    route.max_waiting = max_waiting
-    allowed = ALLOWED_ON_DISCONNECT[placement]
-    if route.kind == "async generator":
-        allowed = ("stop",)
-    if on_disconnect is not None and on_disconnect not in allowed:
-        words = " or ".join(f'"{word}"' for word in allowed)
-        raise RouteError(
-            f"on_disconnect of {route.path}, a {placement.name} route, is {words}, "
-            f"not {on_disconnect!r}"
-        )
-    route.on_disconnect = on_disconnect or allowed[0]
-    if limit is not None and not route.in_worker:
-        route.gate = Gate(limit)
-
-
-def bound_lines(
-    routes: Sequence[Route], max_waiting: int, max_waiting_bytes: int
-) -> None:
-    """Bound what waits for a place of a route with a `limit` in main."""
-    for route in routes:
-        if route.gate is not None:
-            route.gate.max_waiting = max_waiting
-            route.gate.max_waiting_bytes = max_waiting_bytes
 
 
 def deadline_error(route: Route) -> HTTPError:

@@ -10,6 +10,7 @@ from typing import (
     TYPE_CHECKING,
     Any,
     AsyncIterator,
+    Awaitable,
     Callable,
     Coroutine,
     Dict,
@@ -23,20 +24,11 @@ from ..errors import AnswerLost, ClientDisconnected
 from ..forks import end_copy
 from ..requests import Request
 from ..responses import Response, is_stream
-from .base import (
-    MAX_WAITING,
-    MAX_WAITING_BYTES,
-    Gate,
-    Route,
-    deadline_error,
-    leave_gate,
-)
-from .streams import Answer, AsyncAnswer, Chunks, HandlerLeft
+from .base import Executor, Gate, Resources, Route, deadline_error, leave_gate
+from .streams import AsyncAnswer, Chunks, HandlerLeft
 
 if TYPE_CHECKING:
     from queue import SimpleQueue
-
-MAX_THREADS = 40  # as anyio and Starlette
 
 
 # sync: on the event loop --------------------------------------------------------------
@@ -63,14 +55,22 @@ class LoopStream(AsyncIterator[bytes]):
         self._context.run(self._chunks.close)
 
 
-def run_on_loop(answer: Answer, route: Route, request: Request) -> Response:
-    """Run a `sync` route, here and now, in a context of its own."""
-    context = copy_context()
-    response = context.run(answer, route, request)
-    end_copy()
-    if is_stream(response.body):
-        response.body = LoopStream(cast(Chunks, response.body), context)
-    return response
+class LoopExecutor(Executor):
+    """Runs `sync` routes, here and now, each request in a context of its own."""
+
+    has_line = False
+
+    def __init__(self, resources: Resources) -> None:
+        self._answer = resources.answer
+
+    async def run(self, route: Route, request: Request) -> Response:
+        """Run a route; nothing can stop it."""
+        context = copy_context()
+        response = context.run(self._answer, route, request)
+        end_copy()
+        if is_stream(response.body):
+            response.body = LoopStream(cast(Chunks, response.body), context)
+        return response
 
 
 # thread: in a thread of main ----------------------------------------------------------
@@ -165,25 +165,22 @@ def settle_from_thread(
     call_from_thread(loop, settle)
 
 
-class Threads:
-    """The threads that run `thread` routes: started on demand, up to `size` at once.
+class ThreadExecutor(Executor):
+    """Runs `thread` routes, in threads that are started on demand.
 
     Streams do not count: a thread that turns out to make a stream gives its place back,
     so that slow readers never starve the other routes.
     """
 
-    def __init__(
-        self,
-        size: int,
-        max_waiting: int = MAX_WAITING,
-        max_waiting_bytes: int = MAX_WAITING_BYTES,
-    ) -> None:
-        self.gate = Gate(size, max_waiting, max_waiting_bytes)
+    def __init__(self, resources: Resources) -> None:
+        lines = resources.max_waiting, resources.max_waiting_bytes
+        self.gate = Gate(resources.threads, *lines)
+        self._answer = resources.answer
         self._work: Optional[SimpleQueue[Optional[Callable[[], None]]]] = None
         self._alive = 0
         self._busy = 0
 
-    async def run(self, answer: Answer, route: Route, request: Request) -> Response:
+    async def run(self, route: Route, request: Request) -> Response:
         """Run a route in a thread.
 
         A deadline answers 504 and lets the thread run on; its place stays taken until
@@ -198,7 +195,7 @@ class Threads:
         ready: asyncio.Future[Response] = loop.create_future()
         if request.body_file is not None:
             request.body_file.hold(self)
-        self._start(self._job(loop, ready, answer, route, request))
+        self._start(self._job(loop, ready, route, request))
         return await within_timeout(loop, ready, route)
 
     def _start(self, job: Callable[[], None]) -> None:
@@ -224,7 +221,6 @@ class Threads:
         self,
         loop: asyncio.AbstractEventLoop,
         ready: asyncio.Future[Response],
-        answer: Answer,
         route: Route,
         request: Request,
     ) -> Callable[[], None]:
@@ -233,7 +229,7 @@ class Threads:
         def job() -> None:
             stream = None
             try:
-                response = context.run(answer, route, request)
+                response = context.run(self._answer, route, request)
                 if is_stream(response.body):
                     chunks = cast(Chunks, response.body)
                     stream = response.body = ThreadStream(loop, route)
@@ -258,12 +254,12 @@ class Threads:
             self._alive -= 1
             self._queue.put(None)
 
-    def stats(self) -> Dict[str, int]:
+    def stats(self) -> Dict[str, Any]:
         """Return how many threads may be busy, how many are, and how many wait."""
-        line = len(self.gate._line)
-        return {"size": self.gate.limit, "busy": self._busy, "waiting": line}
+        size, waiting = self.gate.limit, self.gate.waiting
+        return {"threads": {"size": size, "busy": self._busy, "waiting": waiting}}
 
-    def stop(self) -> None:
+    async def stop(self, seconds: float) -> None:
         """Let the idle threads end; those at work end with the process."""
         for _ in range(self._alive):
             self._queue.put(None)
@@ -414,3 +410,17 @@ class TaskRun(AsyncIterator[bytes]):
         assert self._task is not None
         if not self._task.done() and not self._wake():
             self._task.cancel()
+
+
+class TaskExecutor(Executor):
+    """Runs `asnc` routes, each request in a Task of its own."""
+
+    kinds = default_for = ("async def", "async generator")
+    can_stream_body = True
+
+    def __init__(self, resources: Resources) -> None:
+        self._answer = resources.answer_async
+
+    def run(self, route: Route, request: Request) -> Awaitable[Response]:
+        """Run a route; at its deadline it is cancelled."""
+        return TaskRun(self._answer, route, request).run()

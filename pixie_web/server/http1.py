@@ -331,13 +331,15 @@ class HTTP1Connection(Connection):
             self._read_requests()
 
     def _await_head(self, event: object) -> None:
-        if event is CLOSED or self.server.closing:
+        if event is CLOSED:
             self._close()
             return
         self.resume_reading()
         if self.reader.buffered and not self._head_began:
             self._head_began = self.server.loop.time()
             self.deadline = self._head_began + self.server.options.head_seconds
+        if self.server.closing:
+            self.drain()
 
     def _start(self, head: Head) -> None:
         self.deadline = NEVER
@@ -351,6 +353,11 @@ class HTTP1Connection(Connection):
         request = Request(head, self.client, self.scheme, body, disconnect, debug)
         exchange = self._exchange = Exchange(self, request)
         exchange.start()
+
+    @property
+    def _ends_with_the_server(self) -> bool:
+        """Whether it was said that no more is read, and nothing came all the same."""
+        return self.server.closing and not self.has_unread
 
     def go_on(self) -> None:
         """An exchange that had to wait is over: there may be more requests."""
@@ -482,7 +489,7 @@ class HTTP1Connection(Connection):
             self.deadline = loop.time() + self.server.options.keep_alive_seconds
             if self.server.is_full:
                 self.server.resume()  # one that waits may have the place of this one
-        elif at_end and (self.server.closing or self.scheme == "https"):
+        elif at_end and (self.scheme == "https" or self._ends_with_the_server):
             self._close()
         else:
             # More requests may be on their way, for which TLS has no half-close.

@@ -32,8 +32,11 @@ class Listener:
     to do. What comes meanwhile queues in the kernel.
     """
 
-    def __init__(self, server: Server, listening: socket.socket, tls: Any) -> None:
+    def __init__(
+        self, server: Server, listening: socket.socket, tls: Any, is_kept: bool = False
+    ) -> None:
         self._server = server
+        self._is_kept = is_kept
         self._socket = listening
         self._tls = tls
         self._loop = server.loop
@@ -47,11 +50,24 @@ class Listener:
         self._watch()
 
     def close(self) -> None:
-        """Stop accepting."""
+        """Stop accepting.
+
+        What queues in the kernel would be reset, so it is accepted now; on a socket
+        that is kept it stays, for whoever serves there next.
+        """
+        if not self._is_kept:
+            for _ in range(BACKLOG_CONNECTIONS // MAX_ACCEPTED):
+                if not self._accept():
+                    break
         self._pause()
         self._socket.close()
+
+    def cut_off(self) -> None:
+        """Drop whoever has been accepted, and has not come to be connected."""
         for one in list(self._peeking):
             self._drop(one)
+        for task in self._tasks:
+            task.cancel()
 
     def resume(self) -> None:
         """A connection has ended, or has nothing to do: there may be room again."""
@@ -73,7 +89,8 @@ class Listener:
         self._pause()
         self._timer = self._loop.call_later(ACCEPT_PAUSE_SECONDS, self._watch)
 
-    def _accept(self) -> None:
+    def _accept(self) -> bool:
+        """Take who waits, MAX_ACCEPTED at most; return whether there may be more."""
         yielding: Optional[List[Connection]] = None
         for _ in range(MAX_ACCEPTED):
             if self._server.room() <= 0:
@@ -83,17 +100,18 @@ class Listener:
                 if not yielding or self._server.leaving >= MAX_ACCEPTED:
                     self._server.is_full = True
                     self._wait()
-                    return
+                    return False
             try:
                 one, address = self._socket.accept()
             except (BlockingIOError, ConnectionAbortedError):
-                return
+                return False
             except OSError as error:  # EMFILE, ENFILE, ENOBUFS, ENOMEM
                 self._make_room(error)
-                return
+                return False
             self._begin(one, address)
             while yielding and self._server.room() < 0:
                 yielding.pop(0).give_way()
+        return True
 
     def _make_room(self, error: OSError) -> None:
         """Pause; and, for want of a descriptor, have a connection give way."""

@@ -13,7 +13,7 @@ from operator import itemgetter
 from typing import Any, Awaitable, Callable, Deque, Dict, List, Optional, Sequence, Set
 
 from ..about import log
-from ..requests import Request
+from ..requests import NEVER, Request
 from ..responses import Response
 from ..text import format_date
 from .insistence import Waiting
@@ -26,6 +26,7 @@ MAX_CONNECTIONS = 10_000  # where descriptors allow it
 SPARE_DESCRIPTORS = 64  # for files, of those that a process may still open
 DESCRIPTORS_PER_WORKER = 3  # in main: two pipes, and the file for tracebacks
 SWEEP_SECONDS = 0.5
+LAST_MOMENT_SECONDS = 1.0  # for a request of who has just come, when the server ends
 
 
 def descriptors_left() -> float:
@@ -68,6 +69,7 @@ class Server:
         self.held_bytes = 0  # of memory, by all bodies
         self.is_full = False  # somebody waits for a connection's place
         self.closing = False
+        self.last_moment = NEVER  # until then, at the end, requests are awaited
         self.loop: asyncio.AbstractEventLoop
         self.thread = 0  # that of the loop; 0: it does not listen yet
         self.now = 0.0  # the loop's time, as of the last sweep
@@ -83,28 +85,44 @@ class Server:
         self,
         sockets: Sequence[socket.socket],
         tls: Any = None,
+        are_kept: bool = False,
     ) -> None:
-        """Accept connections on bound sockets, over TLS where a context is given."""
+        """Accept connections on bound sockets.
+
+        Args:
+            sockets: the sockets.
+            tls: a context, to speak TLS.
+            are_kept: another process has them too, and somebody serves on them next.
+        """
         self.loop, self.thread = asyncio.get_running_loop(), threading.get_ident()
         for one in sockets:
-            listener = Listener(self, one, tls)
+            listener = Listener(self, one, tls, are_kept)
             listener.open()
             self._listeners.append(listener)
         self._sweep()
 
     async def close(self) -> None:
-        """Stop accepting, let what runs end within `drain_seconds`, then cut it off."""
+        """Stop accepting, let what runs end within `drain_seconds`, then cut it off.
+
+        Who has come, and has not been answered, has LAST_MOMENT_SECONDS for a request.
+        """
         self.closing = True
+        seconds = min(LAST_MOMENT_SECONDS, self.options.drain_seconds)
+        self.last_moment = self.loop.time() + seconds
         self.waiting.let_all_go()
         for listener in self._listeners:
             listener.close()
         for connection in list(self.connections):
             connection.drain()
-        if self.connections:
+        if self.connections or self.arriving:
             self._empty = self.loop.create_future()
-            timer = self.loop.call_later(self.options.drain_seconds, self.cut_off)
+            timers = (
+                self.loop.call_later(seconds, self._cut_off_arriving),
+                self.loop.call_later(self.options.drain_seconds, self.cut_off),
+            )
             await self._empty
-            timer.cancel()
+            for timer in timers:
+                timer.cancel()
         if self._sweeper is not None:
             self._sweeper.cancel()
 
@@ -217,8 +235,13 @@ class Server:
         """How many requests are being answered."""
         return sum(one.is_busy for one in self.connections)
 
+    def _cut_off_arriving(self) -> None:
+        for listener in self._listeners:
+            listener.cut_off()
+
     def cut_off(self) -> None:
         """Abort every connection."""
+        self._cut_off_arriving()
         for connection in list(self.connections):
             connection.stop()
 
@@ -231,7 +254,8 @@ class Server:
         own.pop(connection, None)
         if connection.network and not own:
             self.clients.pop(connection.network, None)
-        if not self.connections and self._empty is not None and not self._empty.done():
+        is_empty = not self.connections and not self.arriving
+        if is_empty and self._empty is not None and not self._empty.done():
             self._empty.set_result(None)
         self.resume()
 

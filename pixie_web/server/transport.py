@@ -46,6 +46,19 @@ def count_unsent(transport: asyncio.Transport) -> int:
     return count + int(struct.unpack("i", found)[0])
 
 
+def count_unread(transport: asyncio.Transport) -> int:
+    """Return how many bytes of the client wait in the kernel; 0 where none can tell."""
+    try:
+        import fcntl
+        import termios
+
+        one = transport.get_extra_info("socket")
+        found = fcntl.ioctl(one.fileno(), termios.FIONREAD, bytes(4))
+    except (AttributeError, ImportError, OSError, ValueError):
+        return 0
+    return int(struct.unpack("i", found)[0])
+
+
 def reset(transport: asyncio.Transport) -> None:
     """End a connection by a reset: what waits in the kernel is dropped as well.
 
@@ -142,10 +155,10 @@ class Connection(asyncio.Protocol):
         self.server.arriving.pop(self, None)
         self.server.connections[self] = None
         self.deadline = self.server.loop.time() + self.server.options.head_seconds
-        if self.server.closing:
-            self.transport.abort()
-        elif self.refusal is not None:
+        if self.refusal is not None:
             self.refuse(self.refusal)
+        elif self.server.closing:
+            self.drain()
 
     def connection_lost(self, exc: Optional[Exception]) -> None:
         """The client has gone, or was sent away."""
@@ -215,9 +228,17 @@ class Connection(asyncio.Protocol):
             self._close()
 
     def drain(self) -> None:
-        """End after the request at hand; at once, if there is none."""
-        if not self.is_busy:
+        """End after the request at hand, or the one that may be on its way.
+
+        A client that has not been answered, or of which something waits to be read, has
+        sent a request or is about to: it has a moment for that. Others end at once.
+        """
+        if self.is_busy:
+            return
+        if self.is_idle and not self.has_unread:
             self._close()
+        elif not self.is_ending:
+            self.deadline = min(self.deadline, self.server.last_moment)
 
     def stop(self) -> None:
         """End at once, whatever is at hand."""
@@ -309,6 +330,11 @@ class Connection(asyncio.Protocol):
         self.deadline = min(soon, self._progress_by)
 
     # Bytes.
+
+    @property
+    def has_unread(self) -> bool:
+        """Whether something of the client waits in the kernel."""
+        return count_unread(self.transport) > 0
 
     def pause_reading(self) -> None:
         """Leave what the client sends in the kernel."""

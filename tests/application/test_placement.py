@@ -15,7 +15,17 @@ import os
 import re
 import socket
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple
+from typing import (
+    Any,
+    Awaitable,
+    Callable,
+    Dict,
+    Iterator,
+    List,
+    NamedTuple,
+    Optional,
+    Tuple,
+)
 
 import pytest
 from support import (
@@ -34,10 +44,19 @@ from pixie_web import (
     HTTPError,
     Pixie,
     Request,
+    Response,
     RouteError,
     RouteType,
 )
-from pixie_web.executors.base import BusyError, Gate, Route, check_kind, handler_kind
+from pixie_web.executors.base import (
+    BusyError,
+    Executor,
+    Gate,
+    Resources,
+    Route,
+    handler_kind,
+)
+from pixie_web.executors.dispatch import EXECUTORS, check_kind
 from pixie_web.protocol.http11 import parse_head
 from pixie_web.requests import Disconnect
 from pixie_web.responses import error_page
@@ -757,7 +776,7 @@ def test_who_leaves_the_line_keeps_nobody_out_of_it(path: str, bounded: Server) 
     wait_for(
         lambda: len(left.findall(bounded.log)) == 5, "their end, while the others run"
     )
-    assert "503" not in "".join(bounded.log.splitlines(True)[mark:])
+    assert " 503 " not in "".join(bounded.log.splitlines(True)[mark:])
     bounded.get("/open")
     for one in running:
         assert read_all(one).endswith(b"held")
@@ -897,6 +916,8 @@ def test_a_handler_stands_where_the_table_allows_it(
     assert f"{HANDLERS[kind].__name__} is a" in message
     assert f"{kind}, which can't run in RouteType.{placement.name}" in message
     assert INSTEAD[kind] in message
+    assert ("a plain def" in message) is (placement is not RouteType.asnc)
+    assert ("that yields" in message) is (placement is RouteType.stream)
     assert app.routes == ()
 
 
@@ -1102,6 +1123,47 @@ def test_the_kind_of_a_handler(handler: Callable[..., Any], kind: str) -> None:
 def test_check_kind_names_what_has_no_name() -> None:
     with pytest.raises(RouteError, match=r"CalledCoroutine object .* is an async def"):
         check_kind(CalledCoroutine(), RouteType.pool)
+
+
+class Postponed(Executor):
+    """An executor such as no placement has."""
+
+    kinds = default_for = ("async def",)
+    on_disconnect = ("kill",)
+    default_timeout = 7.0
+    can_stream_body = True
+
+    def __init__(self, resources: Resources) -> None:
+        self._answer = resources.answer_async
+        self._ran: List[str] = []
+
+    def run(self, route: Route, request: Request) -> Awaitable[Response]:
+        self._ran.append(route.path)
+        return self._answer(route, request)
+
+    def stats(self) -> Dict[str, Any]:
+        return {"postponed": self._ran}
+
+
+def test_an_executor_is_a_class_and_an_entry(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(EXECUTORS, RouteType.thread, Postponed)
+    monkeypatch.delitem(EXECUTORS, RouteType.asnc)
+    app = Pixie()
+    app.get("/")(HANDLERS["async def"])
+    app.get("/body", stream_body=True, limit=1)(HANDLERS["async def"])
+    whole, streamed = app.routes
+    assert whole.placement is streamed.placement is RouteType.thread
+    assert (whole.on_disconnect, whole.timeout) == ("kill", 7.0)
+    assert streamed.gate is not None
+    with pytest.raises(RouteError, match=r"on_disconnect of /b, .* is .kill., not .f"):
+        app.get("/b", on_disconnect="finish")(HANDLERS["async def"])
+    with pytest.raises(RouteError, match=r"RouteType\.thread; write RouteType\.pool"):
+        app.get("/b", RouteType.thread)(HANDLERS["def"])
+    for where in whole.path, streamed.path:
+        head = parse_head(f"GET {where} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
+        assert asyncio.run(app.handle(Request(head))).status == 204
+    stats = app.stats()
+    assert (stats["postponed"], "threads" in stats) == (["/", "/body"], False)
 
 
 def test_the_matrix_of_this_test_has_every_route_type() -> None:

@@ -34,7 +34,7 @@ from names import (
 from shapes import lone_file
 
 PACKAGE = pathlib.Path(__file__).resolve().parents[2] / "pixie_web"
-MAX_CODE_LINES = 8_939  # of all chapters, joined; raising it is noted in docs/design.md
+MAX_CODE_LINES = 9_060  # of all chapters, joined; raising it is noted in docs/design.md
 MAX_FUNCTION_LINES = 40  # of code, as the next one
 MAX_CLASS_LINES = 250
 MAX_FILE_LINES = 700  # all of them
@@ -47,12 +47,7 @@ LARGE_FILES: Dict[str, int] = {}
 # What a chapter reaches for that is private to another.
 PRIVATE_REACHES: Dict[str, Set[str]] = {
     "launch": {"_args_from_interpreter_flags"},  # of subprocess; multiprocessing too
-    "cli": {"_convert", "_run"},
-    "runner": {"_in_copies"},
-    "executors/local": {"_line"},
     "server/server": {"_socket", "_peeking"},
-    "loading": {"_Runner"},
-    "pixie": {"_Runner"},
 }
 
 # What is no chapter: it is not in the single file.
@@ -89,7 +84,7 @@ LAYERS = {
     ),
     "declaring": (
         f"{FOUNDATION} requests responses staticfiles routing {BASE} "
-        "executors/pool/frames"
+        "executors/pool/frames executors/dispatch"
     ),
     "handling": f"{FOUNDATION} requests responses {BASE} declaring",
     "middleware": f"{FOUNDATION} {MESSAGES} executors/streams",
@@ -100,16 +95,20 @@ LAYERS = {
     # The server knows of the application what it is given: `handle`.
     SERVER: f"{FOUNDATION} forks {PROTOCOL} {MESSAGES}",
     "settings": (
-        f"{FOUNDATION} {PROTOCOL} requests executors/local executors/pool/frames "
+        f"{FOUNDATION} {PROTOCOL} requests executors/base executors/pool/frames "
         "server/access server/options server/proxies staticfiles"
     ),
     "launch": (
         f"{FOUNDATION} {PROTOCOL} executors/pool/worker executors/pool/zygote "
         "application"
     ),
+    "lifespan": (
+        f"{FOUNDATION} forks {PROTOCOL} {POOL} executors/dispatch application "
+        "settings launch"
+    ),
     "runner": (
-        f"{FOUNDATION} forks {PROTOCOL} {BASE} executors/local {POOL} server/options "
-        "server/listeners server/server settings launch"
+        f"{FOUNDATION} forks executors/pool/links executors/pool/worker application "
+        "server/options server/listeners server/server settings lifespan"
     ),
     "pixie": f"{FOUNDATION} application settings runner",
     "loading": f"{FOUNDATION} {POOL} application launch runner pixie",

@@ -17,7 +17,6 @@ from virtual_server import Client, Handle, Site, serving
 from virtual_time import in_virtual_time, quiet, seconds
 
 from pixie_web import HTTPError, Pixie, Response, RouteError, RouteType
-from pixie_web.executors.base import bound_lines
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="watches pipes")
 
@@ -51,7 +50,7 @@ class Full(NamedTuple):
 
 def answer_to(stage: Stage, app: Pixie) -> None:
     """Have an application's pool routes run by the played workers."""
-    app.placements.pools = {"": stage.pool}
+    app.executors.equip(pools={"": stage.pool})
 
 
 @asynccontextmanager
@@ -327,14 +326,14 @@ async def test_a_limit_in_main_lets_so_many_wait(room: int) -> None:
 @in_virtual_time
 async def test_what_run_lets_wait_holds_for_limits_in_main() -> None:
     app = waiting_app()
-    bound_lines(app.freeze().routes, 3, 1000)
+    app.executors.equip(max_waiting=3, max_waiting_bytes=1000)
     assert await statuses(app.handle, [b""] * 6) == [200] * 4 + [503] * 2
 
 
 @in_virtual_time
 async def test_bodies_that_wait_for_a_place_in_main_are_bounded_in_bytes() -> None:
     app = waiting_app()
-    bound_lines(app.freeze().routes, 100, 1000)
+    app.executors.equip(max_waiting=100, max_waiting_bytes=1000)
     bodies = [b"first", bytes(5000), b"1", b"", bytes(900)]
     # One may wait, whatever its size; nothing more, until it has its turn.
     assert await statuses(app.handle, bodies) == [200, 200, 503, 503, 503]

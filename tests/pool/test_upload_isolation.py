@@ -282,7 +282,7 @@ def refuses(server: Server) -> bool:
     try:
         with server.connect():
             return False
-    except ConnectionRefusedError:
+    except (ConnectionRefusedError, ConnectionResetError):
         return True
 
 

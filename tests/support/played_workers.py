@@ -329,8 +329,7 @@ class Stage:
         self.table = program.table
         self._hand, self._its_hand = socket.socketpair()
         self._its_hand.set_inheritable(True)
-        settings = PoolOptions(**options)
-        self.pool = Pool(program, settings, "exec", self._launch)
+        self.pool = Pool(program, PoolOptions(**options), "exec", self._launch)
 
     def _launch(self) -> Launch:
         if not self.launches:

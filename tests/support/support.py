@@ -95,13 +95,18 @@ class Server:
         command: the arguments of the interpreter.
         directory: where it runs.
         environment: variables beside those that are there.
+        descriptors: that it inherits.
 
     Raises:
         RuntimeError: it ended, or did not say that it listens; with its log.
     """
 
     def __init__(
-        self, command: List[str], directory: Path, environment: Mapping[str, str]
+        self,
+        command: List[str],
+        directory: Path,
+        environment: Mapping[str, str],
+        descriptors: Sequence[int] = (),
     ) -> None:
         self.process = subprocess.Popen(
             [sys.executable, "-W", "error", *command],
@@ -110,6 +115,7 @@ class Server:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
+            pass_fds=descriptors,
         )
         assert self.process.stderr is not None
         self._pipe = self.process.stderr.fileno()

@@ -14,7 +14,7 @@ from support import Server, server_fixture
 
 from pixie_web import Pixie, PixieError, Request, Response
 from pixie_web.cookies import UNSET, secret_keys, sign, unsign
-from pixie_web.launch import hand_down, set_up, take_over
+from pixie_web.launch import apply_settings, hand_down, take_over
 from pixie_web.protocol.http11 import parse_head
 from pixie_web.protocol.multipart import FormLimits
 from pixie_web.text import dump_json, load_json
@@ -237,7 +237,7 @@ def test_workers_that_import_the_program_are_handed_the_secrets() -> None:
     main.secrets = "read at the start"
     limits = FormLimits(max_parts=7)
     main.freeze()
-    set_up(main, limits, "/app")
+    apply_settings(main, limits, "/app")
     sent = dump_json(hand_down(main))
     take_over(worker, load_json(sent))  # type: ignore[arg-type]
     families = main.family(), worker.family()

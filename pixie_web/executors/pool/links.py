@@ -33,7 +33,7 @@ from ...protocol.http11 import MAX_HEAD_BYTES, is_header_block
 from ...requests import NEVER
 from ...responses import FileSlice, Response, StaticFile
 from ...text import dump_json, load_json
-from ..base import Route, RouteType
+from ..base import Route
 from .frames import (
     ANSWER_TOKEN_BYTES,
     FRAME,
@@ -110,7 +110,7 @@ class Job:
         self.worker: Optional[WorkerLink] = None
         self.stream: Optional[WorkerStream] = None
         # Which kind of slot it has.
-        self.is_stream = route.placement is RouteType.stream
+        self.is_stream = route.kind == "generator"
 
     def end(self) -> None:
         """Note that no worker has it, or will have it: its body is not needed."""
@@ -383,8 +383,8 @@ class WorkerLink:
             for descriptor in self.its_files[:2]:
                 os.close(descriptor)
         self._loop.add_reader(self._incoming, self._readable)
-        setup = {**(self.zygote.origin or {}), "number": self.number}
-        setup.update(self.owner.options._asdict(), pool=self.owner.name)
+        setup = dict(self.owner.options._asdict(), origin=self.zygote.origin)
+        setup.update(number=self.number, pool=self.owner.name)
         setup["log_level"] = log.getEffectiveLevel()
         data = dump_json(setup)
         self._write(FRAME.pack(len(data), FrameType.BOOT, 0, 0, 0) + data)

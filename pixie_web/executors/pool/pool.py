@@ -6,12 +6,12 @@ import asyncio
 import os
 import time
 from functools import partial
-from typing import Any, Dict
+from typing import Any, Awaitable, Callable, Dict, Optional, Tuple
 
 from ...errors import ClientDisconnected
 from ...requests import Disconnect, Request
-from ...responses import FileSlice, Response
-from ..base import Route, proc_env
+from ...responses import FileSlice, Refusal, Response
+from ..base import WORKER_TIMEOUT_SECONDS, Executor, Resources, Route, proc_env
 from .frames import FrameType, encode_run
 from .links import STOP_SECONDS, Job, Result, Retirement
 from .supervisor import Supervisor, worker_stats
@@ -113,3 +113,61 @@ class Pool(Supervisor):
             why = Retirement.killed if kill else Retirement.unwanted
             job.worker.retire(why)
             job.fail(gone)
+
+
+class StreamExecutor(Executor):
+    """Runs `stream` routes in the pools that they name."""
+
+    kinds: Tuple[str, ...] = ("generator",)
+    default_for = kinds
+    on_disconnect: Tuple[str, ...] = ("stop", "kill")
+    default_timeout = WORKER_TIMEOUT_SECONDS
+    in_worker = True
+
+    def __init__(self, resources: Resources) -> None:
+        self.pools = resources.pools
+
+    def run(self, route: Route, request: Request) -> Awaitable[Response]:
+        """Run a route in a worker of its pool."""
+        return self.pools[route.pool].run(route, request)
+
+    def check_room(self, route: Route) -> None:
+        """Refuse a request whose pool is full, or whose route is off."""
+        scheduler = self.pools[route.pool].scheduler
+        if not scheduler.may_submit(route):
+            route.counts.rejections += 1
+            raise scheduler.rejection(route)
+
+    def refusals(self, route: Route) -> Callable[[bool], Optional[Refusal]]:
+        """Return what says how its requests are refused, as long as they are."""
+        scheduler = self.pools[route.pool].scheduler
+
+        def refusal(counts: bool) -> Optional[Refusal]:
+            if scheduler.may_submit(route):
+                return None
+            route.counts.rejections += counts
+            return scheduler.rejection(route).page()
+
+        return refusal
+
+
+class PoolExecutor(StreamExecutor):
+    """Runs `pool` routes; it has charge of the pools, also for `stream` routes."""
+
+    kinds = default_for = ("def",)
+    on_disconnect = ("finish", "stop", "kill")
+
+    async def start(self) -> None:
+        """Start the workers."""
+        for pool in self.pools.values():
+            await pool.start()
+
+    async def stop(self, seconds: float) -> None:
+        """End the workers; the late ones are killed."""
+        await asyncio.gather(*(pool.stop(seconds) for pool in self.pools.values()))
+
+    def stats(self) -> Dict[str, Any]:
+        """Return what the pools tell of themselves."""
+        pools = self.pools.items()
+        told = [{"name": name or "default", **pool.stats()} for name, pool in pools]
+        return {"pools": told}

@@ -17,7 +17,7 @@ from collections import deque
 from typing import Callable, Deque, Dict, Optional, Set
 
 from ...requests import NEVER
-from ..base import BusyError, Route, RouteType, deadline_error
+from ..base import BusyError, Route, deadline_error
 from .frames import PoolOptions
 from .links import Job, Retirement, WorkerLink
 
@@ -224,8 +224,8 @@ class Scheduler:
     def _line(self, route: Route) -> Line:
         line = self._lines.get(route)
         if line is None:
-            of_streams = route.placement is RouteType.stream
-            line = Line(route, self.streams if of_streams else self.jobs)
+            slots = self.streams if route.kind == "generator" else self.jobs
+            line = Line(route, slots)
             self._lines[route] = line
         return line
 

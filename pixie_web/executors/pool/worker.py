@@ -320,7 +320,7 @@ class Worker:
             numpy = sys.modules.get("numpy")
             if numpy is not None:
                 numpy.random.seed()  # or all workers would draw the same numbers
-            self._program = self._load(setup)
+            self._program = self._load(setup["origin"])
             for function in self._program.on_worker_start:
                 function()
             self._program.pool_starts.get(setup["pool"], do_nothing)()

@@ -74,7 +74,7 @@ class Launch(NamedTuple):
 
     Attributes:
         command: what to execute; descriptors are its last arguments.
-        origin: where it finds the application, for the `load` that it calls (JSON).
+        origin: where it finds the program, for the `load` that it calls (JSON).
     """
 
     command: Sequence[str]
@@ -358,45 +358,45 @@ def settle_memory() -> None:
     gc.freeze()
 
 
-def live_without_program(control: socket.socket, told: Dict[str, Any]) -> NoReturn:
+def live_without_program(control: socket.socket, setup: Dict[str, Any]) -> NoReturn:
     """Go on as a zygote that starts interpreters: the program's memory is given back.
 
     Raises:
         OSError: the interpreter can't be executed.
     """
-    setup = unnamed_file()
-    os.write(setup, dump_json({**told, "start": "spawn"}))
-    os.lseek(setup, 0, os.SEEK_SET)
-    descriptors = control.fileno(), setup
+    file = unnamed_file()
+    os.write(file, dump_json({**setup, "start": "spawn"}))
+    os.lseek(file, 0, os.SEEK_SET)
+    descriptors = control.fileno(), file
     for descriptor in descriptors:
         os.set_inheritable(descriptor, True)
     flush_output()
-    command = [*told["command"], *map(str, descriptors)]
+    command = [*setup["command"], *map(str, descriptors)]
     os.execv(command[0], command)
 
 
-def live_as_zygote(control: socket.socket, setup: bytes, load: Load) -> NoReturn:
+def live_as_zygote(control: socket.socket, data: bytes, load: Load) -> NoReturn:
     """Be an executed zygote until the end of the process; never returns."""
     code = 1
     try:
-        told = load_json(setup)
-        assert isinstance(told, dict)
-        program = load(told) if told["start"] != "spawn" else None
+        setup = load_json(data)
+        assert isinstance(setup, dict)
+        program = load(setup["origin"]) if setup["start"] != "spawn" else None
         keep_log()
         threads = count_lasting_threads() if program else 1
-        if threads > 1 and told["start"] == "auto":
+        if threads > 1 and setup["start"] == "auto":
             log.warning(
                 "the program starts threads when it is imported, so each worker "
                 'imports it, as with pool_start="spawn"'
             )
-            live_without_program(control, told)
+            live_without_program(control, setup)
         if threads > 1:
             log.warning(THREADS_FORKED, threads)
         if program is not None:
             warn_of_connections()
         settle_memory()
         flush_output()  # what importing printed, or each fork would print it too
-        Zygote(control, program, told["command"], threads).serve()
+        Zygote(control, program, setup["command"], threads).serve()
         code = 0
     except BaseException:
         keep_log()
@@ -414,7 +414,7 @@ def live_apart(load: Load) -> NoReturn:
     """
     fill_standard_descriptors()
     numbers = list(map(int, sys.argv[1:]))
-    # Of a zygote its socket, and perhaps a file with what main has told it.
+    # Of a zygote its socket, and perhaps a file with its setup.
     descriptors = numbers[:3]
     listing = "/proc/self/fd" if os.path.isdir("/proc/self/fd") else "/dev/fd"
     for name in os.listdir(listing):
@@ -428,18 +428,18 @@ def live_apart(load: Load) -> NoReturn:
     control = socket.socket(fileno=descriptors[0])
     if len(numbers) == 2:
         with open(descriptors[1], "rb") as file:
-            setup = file.read()
+            data = file.read()
     else:
         header = FRAME.unpack(control.recv(FRAME.size, socket.MSG_WAITALL))
-        setup = control.recv(header[0], socket.MSG_WAITALL)
-    live_as_zygote(control, setup, load)
+        data = control.recv(header[0], socket.MSG_WAITALL)
+    live_as_zygote(control, data, load)
 
 
 class ZygoteLink:
     """Main's end of the socket to a zygote, which is a child of main.
 
     Attributes:
-        origin: what the workers are to import; None where they are forked with it.
+        origin: where workers find the program; None where they are forked with it.
         proven: a worker of it has been ready.
     """
 
@@ -544,10 +544,11 @@ def exec_zygote(launch: Launch, start: str) -> ZygoteLink:
     Args:
         start: "exec", "spawn", or "auto": the first, unless the program has threads.
     """
-    setup = dump_json({**launch.origin, "start": start, "command": launch.command})
+    setup = {"origin": launch.origin, "start": start, "command": launch.command}
+    data = dump_json(setup)
     control, remote = socket.socketpair()
     with remote:
         remote.set_inheritable(True)
         pid = start_interpreter(launch.command, remote.fileno())
-    control.sendall(FRAME.pack(len(setup), FrameType.BOOT, 0, 0, 0) + setup)
+    control.sendall(FRAME.pack(len(data), FrameType.BOOT, 0, 0, 0) + data)
     return ZygoteLink(control, pid, launch.origin)

@@ -1,0 +1,161 @@
+"""The life of an application, whoever serves it: pools, threads, hooks."""
+
+from __future__ import annotations
+
+import os
+import sys
+from functools import partial
+from typing import Any, Dict, Mapping, Sequence, cast
+
+from .about import log
+from .application import Application
+from .executors.dispatch import EXECUTORS
+from .executors.pool.frames import PoolOptions, Program
+from .executors.pool.links import STOP_SECONDS
+from .executors.pool.pool import Pool
+from .executors.pool.worker import fill_standard_descriptors, keep_log
+from .executors.pool.zygote import (
+    THREADS_FORKED,
+    count_lasting_threads,
+    warn_of_connections,
+)
+from .forks import this_process
+from .launch import apply_settings, configure_logging, describe_launch
+from .protocol.multipart import FormLimits
+from .settings import cpu_count, import_ahead, read_settings
+
+
+class Lifespan:
+    """What an application needs to answer requests, from its start to its end.
+
+    It knows no sockets and no signals, and has no loop of its own: first `prepare`,
+    then `start`, requests, and `stop` in whatever loop runs.
+
+    Args:
+        application: the one that answers, and what is mounted below it.
+        settings: all of them, as `read_settings` returns them.
+
+    Attributes:
+        pools: of worker processes, by their name; those that some route needs.
+    """
+
+    def __init__(self, application: Application, settings: Mapping[str, Any]) -> None:
+        self.pools: Dict[str, Pool] = {}
+        self._application = application
+        self._settings = settings
+        self._stop_seconds = STOP_SECONDS
+
+    def prepare(self, unwanted: Sequence[int] = ()) -> None:
+        """Fix the routes, and fork what starts the workers.
+
+        That is for a process without a loop, threads and connections: a fork would copy
+        them. The descriptors in `unwanted` are closed in what is forked.
+
+        Raises:
+            PixieError: a pool has not been declared, or a setting of it is no good.
+        """
+        this_process.is_copy = False  # it may be one, of a server that it leaves
+        fill_standard_descriptors()
+        import_ahead()
+        configure_logging()
+        application, settings = self._application, self._settings
+        application.debug = settings["debug"]
+        limits = FormLimits(**{name: settings[name] for name in FormLimits._fields})
+        apply_settings(application, limits, settings["root_path"])
+        try:
+            self._make_pools(application.freeze(), unwanted)
+        except BaseException:
+            self.abandon()
+            raise
+        bounds = ("threads", "max_waiting", "max_waiting_bytes")
+        application.executors.equip(
+            pools=self.pools, **{name: settings[name] for name in bounds}
+        )
+
+    def abandon(self) -> None:
+        """End what `prepare` has forked: all there is to do if `start` never comes."""
+        for pool in self.pools.values():
+            pool.end_zygote()
+
+    async def start(self) -> None:
+        """Start workers, and run what `on_start` declared; end them if it fails."""
+        try:
+            await self._application.executors.start()
+            await self._application.start()
+        except BaseException:
+            await self._application.executors.stop(self._stop_seconds)
+            raise
+        keep_log()
+
+    async def stop(self) -> None:
+        """Run what `on_stop` declared, and end workers and threads."""
+        try:
+            await self._application.stop()
+        finally:
+            await self._application.executors.stop(self._stop_seconds)
+
+    def hurry(self) -> None:
+        """Have `stop`, also one under way, kill what it would wait for."""
+        self._stop_seconds = 0.0
+        for pool in self.pools.values():
+            pool.hurry()
+
+    async def check(self) -> None:
+        """Start, wait until each pool has a worker, and stop.
+
+        Raises:
+            PixieError: no worker can boot.
+        """
+        await self.start()
+        try:
+            for pool in self.pools.values():
+                await pool.check_boot()
+        finally:
+            await self.stop()
+
+    def _make_pools(self, program: Program, unwanted: Sequence[int]) -> None:
+        """Make the pools that some route needs, and start their zygotes."""
+        routes = program.routes
+        wanted = {r.pool for r in routes if EXECUTORS[r.placement].in_worker}
+        start_by = self._choose_start() if wanted else ""
+        launch = partial(describe_launch, self._application)
+        for name in sorted(wanted):
+            options = self._pool_options(name)
+            if options.workers == 0 or not hasattr(os, "fork"):
+                why = "this system has no fork" if options.workers else "workers=0"
+                what = f"routes of the pool {name}" if name else "pool routes"
+                log.warning("%s run in threads of the main process: %s", what, why)
+                continue
+            self.pools[name] = Pool(program, options, start_by, launch, name)
+        if self.pools and start_by == "zygote":
+            warn_of_connections()
+        for pool in self.pools.values():
+            pool.prepare(unwanted)
+
+    def _pool_options(self, name: str) -> PoolOptions:
+        given = self._application.named_pools().get(name, {})
+        own = read_settings(given, {})
+        settings = {**self._settings, **{key: own[key] for key in given}}
+        options = PoolOptions(**{key: settings[key] for key in PoolOptions._fields})
+        if options.workers < 0:
+            options = options._replace(workers=cpu_count())
+        return options
+
+    def _choose_start(self) -> str:
+        chosen = cast(str, self._settings["pool_start"])
+        if chosen == "auto" and sys.platform != "linux":
+            return "spawn"  # a fork without exec aborts in Apple's libraries
+        if chosen not in ("auto", "zygote"):
+            return chosen
+        threads = count_lasting_threads()
+        if threads == 1:
+            return "zygote"
+        if chosen == "zygote":
+            log.warning(THREADS_FORKED, threads)
+            return chosen
+        log.warning(
+            "%d threads run already, so the pool can't be forked: it imports the "
+            "program again; start threads in on_start and on_worker_start",
+            threads,
+        )
+        return "auto"
