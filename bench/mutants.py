@@ -51,7 +51,7 @@ ROOMS: Dict[str, Tuple[str, str]] = {
     "cookies": ("parse_cookies", "cookies message properties"),
     "datastructures": ("Headers", "multidict message files"),
     "protocol/http11": ("Head", "wire properties conformance parsers"),
-    "protocol/multipart": ("FormLimits", "bodies encoded_parts properties"),
+    "protocol/multipart": ("FormLimits", "bodies properties"),
     "forms": ("safe_filename", "bodies form_limits acceptance"),
     "requests": ("Disconnect", "message json_requests flow acceptance"),
     "responses": ("quote_etag _content_type_line", "message files triggers wire"),
@@ -81,7 +81,7 @@ ROOMS: Dict[str, Tuple[str, str]] = {
     "server/access": ("log_text", "access_log"),
     "server/transport": ("", "patience crowds server flow listening"),
     "server/exchange": (
-        "timing_line _open_file",
+        "_open_file",
         "server heartbeats broken_streams access_log files placement patience",
     ),
     "server/http1": ("", "server flow crowds conformance patience"),

@@ -40,6 +40,7 @@ from pixie_web.protocol.http11 import (
     Head,
     RequestReader,
     Signal,
+    WireLimits,
 )
 from pixie_web.text import check_header, is_token
 
@@ -84,7 +85,7 @@ def events_of(
     max_body_bytes: Optional[int],
 ) -> List[Event]:
     """Return all events of a connection; pieces of a body are joined."""
-    reader = reader_class(**LIMITS[number])
+    reader = reader_class(WireLimits(**LIMITS[number]))
     events: List[Event] = []
     in_body = False
     left = 2 * sum(map(len, pieces)) + 2 * len(pieces) + 4

@@ -3,10 +3,10 @@
     pip install atheris
     python fuzz/multipart.py [-max_total_time=600] [corpus directory]
 
-Oracle: parts or HTTPError 400 or 413, nothing else, and the same however the body is
-cut; each part lies where it says in the body, and holds what cutting the body at its
-boundaries gives; no more is kept than a part head may be long; a file's name is a name.
-The first byte of the input chooses the limits.
+Oracle: parts or HTTPError 400, 413 or 415, nothing else, and the same however the body
+is cut; each part lies where it says in the body, and holds what cutting the body at
+its boundaries gives; no more is kept than a part head may be long; a file's name is a
+name. The first byte of the input chooses the limits.
 """
 
 from __future__ import annotations
@@ -37,8 +37,10 @@ LIMITS = [
 SEEDS = [
     b'--xYz\r\nContent-Disposition: form-data; name="a"\r\n\r\n1\r\n--xYz--\r\n',
     b'--xYz\r\nContent-Disposition: form-data; name="f"; filename="C:\\a%22.txt"\r\n'
-    b"Content-Type: text/plain\r\nContent-Transfer-Encoding: base64\r\n\r\nQUJD"
+    b"Content-Type: text/plain\r\nContent-Transfer-Encoding: 8bit\r\n\r\nQUJD"
     b"\r\n--xYz\r\ncontent-disposition:form-data;name=b;filename*=x\r\n\r\n\r\n--xYz--",
+    b'--xYz\r\nContent-Disposition: form-data; name="a"\r\n'
+    b"Content-Transfer-Encoding: base64\r\n\r\nMQ==\r\n--xYz--\r\n",
     b"\r\n--xYz--\r\nepilogue",
 ]
 WORDS = [
@@ -81,7 +83,7 @@ def parse(pieces: List[bytes], limits: FormLimits) -> Seen:
             assert kept <= limits.max_part_head_bytes + 3
         parser.close()
     except HTTPError as error:
-        if error.status not in (400, 413):
+        if error.status not in (400, 413, 415):
             raise
         return str(error)
     return seen
@@ -113,7 +115,7 @@ def check(data: bytes) -> None:
     try:
         _, files = parse_form(TYPE, body, limits)
     except HTTPError as error:
-        if error.status not in (400, 413):
+        if error.status not in (400, 413, 415):
             raise
         return
     for _, upload in files.items():

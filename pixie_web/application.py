@@ -51,12 +51,10 @@ from .handling import (
     answer,
     answer_async,
     ask_first,
-    ask_first_async,
     error_response,
     join_triggers,
     read_body,
     run_after,
-    run_after_async,
     seal,
 )
 from .protocol.multipart import FormLimits
@@ -319,7 +317,7 @@ class Application(Declarations):
         before, before_async, after, after_async = self.triggers.sorted()
         response = await self._ask_first(before_async, request)
         if response is None:
-            response = ask_first(self, before, request)
+            response = await ask_first(self, before, request)
         if response is None:
             of_server = request.head.path == "*"  # RFC 9110 section 9.3.7
             if request.method == "OPTIONS" and (of_server or "Allow" in headers):
@@ -335,7 +333,7 @@ class Application(Declarations):
         if not triggers:
             return None
         loop = asyncio.get_running_loop()
-        return await start_task(loop, ask_first_async(self, triggers, request))
+        return await start_task(loop, ask_first(self, triggers, request, True))
 
     async def _finish(
         self,
@@ -347,14 +345,16 @@ class Application(Declarations):
         """Run what is left of the after triggers in main, and seal the response."""
         body: Any = response.body
         if after:
-            response = run_after(self, after, request, response)
+            response = await run_after(self, after, request, response)
         if after_async:
             loop = asyncio.get_running_loop()
-            coroutine = run_after_async(self, after_async, request, response)
+            coroutine = run_after(self, after_async, request, response, True)
             response = await start_task(loop, coroutine)
         response = seal(self, request, response)
-        if response.body is not body and hasattr(body, "aclose"):
-            await body.aclose()  # a trigger has put something in the stream's place
+        # Has a trigger put something in the stream's place? It may read Chunks.
+        replaced = response.body is not body and not isinstance(body, Chunks)
+        if replaced and hasattr(body, "aclose"):
+            await body.aclose()
         if isinstance(response.body, Chunks):
             response.body = LoopStream(response.body, copy_context())
         return response

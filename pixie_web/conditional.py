@@ -137,9 +137,10 @@ REPLACED = expression(
     rb"^(?:accept-ranges|content-range|etag|last-modified):[^\r\n]*\r\n",
     re.IGNORECASE | re.MULTILINE,
 )
-_OF_CONTENT = frozenset(  # not in a 304 (RFC 9110 section 15.4.5), nor without content
-    ("accept-ranges", "content-disposition", "content-encoding", "content-language")
-    + ("content-length", "content-range", "content-type", "last-modified")
+_OF_CONTENT = expression(  # not in a 304 (RFC 9110 15.4.5), nor without content
+    rb"^(?:accept-ranges|last-modified"
+    rb"|content-(?:disposition|encoding|language|range|type)):[^\r\n]*\r\n",
+    re.IGNORECASE | re.MULTILINE,
 )
 
 
@@ -153,10 +154,9 @@ def deciding_headers(request: Request) -> Headers:
 
 def without_content(response: Response, status: int) -> Response:
     """Return a response like it, but without its body and what describes that."""
-    lines = response.headers.items()
-    kept = [(name, value) for name, value in lines if name.lower() not in _OF_CONTENT]
-    bare = Response(b"", status)
-    bare._headers, bare._cookies = Headers.from_wire(kept), response._cookies[:]
+    block = _OF_CONTENT.sub(b"", response.plain_block())
+    bare = Response.from_block(status, block, b"")
+    bare.copy_cookies(response)
     return bare
 
 

@@ -117,13 +117,6 @@ def _check_triggers(triggers: Iterable[Handler], kind: str) -> Tuple[Handler, ..
     return tuple(_check_trigger(trigger, kind) for trigger in triggers)
 
 
-def _set_triggers(
-    route: Route, before: Iterable[Handler], after: Iterable[Handler]
-) -> None:
-    route.before = _check_triggers(before, "before")
-    route.after = _check_triggers(after, "after")
-
-
 class Triggers:
     """The before and after triggers of an application or a route, by where they run."""
 
@@ -274,7 +267,8 @@ class Declarations:
                 _set_body(route, max_body_bytes, stream_body)
                 _set_heartbeat(route, heartbeat, heartbeat_seconds)
                 route.name = name or getattr(handler, "__name__", None)
-                _set_triggers(route, before, after)
+                route.before = _check_triggers(before, "before")
+                route.after = _check_triggers(after, "after")
                 self._add(route)
             return handler
 
@@ -338,6 +332,7 @@ class Declarations:
             to_python: text to value; a ValueError means that the path does not match.
             to_url: value to text, for `url_for`.
         """
+        self.check_open(f"the filter {name}")
         self.router.add_filter(name, pattern, to_python, to_url)
 
     def static(

@@ -26,7 +26,6 @@ from .protocol.multipart import (
     MultipartParser,
     Part,
     codec_of,
-    decode_transfer,
     parse_parameters,
 )
 from .text import WINDOWS_DEVICE, expression, parse_urlencoded
@@ -255,34 +254,21 @@ class FileUpload:
 Form = Tuple[MultiDict[str], MultiDict[FileUpload]]
 
 
-def _pieces(body: Union[bytes, BodyFile]) -> Iterator[bytes]:
-    if isinstance(body, BodyFile):
-        return body.pieces()
-    stream = io.BytesIO(body)
-    return iter(lambda: stream.read(BODY_PIECE_BYTES), b"")
-
-
 def _parse_multipart(parser: MultipartParser, body: Union[bytes, BodyFile]) -> Form:
     fields: List[Tuple[str, str]] = []
     files: List[Tuple[str, FileUpload]] = []
     chunks: List[bytes] = []
-    for piece in _pieces(body):
+    source = BodyFile(io.BytesIO(body)) if isinstance(body, bytes) else body
+    for piece in source.pieces():
         for event in parser.feed(piece):
             if isinstance(event, Part):
                 part, chunks = event, []
             elif event is not None:
-                if part.is_text:
-                    chunks.append(event)
-            elif part.is_text:
-                data = b"".join(chunks)
-                if part.encoding:
-                    data = decode_transfer(part.encoding, data)
                 if part.filename is None:
-                    text = data.decode(codec_of(part.content_type), "replace")
-                    fields.append((part.name, text))
-                elif part.filename or data:
-                    part.offset, part.size = 0, len(data)
-                    files.append((part.name, FileUpload(part, data)))
+                    chunks.append(event)
+            elif part.filename is None:
+                codec = codec_of(part.content_type)
+                fields.append((part.name, b"".join(chunks).decode(codec, "replace")))
             elif part.filename or part.size:
                 files.append((part.name, FileUpload(part, body)))
     parser.close()
@@ -308,7 +294,7 @@ def parse_form(
 
     Raises:
         HTTPError: 400 for a malformed form, 413 for one over a limit, 415 for a charset
-            that is not known.
+            that is not known, or a part in base64 or the like.
     """
     if not isinstance(body, (bytes, BodyFile)):
         body = BodyFile(body)

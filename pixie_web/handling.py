@@ -3,22 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from typing import (
-    Any,
-    AsyncIterator,
-    Iterator,
-    List,
-    Optional,
-    Sequence,
-    Tuple,
-    cast,
-)
+from typing import Any, List, Optional, Sequence, Tuple, cast
 
 from .about import log
 from .declaring import Declarations, Triggers
 from .errors import ClientDisconnected, HTTPError, ends_worker
 from .executors.base import BusyError, Handler, Route
-from .executors.streams import AsyncChunks, Chunks
+from .executors.streams import Chunks, run_to_end
 from .requests import BodySource, Request, log_failure, off_the_loop
 from .responses import (
     AnyBody,
@@ -33,6 +24,8 @@ SPOOL_BODY_BYTES = 256 * 1024  # larger bodies go to a file; waitress 512 KiB
 
 PIECE_BYTES = 4096  # of a body in memory: smaller pieces are joined
 PIECE_COST_BYTES = 64  # of memory, for each: an object, its place in a list, rounding
+
+_ENDS_OF_TASKS = asyncio.CancelledError, GeneratorExit, ClientDisconnected
 
 
 def join_triggers(route: Route) -> Tuple[Sequence[Handler], ...]:
@@ -85,22 +78,33 @@ async def read_body(request: Request) -> None:
         source.hold(0)
 
 
-def prime(response: Response) -> Response:
-    """Run a stream to its first `yield`, which may be a Response for the head."""
-    if isinstance(response.body, (Chunks, AsyncChunks)):
+async def prime(response: Response, may_wait: bool = False) -> Response:
+    """Run a stream to its first `yield`, which may be a Response for the head.
+
+    Args:
+        may_wait: it may be an async iterator.
+    """
+    iterator: Any = response.body
+    if isinstance(iterator, Chunks):
         return response  # the same response once more, from a trigger
-    if not hasattr(response.body, "__next__"):
+    if hasattr(iterator, "__next__"):
+        value = next(iterator, None)
+    elif may_wait:
+        try:
+            value = await iterator.__anext__()
+        except StopAsyncIteration:
+            value = None
+    else:
         raise TypeError("an async iterator needs an async def, and RouteType.asnc")
-    iterator = cast("Iterator[Any]", response.body)
-    response, first = open_stream(response, next(iterator, None))
-    response.body = cast("Iterator[Any]", Chunks(first, iterator))
+    response, first = open_stream(response, value)
+    response.body = Chunks(first, iterator)
     return response
 
 
 def finish(value: object) -> Response:
     """Return a handler's result as a Response, a stream run to its first `yield`."""
     response = to_response(value)
-    return prime(response) if is_stream(response.body) else response
+    return run_to_end(prime(response)) if is_stream(response.body) else response
 
 
 def handle_error(handler: Handler, request: Request, error: BaseException) -> Response:
@@ -192,31 +196,26 @@ def is_cut_off(request: Request, error: BaseException) -> bool:
     return isinstance(error, asyncio.CancelledError) and request.disconnected
 
 
-def ask_first(
-    application: Declarations, triggers: Sequence[Handler], request: Request
+async def ask_first(
+    application: Declarations,
+    triggers: Sequence[Handler],
+    request: Request,
+    waits: bool = False,
 ) -> Optional[Response]:
-    """Return what the first before trigger that answers made, or None."""
+    """Return what the first before trigger that answers made, or None.
+
+    Args:
+        waits: the triggers are `async def`, else none of them is.
+    """
     try:
         for trigger in triggers:
             value = trigger(request)
+            if waits:
+                value = await value
             if value is not None:
                 return finish(value)
     except BaseException as error:
-        return failure(application, request, error)
-    return None
-
-
-async def ask_first_async(
-    application: Declarations, triggers: Sequence[Handler], request: Request
-) -> Optional[Response]:
-    """The same for `async def` triggers."""
-    try:
-        for trigger in triggers:
-            value = await trigger(request)
-            if value is not None:
-                return finish(value)
-    except BaseException as error:
-        if is_cut_off(request, error):
+        if waits and is_cut_off(request, error):
             raise
         return failure(application, request, error)
     return None
@@ -234,40 +233,30 @@ def follow(response: Response, body: AnyBody, value: object) -> Response:
     return finish(value)
 
 
-def run_after(
+async def run_after(
     application: Declarations,
     triggers: Sequence[Handler],
     request: Request,
     response: Response,
+    waits: bool = False,
 ) -> Response:
-    """Run after triggers, each on what the one before made of the response."""
+    """Run after triggers, each on what the one before made of the response.
+
+    Args:
+        waits: as `ask_first` takes it.
+    """
     for trigger in triggers:
         body = response.body
         try:
-            response = follow(response, body, trigger(request, response))
+            value = trigger(request, response)
+            response = follow(response, body, await value if waits else value)
         except BaseException as error:
+            if waits and is_cut_off(request, error):
+                raise
             response = failure(application, request, error)
         if isinstance(body, Chunks) and not is_stream(response.body):
             # Who yields its Response holds itself: it would wait for the collector.
-            body.close()
-    return response
-
-
-async def run_after_async(
-    application: Declarations,
-    triggers: Sequence[Handler],
-    request: Request,
-    response: Response,
-) -> Response:
-    """The same for `async def` triggers."""
-    for trigger in triggers:
-        try:
-            body = response.body
-            response = follow(response, body, await trigger(request, response))
-        except BaseException as error:
-            if is_cut_off(request, error):
-                raise
-            response = failure(application, request, error)
+            await body.aclose()
     return response
 
 
@@ -281,55 +270,16 @@ def seal(application: Declarations, request: Request, response: Response) -> Res
         return failed.seal(secure, application.secrets)
 
 
-def answer(route: Route, request: Request) -> Response:
-    """Run triggers, handler and error handlers; in a worker, a thread or on the loop.
+async def answer_async(route: Route, request: Request) -> Response:
+    """Run triggers, handler and error handlers: of an `asnc` route, in its Task.
 
-    Returns a response whose body is bytes, a StaticFile, or Chunks. Only RequestTimeout
-    leaves it: a handler's `sys.exit()` is a 500, and `request.fatal` tells a worker to
-        end.
+    Returns a response whose body is bytes, a StaticFile, or Chunks. RequestTimeout
+    leaves it, and what ends the Task of an `asnc` route; a handler's `sys.exit()` is a
+    500, and `request.fatal` tells a worker to end.
     """
     before, _, after, _ = route.triggers
     request.app = route.app
-    response = ask_first(route.app, before, request) if before else None
-    if response is None:
-        try:
-            response = finish(route.handler(request, **request.params))
-        except BaseException as error:
-            response = failure(route.app, request, error)
-    if after:
-        response = run_after(route.app, after, request, response)
-    return seal(route.app, request, response)
-
-
-async def _as_async(iterator: Iterator[Any]) -> AsyncIterator[Any]:
-    try:
-        for chunk in iterator:
-            yield chunk
-            await asyncio.sleep(0)
-    finally:
-        close = getattr(iterator, "close", None)
-        if close is not None:
-            close()
-
-
-async def prime_async(response: Response) -> Response:
-    """The same for an async iterator; a plain one is taken as well."""
-    iterator: Any = response.body
-    if not hasattr(iterator, "__anext__"):
-        iterator = _as_async(iterator)
-    try:
-        value = await iterator.__anext__()
-    except StopAsyncIteration:
-        value = None
-    response, first = open_stream(response, value)
-    response.body = cast("AsyncIterator[Any]", AsyncChunks(first, iterator))
-    return response
-
-
-async def answer_async(route: Route, request: Request) -> Response:
-    """The same for `asnc` routes, in the request's Task, with AsyncChunks."""
-    before, _, after, _ = route.triggers
-    response = ask_first(route.app, before, request) if before else None
+    response = await ask_first(route.app, before, request) if before else None
     if response is None:
         try:
             value = route.handler(request, **request.params)
@@ -337,17 +287,20 @@ async def answer_async(route: Route, request: Request) -> Response:
                 value = await value
             response = to_response(value)
             if is_stream(response.body):
-                response = await prime_async(response)
-        except (asyncio.CancelledError, GeneratorExit, ClientDisconnected):
-            raise
+                response = await prime(response, "async" in route.kind)
         except BaseException as error:
+            if "async" in route.kind and isinstance(error, _ENDS_OF_TASKS):
+                raise
             response = failure(route.app, request, error)
-    body = response.body
     if after:
-        response = run_after(route.app, after, request, response)
-    if isinstance(body, AsyncChunks) and not is_stream(response.body):
-        await body.aclose()
-    response = seal(route.app, request, response)
-    if isinstance(response.body, Chunks):
-        response.body = AsyncChunks(b"", _as_async(response.body))
-    return response
+        response = await run_after(route.app, after, request, response)
+    return seal(route.app, request, response)
+
+
+def answer(route: Route, request: Request) -> Response:
+    """The same for other routes; in a worker, a thread or on the loop.
+
+    Their handlers and `def` triggers are called and not awaited, and a stream that is
+    no plain iterator is refused: so there is nothing that could wait.
+    """
+    return run_to_end(answer_async(route, request))

@@ -25,7 +25,9 @@ from .protocol.http11 import (
     MAX_JOINED_CHUNKS,
     MAX_SMALL_CHUNKS,
     MIN_CHUNK_BYTES,
+    WIRE_LIMITS,
     RequestReader,
+    WireLimits,
 )
 
 MIN_CHUNKS = 8  # that seem to wait; for fewer, starting llhttp costs more than it saves
@@ -44,8 +46,8 @@ class HttptoolsReader(RequestReader):
         limits: those of `RequestReader`.
     """
 
-    def __init__(self, **limits: int) -> None:
-        super().__init__(**limits)
+    def __init__(self, limits: WireLimits = WIRE_LIMITS) -> None:
+        super().__init__(limits)
         # What to expect of the next chunks: they are as long as the last ones were, and
         # if no other chunk of their body was unusual, nor are they.
         self._chunk_bytes = sys.maxsize

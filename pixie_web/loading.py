@@ -81,9 +81,7 @@ def load_program(origin: Mapping[str, Any]) -> Program:
     module, name = origin["application"]
     application = cast(Application, getattr(sys.modules[module or ROOT], name))
     take_over(application, origin["inheritance"])
-    program = application.freeze()
-    program.fresh = True
-    return program
+    return application.freeze()._replace(fresh=True)
 
 
 def boot() -> NoReturn:

@@ -400,13 +400,7 @@ class Response:
                 a cookie is too large when it is signed.
             TypeError: the value of an unsigned cookie is no text.
         """
-        if self._block is not None and not self._cookies:
-            return self._block
-        block = b""
-        if self._content_type is not None and not self._has("content-type"):
-            block = _content_type_line(self._content_type)
-        if self.headers if self._block is not None else self._headers:
-            block += _header_lines(self.headers)
+        block = self.plain_block()
         for name, value, attributes, signs in self._cookies:
             if signs and secrets is not UNSET:
                 value = sign(name, value, secrets, time.time())
@@ -416,8 +410,23 @@ class Response:
             block += f"Set-Cookie: {line}\r\n".encode("latin-1")
         return block
 
-    def _has(self, name: str) -> bool:
-        return self._headers is not None and name in self._headers
+    def plain_block(self) -> bytes:
+        """Return the header lines as `header_block` does, but none that set cookies.
+
+        Raises:
+            ValueError: a header was set that belongs to the server.
+        """
+        if self._block is not None:
+            return self._block
+        headers = self._headers or ()
+        block = _header_lines(self._headers) if self._headers else b""
+        if self._content_type is not None and "content-type" not in headers:
+            block = _content_type_line(self._content_type) + block
+        return block
+
+    def copy_cookies(self, other: Response) -> None:
+        """Set what cookies another response sets, instead of one's own."""
+        self._cookies = other._cookies[:]
 
     @property
     def is_sealed(self) -> bool:
@@ -457,7 +466,7 @@ class Response:
         else:
             raise TypeError(f"{_RETURNS}, not {type(body).__name__}")
         if default is not None and self.content_type is None:
-            self.content_type = default if self.status not in (204, 304) else None
+            self._content_type = default if self._status not in (204, 304) else None
         return self
 
     def __repr__(self) -> str:

@@ -53,18 +53,12 @@ _AMBIGUOUS = expression(r"[sp][^/]*[sp].|p[^/]*s|p.*p.")
 Target = TypeVar("Target")
 
 
-class Filter:
+class Filter(NamedTuple):
     """What may stand in a wildcard: its expression, and how it is read and written."""
 
-    def __init__(
-        self,
-        expression: str,
-        to_python: Callable[[str], Any] = str,
-        to_url: Callable[[Any], str] = str,
-    ) -> None:
-        self.expression = expression
-        self.to_python = to_python
-        self.to_url = to_url
+    expression: str
+    to_python: Callable[[str], Any] = str
+    to_url: Callable[[Any], str] = str
 
 
 Filters = Mapping[str, Filter]
@@ -316,7 +310,6 @@ class Router(Generic[Target]):
         self._wild: Dict[str, _Table] = {}  # by shape
         # By the kind of the key, by the length of its literal, by the literal.
         self._index: Optional[List[Dict[int, Dict[str, List[_Table]]]]] = None
-        self._frozen = False
 
     def add_filter(
         self,
@@ -333,7 +326,6 @@ class Router(Generic[Target]):
             to_python: from text to what the handler gets; a ValueError means no match.
             to_url: from such a value to text, for `Pattern.build`.
         """
-        self._check_open(f"the filter {name!r}")
         if not name.isidentifier() or name == "re" or name in self._filters:
             raise RouteError(f"a filter's name is a new word, got {name!r}")
         _check_expression(pattern, f"the filter {name}")
@@ -347,9 +339,8 @@ class Router(Generic[Target]):
         """Declare the target of a path for some methods (case-sensitive, RFC 9110 9.1).
 
         Raises:
-            RouteError: a wrong path or method, the same twice, or routes are frozen.
+            RouteError: a wrong path or method, or the same twice.
         """
-        self._check_open(repr(path))
         pattern = self.compile(path)
         methods = _check_methods(methods, path)
         for method in methods:
@@ -392,15 +383,8 @@ class Router(Generic[Target]):
         return self._allowed(self._candidates(path), path)
 
     def freeze(self) -> None:
-        """Refuse routes from now on: other threads and processes rely on these."""
-        self._frozen = True
+        """Get ready for several threads: nothing is added from now on."""
         self._index = self._make_index()
-
-    def _check_open(self, what: str) -> None:
-        if self._frozen:
-            raise RouteError(
-                f"routes are frozen when the server starts: declare {what} before run()"
-            )
 
     def _allowed(self, tables: List[_Table], path: str) -> List[str]:
         methods = set(self._static.get(path, ()))

@@ -30,7 +30,6 @@ from typing import (
     List,
     NamedTuple,
     Optional,
-    Set,
     Tuple,
     Union,
 )
@@ -130,22 +129,21 @@ def _describe(
     download: Union[bool, str, None],
     max_age: Optional[int],
     dotfiles: bool,
-) -> Tuple[str, Tuple[Tuple[str, str], ...]]:
-    """Return the content type and further headers of a file that has a safe name."""
+) -> bytes:
+    """Return the header lines of a file that has a safe name."""
     if not is_safe_name(filename) or not (dotfiles or not _DOT_FILE.search(filename)):
         raise HTTPError(404)
-    headers = []
+    name = download if isinstance(download, str) else filename
+    content_type = _with_charset(mimetype) if mimetype else content_type_of(name)
+    check_header("Content-Type", content_type)
+    lines = f"Content-Type: {content_type}\r\n"
     if download:
-        name = filename if download is True else download
-        headers.append(("Content-Disposition", content_disposition(name)))
+        lines += f"Content-Disposition: {content_disposition(name)}\r\n"
     if max_age is not None:
         if max_age < 0:
             raise ValueError(f"max_age is a number of seconds from 0, got {max_age!r}")
-        headers.append(("Cache-Control", f"max-age={max_age:d}"))
-    named = download if isinstance(download, str) else filename
-    content_type = _with_charset(mimetype) if mimetype else content_type_of(named)
-    check_header("Content-Type", content_type)
-    return content_type, tuple(headers)
+        lines += f"Cache-Control: max-age={max_age:d}\r\n"
+    return lines.encode("latin-1")
 
 
 # Finding a file -----------------------------------------------------------------------
@@ -218,21 +216,15 @@ def _find(root: str, filename: str) -> Tuple[str, FileState]:
 # SECURITY: but not each name of a file. A link to a directory above it makes as many as
 # a client likes: a/link/a/link/a ... The first one is kept; the others are bounded.
 _first_names: Dict[Tuple[str, str], str] = {}  # by root and name, the real path
-_named_files: Set[Tuple[str, int, int]] = set()  # root, device, inode
+_named_files: Dict[Tuple[str, int, int], str] = {}  # root, device, inode: that name
 
 
 @lru_cache(maxsize=MAX_KNOWN_FILES)
 def _find_again(root: str, filename: str) -> str:
     path, state = _find(root, filename)
-    if (root, *state[:2]) not in _named_files:
-        _named_files.add((root, *state[:2]))
+    if _named_files.setdefault((root, *state[:2]), filename) == filename:
         _first_names[root, filename] = path
     return path
-
-
-def _find_once(root: str, filename: str) -> str:
-    """Return the real path, without a look at the disk when the name is known."""
-    return _first_names.get((root, filename)) or _find_again(root, filename)
 
 
 def static_file(
@@ -268,21 +260,21 @@ def static_file(
             outside of the root, a dot file. The client can't tell which.
         ValueError: max_age is negative, or mimetype holds what a header can't.
     """
-    content_type, headers = _describe(filename, mimetype, download, max_age, dotfiles)
+    block = _describe(filename, mimetype, download, max_age, dotfiles)
     directory, state = os.fspath(root) or ".", None
     try:
         if cache:
-            path = _find_once(directory, filename)
+            # No look at the disk when the name is known.
+            path = _first_names.get((directory, filename)) or _find_again(
+                directory, filename
+            )
         else:
             path, state = _find(directory, filename)
     except (OSError, ValueError) as error:
         raise _file_error(error) from None
     found = _FoundFile(path, cache, delete_after)
     found.state = state
-    response = Response(found, content_type=content_type)
-    if headers:
-        response._headers = Headers.from_wire(headers)
-    return response
+    return Response.from_block(200, block, found)
 
 
 def cached_file(
@@ -564,10 +556,7 @@ def _meet_request(
 def _answer(
     method: str, headers: Headers, response: Response, file: StaticFile
 ) -> Response:
-    # Cookies are rendered by the server, which knows whether they go over https.
-    cookies, response._cookies = response._cookies, []
-    block, status = response.header_block(), response.status
-    response._cookies = cookies
+    block, status = response.plain_block(), response.status
     if file.delete_after:
         size = _file_state(os.lstat(file.path))[-1]
         whole = FileSlice(file.path, 0, size, delete_after=True)
@@ -606,7 +595,7 @@ def resolve_file(method: str, headers: Headers, response: Response) -> Response:
         finished = _answer(method, headers, response, file)
     except OSError as error:
         raise _file_error(error) from None
-    finished._cookies = response._cookies[:]
+    finished.copy_cookies(response)
     body = finished.body
     if isinstance(body, bytes) and len(body) > MAX_CACHED_FILE_BYTES:
         # Only as fast as the client reads: no copy of it waits for each slow one.

@@ -9,11 +9,11 @@ from contextvars import Context, copy_context
 from typing import (
     TYPE_CHECKING,
     Any,
+    AsyncIterator,
     Awaitable,
     Callable,
     Coroutine,
     Dict,
-    Iterator,
     Optional,
     cast,
 )
@@ -25,7 +25,7 @@ from ..forks import end_copy
 from ..requests import Request
 from ..responses import Response, is_stream
 from .base import Executor, Gate, Resources, Route, deadline_error, leave_gate
-from .streams import AsyncAnswer, AsyncChunks, Chunks, HandlerLeft
+from .streams import AsyncAnswer, Chunks, HandlerLeft
 
 if TYPE_CHECKING:
     from queue import SimpleQueue
@@ -34,15 +34,12 @@ if TYPE_CHECKING:
 # sync: on the event loop --------------------------------------------------------------
 
 
-class LoopStream:
+class LoopStream(AsyncIterator[bytes]):
     """The stream of a `sync` route: each step runs on the loop, in its context."""
 
-    def __init__(self, chunks: Iterator[bytes], context: Context) -> None:
+    def __init__(self, chunks: Chunks, context: Context) -> None:
         self._chunks = chunks
         self._context = context
-
-    def __aiter__(self) -> LoopStream:
-        return self
 
     async def __anext__(self) -> bytes:
         await asyncio.sleep(0)  # the other connections' turn
@@ -55,7 +52,7 @@ class LoopStream:
 
     async def aclose(self) -> None:
         """Close the generator."""
-        self._context.run(self._chunks.close)  # type: ignore[attr-defined]
+        self._context.run(self._chunks.close)
 
 
 class LoopExecutor(Executor):
@@ -72,7 +69,7 @@ class LoopExecutor(Executor):
         response = context.run(self._answer, route, request)
         end_copy()
         if is_stream(response.body):
-            response.body = LoopStream(cast("Iterator[bytes]", response.body), context)
+            response.body = LoopStream(cast(Chunks, response.body), context)
         return response
 
 
@@ -97,7 +94,7 @@ async def within_timeout(
         timer.cancel()
 
 
-class ThreadStream:
+class ThreadStream(AsyncIterator[bytes]):
     """The stream of a `thread` route: its thread makes a chunk when asked to."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, route: Route) -> None:
@@ -120,9 +117,6 @@ class ThreadStream:
                     return
         finally:
             chunks.close()
-
-    def __aiter__(self) -> ThreadStream:
-        return self
 
     async def __anext__(self) -> bytes:
         future: asyncio.Future[bytes] = self._loop.create_future()
@@ -286,7 +280,7 @@ def start_task(
         return loop.create_task(coroutine)
 
 
-class TaskRun:
+class TaskRun(AsyncIterator[bytes]):
     """One request of an `asnc` route: the Task in which all of its handler runs.
 
     The Task has a context of its own, and a stream is pulled from inside it, so
@@ -347,7 +341,7 @@ class TaskRun:
             else:
                 self._ready.set_result(response)
         if response.body is self:
-            await self._serve(cast(AsyncChunks, chunks))
+            await self._serve(cast(Chunks, chunks))
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         try:
@@ -364,7 +358,7 @@ class TaskRun:
 
     # The stream.
 
-    async def _serve(self, chunks: AsyncChunks) -> None:
+    async def _serve(self, chunks: Chunks) -> None:
         try:
             while True:
                 try:
@@ -396,9 +390,6 @@ class TaskRun:
             self._end = end
         if self._given is not None and not self._given.done():
             self._given.set_exception(self._end)
-
-    def __aiter__(self) -> TaskRun:
-        return self
 
     async def __anext__(self) -> bytes:
         if self._end is not None:

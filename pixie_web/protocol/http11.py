@@ -260,6 +260,21 @@ NEED_DATA, END, CLOSED = Signal.NEED_DATA, Signal.END, Signal.CLOSED
 WireEvent = Union[Head, bytes, Signal]
 
 
+class WireLimits(NamedTuple):
+    """What a request may cost that is no body; arguments of `run()` by these names."""
+
+    max_request_line_bytes: int = MAX_REQUEST_LINE_BYTES
+    max_header_line_bytes: int = MAX_HEADER_LINE_BYTES
+    max_headers: int = MAX_HEADERS
+    max_head_bytes: int = MAX_HEAD_BYTES
+    max_chunk_line_bytes: int = MAX_CHUNK_LINE_BYTES
+    max_extension_bytes: int = MAX_EXTENSION_BYTES
+    max_trailer_bytes: int = MAX_TRAILER_BYTES
+
+
+WIRE_LIMITS = WireLimits()
+
+
 class RequestReader:
     """Turns the bytes of a connection into events: Head, bytes ..., END, Head ...
 
@@ -276,27 +291,17 @@ class RequestReader:
     `chunks` counts those of all bodies: who reads them can tell what they have cost.
     """
 
-    def __init__(
-        self,
-        *,
-        max_request_line_bytes: int = MAX_REQUEST_LINE_BYTES,
-        max_header_line_bytes: int = MAX_HEADER_LINE_BYTES,
-        max_headers: int = MAX_HEADERS,
-        max_head_bytes: int = MAX_HEAD_BYTES,
-        max_chunk_line_bytes: int = MAX_CHUNK_LINE_BYTES,
-        max_extension_bytes: int = MAX_EXTENSION_BYTES,
-        max_trailer_bytes: int = MAX_TRAILER_BYTES,
-    ) -> None:
+    def __init__(self, limits: WireLimits = WIRE_LIMITS) -> None:
         # What a line must not hold, its length, and the status if it is longer.
-        self._request_line = _BAD_IN_REQUEST_LINE, max_request_line_bytes, 414
-        self._header_line = _BAD_IN_LINE, max_header_line_bytes, 431
-        self._chunk_line = _BAD_IN_LINE, max_chunk_line_bytes, 400
-        self._max_headers = max_headers
-        self._max_head_bytes = max_head_bytes
-        self._max_extension_bytes = max_extension_bytes
-        self._max_trailer_bytes = max_trailer_bytes
+        self._request_line = _BAD_IN_REQUEST_LINE, limits.max_request_line_bytes, 414
+        self._header_line = _BAD_IN_LINE, limits.max_header_line_bytes, 431
+        self._chunk_line = _BAD_IN_LINE, limits.max_chunk_line_bytes, 400
+        self._max_headers = limits.max_headers
+        self._max_head_bytes = limits.max_head_bytes
+        self._max_extension_bytes = limits.max_extension_bytes
+        self._max_trailer_bytes = limits.max_trailer_bytes
         # A line not longer than this keeps the limits, whichever it is.
-        self._short_line_bytes = min(max_request_line_bytes, max_header_line_bytes)
+        self._short_line_bytes = min(self._request_line[1], self._header_line[1])
         # For the life of the connection. The step is a plain function: a bound method
         # would make a cycle of the reader, to be freed by the garbage collector only.
         self._buffer = b""

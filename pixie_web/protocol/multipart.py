@@ -17,7 +17,6 @@ ahead of the first boundary, no end): a filter in front may read it otherwise.
 
 from __future__ import annotations
 
-import binascii
 import re
 import sys
 from typing import Dict, Iterator, List, NamedTuple, Optional, Tuple, Union
@@ -138,39 +137,15 @@ def _unquote(text: str) -> str:
     return text.replace("%0D", "\r").replace("%0A", "\n")
 
 
-_BASE64 = expression(rb"(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}[A-Za-z0-9+/=]=)?")
-_QUOTED = expression(rb"[\t -<>-~]*(?:(?:\r\n|=(?:[0-9A-Fa-f]{2}|\r\n))[\t -<>-~]*)*")
-
-
-def decode_transfer(encoding: str, data: bytes) -> bytes:
-    """Return the data of a part that is in "base64" or "quoted-printable".
-
-    Raises:
-        HTTPError: 400, it is not in that encoding (RFC 2045 section 6).
-    """
-    if encoding == "base64":
-        data = data.translate(None, b"\r\n\t ")
-        if _BASE64.fullmatch(data):
-            return binascii.a2b_base64(data)
-    else:
-        # Blanks at the end of a line were put there on the way.
-        data = b"\r\n".join(line.rstrip(b" \t") for line in data.split(b"\r\n"))
-        if _QUOTED.fullmatch(data):
-            return binascii.a2b_qp(data)
-    raise HTTPError(400, f"A part is not in its transfer encoding, {encoding}.")
-
-
 class Part:
     """The head of one part of a multipart body.
 
     `filename` is None for a text field; `offset` is where in the body its data begins;
-    `size` (bytes) is final when the part has ended; `encoding` is "" or what its data
-    is to be decoded from, by `decode_transfer`.
+    `size` (bytes) is final when the part has ended.
     """
 
     def __init__(self, head: bytes) -> None:
         self.head = head.decode("utf-8", "replace")
-        self.encoding = ""
         self.filename: Optional[str] = None
         self.offset = self.size = 0
         # PERF: what browsers send, in one match: small parts take 0.5 of the time.
@@ -180,8 +155,6 @@ class Part:
             self.content_type: str = content_type or ""
         else:
             self._read()
-        # What is encoded is decoded in memory, where the limits of text hold.
-        self.is_text = self.filename is None or self.encoding != ""
 
     def lines(self) -> List[Tuple[str, str]]:
         """Return the header lines as (name, value)."""
@@ -202,10 +175,9 @@ class Part:
         self.content_type = found.get("content-type", "")
         # RFC 7578 section 4.7: deprecated, and no browser ever encoded anything.
         encoding = found.get("content-transfer-encoding", "binary").lower()
-        if encoding in ("base64", "quoted-printable"):
-            self.encoding = encoding
-        elif encoding not in ("7bit", "8bit", "binary"):
-            raise HTTPError(400, "A part has an unknown Content-Transfer-Encoding.")
+        if encoding not in ("7bit", "8bit", "binary"):
+            text = f"Send parts of a form as they are, not in {encoding[:40]!r}."
+            raise HTTPError(415, text)
 
 
 class MultipartParser:
@@ -316,7 +288,7 @@ class MultipartParser:
         limits.check("max_part_headers", head.count(b"\r\n") + 1)
         part = Part(head)
         part.offset = self._offset + end + 4
-        if part.is_text:
+        if part.filename is None:
             self._form_bytes += len(part.name)
         return part
 
@@ -328,7 +300,7 @@ class MultipartParser:
                 raise HTTPError(400, "The multipart body begins with no boundary.")
             return
         part.size += len(piece)
-        if not part.is_text:
+        if part.filename is not None:
             self._limits.check("max_file_bytes", part.size)
             return
         self._form_bytes += len(piece)

@@ -28,7 +28,6 @@ from typing import (
 )
 
 from ..about import log
-from ..datastructures import T
 from ..errors import (
     AnswerLost,
     ClientDisconnected,
@@ -126,18 +125,6 @@ class Sink(Protocol):
         """An exchange that had to wait is over: there may be more requests."""
 
 
-def timing_line(request: Request) -> bytes:
-    """Return the Server-Timing header: milliseconds in line, and in the handler.
-
-    W3C Server Timing section 2; of a stream, until its first chunk. Empty where no
-    handler was to run.
-    """
-    if request.run_seconds is None:
-        return b""
-    queue, run = request.queue_seconds * 1000, request.run_seconds * 1000
-    return b"Server-Timing: queue;dur=%.3f, run;dur=%.3f\r\n" % (queue, run)
-
-
 def _open_file(path: str, flags: int) -> int:
     # Not through a link, and not waiting for a pipe's other end, that took its place.
     return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -149,41 +136,39 @@ def _open_slice(body: FileSlice) -> BinaryIO:
 
 
 @types.coroutine
-def _resume(coroutine: Coroutine[Any, Any, T], awaited: Any) -> Generator[Any, Any, T]:
+def _resume(
+    coroutine: Coroutine[Any, Any, None], awaited: Any
+) -> Generator[Any, Any, None]:
     """Run on, inside a Task, a coroutine that has been started outside of one.
 
     Args:
         coroutine: suspended at its first wait.
         awaited: the future it waits for.
     """
-    while True:
+    try:
+        yield awaited
+    except GeneratorExit:
+        coroutine.close()
+        raise
+    except BaseException as error:
         try:
-            result = yield awaited
-        except GeneratorExit:
-            coroutine.close()
-            raise
-        except BaseException as error:
-            failure: Optional[BaseException] = error
-        else:
-            failure = None
-        try:
-            if failure is None:
-                awaited = coroutine.send(result)
-            else:
-                awaited = coroutine.throw(failure)
-        except StopIteration as end:
-            return cast(T, end.value)
+            awaited = coroutine.throw(error)
+        except StopIteration:
+            return
+        yield from _resume(coroutine, awaited)
+    else:
+        yield from coroutine
 
 
-async def _carry_on(coroutine: Coroutine[Any, Any, T], awaited: Any) -> T:
-    return await _resume(coroutine, awaited)
+async def _carry_on(coroutine: Coroutine[Any, Any, None], awaited: Any) -> None:
+    await _resume(coroutine, awaited)
 
 
 # With a declared length, what a heartbeat would break: a coding such as gzip.
 _CODED_BODY = expression(rb"(?i)\r\ncontent-encoding:")
 
 
-class Heartbeat:
+class Heartbeat(AsyncIterator[bytes]):
     """A stream's chunks; while the next one is awaited, a sign of life now and then.
 
     The timer runs only while this waits for a chunk. So none comes before the head,
@@ -202,9 +187,6 @@ class Heartbeat:
         self._chunks = chunks
         self._route = route
         self._unsent_bytes = self._progress = 0.0  # the fewest in this wait, and when
-
-    def __aiter__(self) -> Heartbeat:
-        return self
 
     async def __anext__(self) -> bytes:
         self._unsent_bytes = float("inf")
@@ -403,8 +385,10 @@ class Exchange:
         ):
             await sink.drop_body()
         block = response.header_block(request.scheme == "https")
-        if sink.server.options.server_timing:
-            block += timing_line(request)
+        # W3C Server Timing section 2; of a stream, until its first chunk.
+        if sink.server.options.server_timing and request.run_seconds is not None:
+            times = request.queue_seconds * 1000, request.run_seconds * 1000
+            block += b"Server-Timing: queue;dur=%.3f, run;dur=%.3f\r\n" % times
         if isinstance(body, bytes):
             if sink.send_head(request, response.status, block, length, body):
                 self.sent_bytes = len(body)

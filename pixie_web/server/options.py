@@ -6,16 +6,7 @@ from functools import partial
 from typing import Callable, NamedTuple, Tuple, Type, cast
 
 from ..errors import PixieError, companion
-from ..protocol.http11 import (
-    MAX_CHUNK_LINE_BYTES,
-    MAX_EXTENSION_BYTES,
-    MAX_HEAD_BYTES,
-    MAX_HEADER_LINE_BYTES,
-    MAX_HEADERS,
-    MAX_REQUEST_LINE_BYTES,
-    MAX_TRAILER_BYTES,
-    RequestReader,
-)
+from ..protocol.http11 import WIRE_LIMITS, RequestReader, WireLimits
 from ..requests import MAX_BODY_BYTES
 from .access import ACCESS_LOG_FORMAT
 
@@ -62,13 +53,13 @@ class ServerOptions(NamedTuple):
     max_connections: int = 0  # as many as descriptors allow
     max_connections_per_client: int = 0  # no limit: a proxy looks like one client
     max_pipelined_requests: int = MAX_PIPELINED_REQUESTS
-    max_request_line_bytes: int = MAX_REQUEST_LINE_BYTES
-    max_header_line_bytes: int = MAX_HEADER_LINE_BYTES
-    max_headers: int = MAX_HEADERS
-    max_head_bytes: int = MAX_HEAD_BYTES
-    max_chunk_line_bytes: int = MAX_CHUNK_LINE_BYTES
-    max_extension_bytes: int = MAX_EXTENSION_BYTES
-    max_trailer_bytes: int = MAX_TRAILER_BYTES
+    max_request_line_bytes: int = WIRE_LIMITS.max_request_line_bytes
+    max_header_line_bytes: int = WIRE_LIMITS.max_header_line_bytes
+    max_headers: int = WIRE_LIMITS.max_headers
+    max_head_bytes: int = WIRE_LIMITS.max_head_bytes
+    max_chunk_line_bytes: int = WIRE_LIMITS.max_chunk_line_bytes
+    max_extension_bytes: int = WIRE_LIMITS.max_extension_bytes
+    max_trailer_bytes: int = WIRE_LIMITS.max_trailer_bytes
     max_body_bytes: int = MAX_BODY_BYTES
     max_memory_body_bytes: int = MAX_MEMORY_BODY_BYTES
     access_log: bool = True
@@ -81,9 +72,5 @@ class ServerOptions(NamedTuple):
 
     def reader(self) -> Callable[[], RequestReader]:
         """Return what makes the reader of a connection, with the limits of this."""
-        names = (
-            "max_request_line_bytes max_header_line_bytes max_headers max_head_bytes "
-            "max_chunk_line_bytes max_extension_bytes max_trailer_bytes"
-        ).split()
-        limits = {name: getattr(self, name) for name in names}
-        return partial(reader_class(self.parser), **limits)
+        limits = WireLimits(*(getattr(self, name) for name in WireLimits._fields))
+        return partial(reader_class(self.parser), limits)

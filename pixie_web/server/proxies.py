@@ -126,9 +126,10 @@ class TrustedProxies:
                 f'trusted_proxies are addresses, networks or "unix": {error}'
             ) from None
         self._unix = "unix" in names
-        self._trusts = lru_cache(maxsize=1024)(self._look_up)
+        self.trusts = lru_cache(maxsize=1024)(self._look_up)
 
     def _look_up(self, address: str) -> bool:
+        """Return whether an address, "" for a Unix socket, is one of the proxies."""
         from ipaddress import ip_address
 
         if not address:
@@ -140,10 +141,6 @@ class TrustedProxies:
         parsed = getattr(parsed, "ipv4_mapped", None) or parsed
         return any(parsed in network for network in self._networks)
 
-    def trusts(self, address: str) -> bool:
-        """Return whether an address, "" for a Unix socket, is one of the proxies."""
-        return self._trusts(address)
-
     def apply(self, request: Request) -> None:
         """Set client, scheme, host and root path of what a trusted proxy has passed on.
 
@@ -154,7 +151,7 @@ class TrustedProxies:
             ProtocolError: 400, the two ways to say it do not agree: the proxy writes
                 one and lets the other pass, as the client made it up.
         """
-        if not self._trusts(request.client[0]):
+        if not self.trusts(request.client[0]):
             return
         prefix = ",".join(request.headers.getall("x-forwarded-prefix"))
         # SECURITY: the nearest proxy's alone, and nothing that names another host.
@@ -173,7 +170,7 @@ class TrustedProxies:
             if address is None:
                 return
             request.client = address
-            if not self._trusts(address[0]):
+            if not self.trusts(address[0]):
                 return
 
 

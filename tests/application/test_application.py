@@ -644,6 +644,10 @@ def frozen(app: Pixie) -> Pixie:
         (lambda app: frozen(app).after(a_def), "nothing is declared once"),
         (lambda app: frozen(app).error(404), "nothing is declared once"),
         (lambda app: frozen(app).mount("/a", Pixie()), "nothing is declared once"),
+        (
+            lambda app: frozen(app).filter("hex", "[0-9a-f]+"),
+            "the filter hex: nothing is declared once",
+        ),
         (lambda app: app.url_for("none"), "no route is named 'none'"),
     ],
 )

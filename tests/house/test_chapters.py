@@ -48,7 +48,6 @@ LARGE_FILES: Dict[str, int] = {}
 PRIVATE_REACHES: Dict[str, Set[str]] = {
     "launch": {"_args_from_interpreter_flags"},  # of subprocess; multiprocessing too
     "server/server": {"_socket", "_peeking"},
-    "middleware": {"_rest", "_first"},
 }
 
 # What is no chapter: it is not in the single file.

@@ -38,6 +38,7 @@ from pixie_web.protocol.http11 import (
     Head,
     RequestReader,
     Signal,
+    WireLimits,
     encode_chunk,
     is_header_block,
     parse_head,
@@ -135,7 +136,7 @@ def events_of(
     pieces: List[bytes], limits: Dict[str, int], eof: bool = True
 ) -> List[Event]:
     """Return what a reader makes of the pieces, those of one body joined."""
-    reader = RequestReader(**limits)
+    reader = RequestReader(WireLimits(**limits))
     most_kept = max(limits.values(), default=MAX_HEAD_BYTES)
 
     def events() -> Iterator[Event]:

@@ -27,6 +27,7 @@ from pixie_web.protocol.http11 import (
     Head,
     RequestReader,
     Signal,
+    WireLimits,
     encode_chunk,
     is_header_block,
     parse_head,
@@ -70,7 +71,9 @@ def parser(request):
 
 def events_of(pieces, *, eof=False, **limits):
     """Return what a reader makes of `pieces`: "GET /", b"body", "end", 400."""
-    events = events_from(Reader(**limits), [*pieces, None] if eof else pieces)
+    events = events_from(
+        Reader(WireLimits(**limits)), [*pieces, None] if eof else pieces
+    )
     return [in_short(event) for event in joined(events)]
 
 

@@ -16,7 +16,7 @@ from support import LOOPS, read_all, serve
 from test_conformance import PROGRAM, replies, request
 from test_wire import CHUNKED, GET, POST
 
-from pixie_web.protocol.http11 import RequestReader
+from pixie_web.protocol.http11 import RequestReader, WireLimits
 from pixie_web.server.listeners import tls_context
 
 # Hostile lengths, and slow heads ------------------------------------------------------
@@ -46,14 +46,7 @@ from pixie_web.server.listeners import tls_context
 def test_hostile_lines_are_read_in_linear_time(data: bytes) -> None:
     # With time that grows by the square, each of these would take hours.
     size = len(data)
-    reader = RequestReader(
-        max_request_line_bytes=size,
-        max_header_line_bytes=size,
-        max_headers=size,
-        max_head_bytes=size,
-        max_chunk_line_bytes=size,
-        max_extension_bytes=size,
-    )
+    reader = RequestReader(WireLimits(*[size] * 6))
     reader.feed(data)
     for event in (next_event(reader), next_event(reader)):
         assert getattr(event, "status", 400) in (400, 431, 501)

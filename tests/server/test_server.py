@@ -13,7 +13,6 @@ import re
 import select
 import signal
 import socket
-import struct
 import subprocess
 import sys
 import time
@@ -24,6 +23,7 @@ from pathlib import Path
 from typing import Any, Dict, Iterator, List, Optional, Tuple
 
 import pytest
+from pooling import reset, resident_bytes
 from shapes import module_of
 from support import (
     LOOPS,
@@ -209,19 +209,8 @@ def read_to_end(one: socket.socket) -> bytes:
     return b"".join(iter(lambda: one.recv(65_536), b""))
 
 
-def reset(one: socket.socket) -> None:
-    """Close a connection with a reset."""
-    one.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    one.close()
-
-
 def descriptors(server: Server) -> int:
     return len(os.listdir(f"/proc/{server.pid}/fd"))
-
-
-def resident_bytes(pid: int) -> int:
-    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE")
 
 
 def cpu_seconds(pid: int) -> float:

@@ -292,16 +292,6 @@ def test_a_refused_route_leaves_nothing_behind() -> None:
     assert made.allowed("/a") == ["GET", "HEAD", "OPTIONS"]
 
 
-def test_after_freeze_nothing_is_added() -> None:
-    made = router("GET /a")
-    made.freeze()
-    with pytest.raises(RouteError, match=r"frozen when the server starts.*'/b'"):
-        made.add("/b", ["GET"], "")
-    with pytest.raises(RouteError, match="frozen when the server starts"):
-        made.add_filter("hex", "[0-9a-f]+")
-    assert made.match("GET", "/a").target == "GET /a"
-
-
 # Filters ------------------------------------------------------------------------------
 
 

@@ -88,9 +88,9 @@ def encode_run(route: Route, number: int, request: Request) -> Tuple[bytes, byte
     flags = Flag.DEBUG if request.debug else 0
     if request.scheme == "https":
         flags |= Flag.HTTPS
-    body = request._body
-    if body is None:
-        assert request.body_file is not None
+    if request.body_file is None:
+        body = request.body
+    else:
         body = os.fsencode(request.body_file.path)
         flags |= Flag.SPOOLED
     head = request.head.raw
@@ -128,7 +128,7 @@ def decode_run(frame: bytes, flags: int) -> Request:
     if flags & Flag.SPOOLED:
         request.open_body(os.fsdecode(body))
     else:
-        request._body = body
+        request.body = body
     return request
 
 
@@ -192,27 +192,19 @@ class PoolOptions(NamedTuple):
     worker_memory_limit_bytes: int = 0  # who asks for more gets a MemoryError
 
 
-class Program:
+class Program(NamedTuple):
     """What a worker needs to know of the application.
 
     Forked workers inherit it; the others import it afresh, and tell main what they
     have found, so that none runs another handler than the one that was asked for.
     """
 
-    def __init__(
-        self,
-        routes: Sequence[Route],
-        answer: Answer,
-        on_worker_start: Sequence[Callable[[], object]],
-        on_worker_stop: Sequence[Callable[[], object]],
-        pool_starts: Mapping[str, Callable[[], object]],
-    ) -> None:
-        self.routes = routes
-        self.answer = answer
-        self.on_worker_start = on_worker_start
-        self.on_worker_stop = on_worker_stop
-        self.pool_starts = pool_starts  # the same, for the workers of one named pool
-        self.fresh = False  # imported by this process, not inherited from main
+    routes: Sequence[Route]
+    answer: Answer
+    on_worker_start: Sequence[Callable[[], object]]
+    on_worker_stop: Sequence[Callable[[], object]]
+    pool_starts: Mapping[str, Callable[[], object]]  # of the workers of a named pool
+    fresh: bool = False  # imported by this process, not inherited from main
 
     @property
     def table(self) -> bytes:

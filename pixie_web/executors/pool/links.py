@@ -12,6 +12,7 @@ from collections import deque
 from enum import Enum
 from typing import (
     Any,
+    AsyncIterator,
     Callable,
     ClassVar,
     Deque,
@@ -132,7 +133,7 @@ class Job:
             self.settle(error)
 
 
-class WorkerStream:
+class WorkerStream(AsyncIterator[bytes]):
     """The chunks that a worker sends, for whoever sends them on.
 
     Not pulling is the backpressure: main stops reading from the worker, whose next send
@@ -180,9 +181,6 @@ class WorkerStream:
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
-
-    def __aiter__(self) -> WorkerStream:
-        return self
 
     async def __anext__(self) -> bytes:
         while not self._chunks:

@@ -122,11 +122,6 @@ def prctl(option: int, argument: Any) -> None:
         pass
 
 
-def name_process(name: str) -> None:
-    """Set the name that `ps` and `top` show (Linux: 15 bytes)."""
-    prctl(15, name.encode()[:15])  # PR_SET_NAME
-
-
 def die_with_parent(pid: int) -> None:
     """Be killed when the zygote is killed (Linux); a belt beside the closed sockets."""
     prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
@@ -311,7 +306,6 @@ class Worker:
         proc_env.proc_type = ProcessType.pool
         proc_env.worker = setup["number"]
         proc_env.pool = None
-        name_process(f"pixie:worker {setup['number']}")
         self._send_log(setup)
         self._bound(setup)
         # Only main decides when to stop; a Ctrl-C or a supervisor's SIGTERM to the

@@ -53,7 +53,6 @@ from .worker import (
     do_nothing,
     fill_standard_descriptors,
     keep_log,
-    name_process,
     prctl,
     reopen_log_files,
 )
@@ -152,7 +151,6 @@ class Zygote:
 
     def serve(self) -> None:
         """Do as main says until it hangs up or dies; then end all workers."""
-        name_process("pixie:zygote")
         temporary_directory()
         # PR_SET_CHILD_SUBREAPER: orphans of handlers come here to be reaped
         prctl(36, 1)
