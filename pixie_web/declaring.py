@@ -146,6 +146,12 @@ def _paths(path: Any) -> List[str]:
     return paths
 
 
+def _verbs(method: Union[str, Iterable[str]], methods: object) -> Tuple[str, ...]:
+    if methods is not None:
+        raise RouteError(f"write method={methods!r}: one verb, or several")
+    return (method,) if isinstance(method, str) else tuple(method)
+
+
 class Declarations:
     """What a program has declared on one application; mounted ones have their own.
 
@@ -251,9 +257,7 @@ class Declarations:
             RouteError: what can't be, where it is written, saying what to write.
         """
         paths = _paths(path)
-        verbs = (method,) if isinstance(method, str) else tuple(method)
-        if methods is not None:
-            raise RouteError(f"write method={methods!r}: one verb, or several")
+        verbs = _verbs(method, methods)
         if not paths or not verbs:
             raise RouteError("a route needs a path and a method")
 
