@@ -34,7 +34,7 @@ from names import (
 from shapes import lone_file
 
 PACKAGE = pathlib.Path(__file__).resolve().parents[2] / "pixie_web"
-MAX_CODE_LINES = 9_195  # of all chapters, joined; raising it is noted in docs/design.md
+MAX_CODE_LINES = 9_060  # of all chapters, joined; raising it is noted in docs/design.md
 MAX_FUNCTION_LINES = 40  # of code, as the next one
 MAX_CLASS_LINES = 250
 MAX_FILE_LINES = 700  # all of them
@@ -47,7 +47,6 @@ LARGE_FILES: Dict[str, int] = {}
 # What a chapter reaches for that is private to another.
 PRIVATE_REACHES: Dict[str, Set[str]] = {
     "launch": {"_args_from_interpreter_flags"},  # of subprocess; multiprocessing too
-    "server/server": {"_socket", "_peeking"},
 }
 
 # What is no chapter: it is not in the single file.
