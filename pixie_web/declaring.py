@@ -117,13 +117,6 @@ def _check_triggers(triggers: Iterable[Handler], kind: str) -> Tuple[Handler, ..
     return tuple(_check_trigger(trigger, kind) for trigger in triggers)
 
 
-def _set_triggers(
-    route: Route, before: Iterable[Handler], after: Iterable[Handler]
-) -> None:
-    route.before = _check_triggers(before, "before")
-    route.after = _check_triggers(after, "after")
-
-
 class Triggers:
     """The before and after triggers of an application or a route, by where they run."""
 
@@ -151,6 +144,12 @@ def _paths(path: Any) -> List[str]:
     if not all(isinstance(one, str) for one in paths):
         raise RouteError(f'a path is text, such as "/page", got {path!r}')
     return paths
+
+
+def _verbs(method: Union[str, Iterable[str]], methods: object) -> Tuple[str, ...]:
+    if methods is not None:
+        raise RouteError(f"write method={methods!r}: one verb, or several")
+    return (method,) if isinstance(method, str) else tuple(method)
 
 
 class Declarations:
@@ -258,9 +257,7 @@ class Declarations:
             RouteError: what can't be, where it is written, saying what to write.
         """
         paths = _paths(path)
-        verbs = (method,) if isinstance(method, str) else tuple(method)
-        if methods is not None:
-            raise RouteError(f"write method={methods!r}: one verb, or several")
+        verbs = _verbs(method, methods)
         if not paths or not verbs:
             raise RouteError("a route needs a path and a method")
 
@@ -274,7 +271,8 @@ class Declarations:
                 _set_body(route, max_body_bytes, stream_body)
                 _set_heartbeat(route, heartbeat, heartbeat_seconds)
                 route.name = name or getattr(handler, "__name__", None)
-                _set_triggers(route, before, after)
+                route.before = _check_triggers(before, "before")
+                route.after = _check_triggers(after, "after")
                 self._add(route)
             return handler
 

@@ -62,6 +62,10 @@ class Listener:
         self._pause()
         self._socket.close()
 
+    def sockets(self) -> List[socket.socket]:
+        """Return its own, and those of clients that are not connected yet."""
+        return [self._socket, *self._peeking]
+
     def cut_off(self) -> None:
         """Drop whoever has been accepted, and has not come to be connected."""
         for one in list(self._peeking):

@@ -131,7 +131,7 @@ class Server:
         transports = [one.transport for one in self.connections]
         sockets = [one.get_extra_info("socket") for one in transports]
         for listener in self._listeners:
-            sockets += [listener._socket, *listener._peeking]
+            sockets += listener.sockets()
         return {one.fileno() for one in sockets if one is not None} - {-1}
 
     def bound_connections(self, workers: int) -> None:

@@ -47,7 +47,6 @@ LARGE_FILES: Dict[str, int] = {}
 # What a chapter reaches for that is private to another.
 PRIVATE_REACHES: Dict[str, Set[str]] = {
     "launch": {"_args_from_interpreter_flags"},  # of subprocess; multiprocessing too
-    "server/server": {"_socket", "_peeking"},
 }
 
 # What is no chapter: it is not in the single file.
