@@ -26,7 +26,7 @@ from .about import __version__, log
 from .errors import MissingExtra, PixieError
 from .executors.base import RouteType, bound_lines
 from .executors.local import Threads
-from .executors.pool.frames import PoolOptions, Program
+from .executors.pool.frames import PoolOptions, Program, cpu_count
 from .executors.pool.links import STOP_SECONDS
 from .executors.pool.pool import Pool
 from .executors.pool.worker import fill_standard_descriptors, keep_log, reopen_log_files
@@ -56,7 +56,7 @@ from .server.listeners import (
 )
 from .server.options import ServerOptions
 from .server.server import Server
-from .settings import check_no_loop_runs, cpu_count, import_ahead, read_settings, say
+from .settings import check_no_loop_runs, import_ahead, read_settings, say
 
 if TYPE_CHECKING:
     from .pixie import Pixie

@@ -25,6 +25,7 @@ from pixie_web.executors.pool.frames import (
     Flag,
     FrameType,
     PoolOptions,
+    cpu_count,
 )
 from pixie_web.executors.pool.links import STREAM_BUFFER_BYTES
 from pixie_web.executors.pool.pool import Pool
@@ -1196,6 +1197,123 @@ async def test_workers_start_on_demand_and_end_when_nobody_needs_them() -> None:
         await asyncio.sleep(100)
         assert sum(worker.hung_up for worker in stage.workers) == 2
         assert len(stage.workers) == 3
+
+
+@in_virtual_time
+async def test_workers_for_streams_boot_a_few_at_a_time() -> None:
+    async with played(workers=1, max_streams=6) as stage:
+        stage.pool.boots_at_once = 2
+        for _ in range(5):
+            stage.ask("/stream")
+        await quiet()
+        for started, running in ((2, 0), (3, 1), (4, 2), (5, 3), (5, 4), (5, 5)):
+            assert len(stage.workers) == started
+            assert sum(worker.is_busy for worker in stage.workers) == running
+            if running < 5:
+                stage.workers[running].ready()
+            await quiet()
+
+
+@in_virtual_time
+async def test_a_job_gets_the_first_worker_that_boots_and_streams_the_others() -> None:
+    async with played(workers=2, min_workers=1, max_streams=6) as stage:
+        stage.pool.boots_at_once = 2
+        for path in ["/stream"] * 4 + ["/pool"]:
+            stage.ask(path)
+        await quiet()
+        assert len(stage.workers) == 2
+        stage.workers[1].ready()
+        await quiet()
+        routes = [stage.routes[path].index for path in ("/pool", "/stream")]
+        assert [job.route for job in stage.workers[1].jobs] == routes[:1]
+        assert len(stage.workers) == 3
+        stage.workers[0].ready()
+        await quiet()
+        assert [job.route for job in stage.workers[0].jobs] == routes[1:]
+        assert len(stage.workers) == 4
+
+
+@in_virtual_time
+async def test_workers_for_jobs_boot_at_once_and_those_for_streams_after_them() -> None:
+    async with played(workers=3, min_workers=1, max_streams=6) as stage:
+        stage.pool.boots_at_once = 2
+        for path in ["/stream"] * 3 + ["/pool"] * 3:
+            stage.ask(path)
+        await quiet()
+        assert len(stage.workers) == 3
+        stage.workers[0].ready()
+        await quiet()
+        assert len(stage.workers) == 3  # two that boot are as many as may
+        stage.workers[1].ready()
+        await quiet()
+        assert len(stage.workers) == 4
+        assert stage.counts == {"busy": 3, "streams": 3, "waiting": 4}
+
+
+@in_virtual_time
+async def test_a_worker_for_a_stream_that_can_not_boot_is_replaced_by_the_next() -> (
+    None
+):
+    async with played(workers=1, max_streams=6) as stage:
+        stage.pool.boots_at_once = 1
+        await stage.booted(1)
+        for _ in range(3):
+            stage.ask("/stream")
+        await quiet()
+        for count in (2, 3, 4):
+            assert len(stage.workers) == count
+            stage.worker().end(EXIT_1)
+            await asyncio.sleep(10)
+
+
+@in_virtual_time
+async def test_a_worker_that_has_done_a_job_stays_for_the_next_while_others_boot() -> (
+    None
+):
+    async with played(workers=1, max_streams=6) as stage:
+        stage.pool.boots_at_once = 1
+        (warm,) = await stage.booted(1)
+        first = stage.ask("/pool")
+        for _ in range(3):
+            stage.ask("/stream")
+        await quiet()
+        assert len(stage.workers) == 2
+        for asked in (first, stage.ask("/pool"), stage.ask("/pool")):
+            await quiet()
+            assert len(stage.workers) == 2
+            warm.respond()
+            await asked
+        for count in (3, 3):  # the idle one is for the last stream, then
+            stage.worker().ready()
+            await quiet()
+            assert len(stage.workers) == count
+        assert stage.counts == {"busy": 0, "streams": 3, "waiting": 0}
+        assert [len(worker.jobs) for worker in stage.workers] == [4, 1, 1]
+
+
+@in_virtual_time
+async def test_a_stream_gets_the_worker_that_is_idle_when_its_own_can_not_boot() -> (
+    None
+):
+    async with played(workers=1, max_streams=6) as stage:
+        stage.pool.boots_at_once = 1
+        (warm,) = await stage.booted(1)
+        stage.ask("/pool")
+        stage.ask("/stream")
+        await quiet()
+        warm.respond()
+        await quiet()
+        assert stage.counts == {"busy": 0, "streams": 1, "waiting": 1}
+        stage.worker().end(EXIT_1)
+        await quiet()
+        assert stage.counts == {"busy": 0, "streams": 1, "waiting": 0}
+        assert len(warm.jobs) == 2
+
+
+@in_virtual_time
+async def test_as_many_boot_for_streams_as_there_are_cpus() -> None:
+    pool = Pool(application().freeze(), PoolOptions(workers=1), "exec")
+    assert pool.boots_at_once == cpu_count() >= 1
 
 
 @in_virtual_time

@@ -331,6 +331,7 @@ class Stage:
         self._its_hand.set_inheritable(True)
         settings = PoolOptions(**options)
         self.pool = Pool(program, settings, "exec", self._launch)
+        self.pool.boots_at_once = 100  # whatever machine this is
 
     def _launch(self) -> Launch:
         if not self.launches:
