@@ -12,13 +12,17 @@ import logging
 import os
 import signal
 import sys
-from typing import Callable, Dict, List, Tuple
+import threading
+import time
+from functools import partial
+from typing import Any, Callable, Dict, List, Tuple
 
 import pytest
 from played_workers import PlayedWorker, Stage, application, played
 from virtual_time import in_virtual_time, quiet, seconds
 
 from pixie_web import ClientDisconnected, HTTPError, PixieError, Request, Response
+from pixie_web.executors.pool import recycling
 from pixie_web.executors.pool.frames import (
     FRAME,
     RESULT,
@@ -1396,10 +1400,77 @@ async def test_one_is_replaced_at_a_time() -> None:
 async def test_who_has_too_much_memory_does_not_wait_for_its_replacement() -> None:
     async with played(max_worker_bytes=1) as stage:
         (old,) = await stage.booted(1)
-        stage.zygotes[0].started(old.number, stage.zygotes[0].pid)
+        stage.pool._recycler.memory.note({old.number: 1}, 0.0)
         await serve_one(stage)
         assert old.hung_up
         assert len(stage.workers) == 2
+
+
+class ThreadAtOnce:
+    """A thread that has done its work when it has been started."""
+
+    def __init__(self, target: Callable[..., None], args: Any, daemon: bool) -> None:
+        self.start = partial(target, *args)
+
+
+@pytest.mark.parametrize(
+    "bound, asked, each_second",
+    [(0, False, [1, 0, 0]), (0, True, [1, 0, 1]), (1 << 40, False, [1, 1, 1])],
+)
+@in_virtual_time
+async def test_memory_is_looked_at_once_a_second_where_somebody_wants_to_know(
+    bound: int, asked: bool, each_second: List[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: List[int] = []
+    told = {"memory_bytes": 0}
+
+    def look(pid: int) -> int:
+        looks.append(pid)
+        return 1000 + len(looks)
+
+    monkeypatch.setattr(threading, "Thread", ThreadAtOnce)
+    monkeypatch.setattr(recycling, "private_bytes", look)
+    monkeypatch.setattr(time, "thread_time", lambda: 0.001)
+    async with played(max_worker_bytes=bound) as stage:
+        (worker,) = await stage.booted(1)
+        stage.zygotes[0].started(worker.number, stage.zygotes[0].pid)
+        found = []
+        await asyncio.sleep(0.5)
+        for _ in each_second[:2]:
+            looks.clear()
+            await asyncio.sleep(1)
+            found.append(len(looks))
+        if asked:
+            (told,) = stage.pool.stats()["workers"]
+        looks.clear()
+        await asyncio.sleep(50)
+        assert [*found, round(len(looks) / 50)] == each_second
+        assert not asked or told["memory_bytes"] == 1001
+        await asyncio.sleep(20)
+        looks.clear()
+        await asyncio.sleep(10)
+        assert len(looks) == (10 if bound else 0)
+
+
+@pytest.mark.parametrize("took, pause", [(0.01, 1), (0.5, 10)])
+@in_virtual_time
+async def test_a_look_at_memory_takes_at_most_a_twentieth_of_a_cpu(
+    took: float, pause: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: List[float] = []
+
+    def look(pid: int) -> int:
+        looks.append(seconds())
+        return 1
+
+    monkeypatch.setattr(threading, "Thread", ThreadAtOnce)
+    monkeypatch.setattr(recycling, "private_bytes", look)
+    monkeypatch.setattr(time, "thread_time", lambda: took)
+    async with played(max_worker_bytes=1 << 40) as stage:
+        (worker,) = await stage.booted(1)
+        stage.zygotes[0].started(worker.number, stage.zygotes[0].pid)
+        await asyncio.sleep(25)
+    assert looks[1] - looks[0] == pytest.approx(pause, abs=0.01)
 
 
 @in_virtual_time

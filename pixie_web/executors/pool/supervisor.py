@@ -11,7 +11,7 @@ from typing import Any, Callable, Dict, List, Optional, Sequence, Set
 from ...about import log
 from ...errors import AnswerLost, PixieError
 from .frames import PoolOptions, Program, cpu_count
-from .links import STOP_SECONDS, Job, Retirement, WorkerLink, resident_bytes
+from .links import STOP_SECONDS, Job, Retirement, WorkerLink
 from .recycling import Recycler
 from .scheduler import CRASH_REST_SECONDS, Scheduler
 from .zygote import EXITED, SIGNAL, Launch, ZygoteLink, exec_zygote, fork_zygote
@@ -35,7 +35,7 @@ def exit_cause(status: int) -> str:
     return signal.Signals(number).name if known else f"signal {number}"
 
 
-def worker_stats(worker: WorkerLink) -> Dict[str, Any]:
+def worker_stats(worker: WorkerLink, memory_bytes: int) -> Dict[str, Any]:
     """Return what can be told of a worker, for `Application.stats`."""
     now, job = time.monotonic(), worker.job
     return {
@@ -46,7 +46,7 @@ def worker_stats(worker: WorkerLink) -> Dict[str, Any]:
         "run_seconds": job and now - job.started,
         "age_seconds": now - worker.born,
         "tasks": worker.tasks,
-        "memory_bytes": resident_bytes(worker.pid),
+        "memory_bytes": memory_bytes,
     }
 
 
