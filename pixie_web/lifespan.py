@@ -10,7 +10,7 @@ from typing import Any, Dict, Mapping, Sequence, cast
 from .about import log
 from .application import Application
 from .executors.dispatch import EXECUTORS
-from .executors.pool.frames import PoolOptions, Program
+from .executors.pool.frames import PoolOptions, Program, cpu_count
 from .executors.pool.links import STOP_SECONDS
 from .executors.pool.pool import Pool
 from .executors.pool.worker import fill_standard_descriptors, keep_log
@@ -22,7 +22,7 @@ from .executors.pool.zygote import (
 from .forks import this_process
 from .launch import apply_settings, configure_logging, describe_launch
 from .protocol.multipart import FormLimits
-from .settings import cpu_count, import_ahead, read_settings
+from .settings import import_ahead, read_settings
 
 
 class Lifespan:

@@ -488,6 +488,9 @@ def log_failure(request: Request, error: BaseException, midway: bool = False) ->
     if isinstance(error, AttributeError) and "'Request' object has no" in str(error):
         # PERF: said here, and not by a __setattr__, which would cost each request 8 us.
         error.args = (f"{error}; values of your own go into env.context, a dict",)
+    if isinstance(error, RuntimeError) and "can't start new thread" in str(error):
+        hint = "worker_memory_limit_bytes counts stacks, see threading.stack_size"
+        error.args = (f"{error}; {hint}",)
     route = request.route
     where = f" in {route.path} ({route.placement.name})" if route is not None else ""
     where += ", in the middle of its answer" if midway else ""

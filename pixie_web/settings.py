@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import sys
 from typing import Any, Dict, Mapping
 
@@ -124,21 +123,6 @@ def read_settings(
         known = ", ".join(AccessRecord.ITEMS)
         raise PixieError(f"access_log_format has {error!r}; it knows {known}") from None
     return settings
-
-
-def cpu_count() -> int:
-    """Return how many CPUs this process may use: affinity and cgroup quota."""
-    try:
-        count = len(os.sched_getaffinity(0))
-    except AttributeError:
-        count = os.cpu_count() or 1
-    try:
-        with open("/sys/fs/cgroup/cpu.max") as file:
-            quota, period = file.read().split()
-        count = min(count, max(1, int(int(quota) / int(period) + 0.5)))
-    except (OSError, ValueError):
-        pass  # no cgroup, or "max": no quota
-    return count
 
 
 def import_ahead() -> None:

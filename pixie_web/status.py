@@ -149,7 +149,7 @@ def pool_lines(pools: List[Mapping[str, Any]]) -> Iterator[str]:
         used = sum(worker["memory_bytes"] for worker in pool["workers"])
         memory.append(("", labelled(pool=name), used))
     yield from metric("pixie_web_workers", "gauge", "Workers by state.", states)
-    text = "Resident memory of the workers, what they share counted for each."
+    text = "Memory of the workers that they share with no other process."
     yield from metric("pixie_web_worker_memory_bytes", "gauge", text, memory)
 
 

@@ -100,7 +100,7 @@ TABLE = """
      test_pool_attacks.test_answers_and_streams_are_right_whatever_is_replaced_or_dies
  9 a worker for two tasks each: all that waits is answered
      test_pool_life.test_workers_are_replaced_after_so_many_tasks
- 9 a leak: no failure, and no more memory than the bound and one request
+ 9 a leak: no failure, and who has more memory than the bound is replaced
      test_pool_life.test_workers_are_replaced_when_they_have_too_much_memory
  9 one is replaced at a time, and the new one is ready first
      test_acceptance.test_one_worker_is_replaced_at_a_time

@@ -10,7 +10,7 @@ import sys
 import time
 from functools import partial
 from pathlib import Path
-from typing import Any, Dict, List, Set
+from typing import Any, Dict, List
 
 import pytest
 from pooling import (
@@ -19,7 +19,6 @@ from pooling import (
     ask,
     asking,
     directory,
-    figure,
     is_idle,
     make,
     resident_bytes,
@@ -40,6 +39,7 @@ from support import (
 
 from pixie_web import Pixie, RouteError, RouteType
 from pixie_web.executors.base import Route
+from pixie_web.executors.pool.recycling import private_bytes
 from pixie_web.executors.pool.scheduler import CRASH_REST_SECONDS, Breaker
 from pixie_web.executors.pool.supervisor import boot_delay_seconds
 from pixie_web.executors.pool.worker import reopen_log_files
@@ -167,21 +167,69 @@ def test_workers_are_replaced_when_they_have_too_much_memory(
 ) -> None:
     settings: Dict[str, Any] = {"loop": loop, "pool_start": start, "workers": 1}
     with serve(LEAKING, max_worker_bytes=60_000_000, **settings) as server:
-        most = requests = 0
-        seen: Set[str] = set()
-        while len(seen) < how_many(start, 3, 60):
-            requests += 1
-            status, pid = ask(server, "/leak")
-            assert status == 200
-            seen.add(pid)
-            if process_is_alive(int(pid)):
-                try:
-                    most = max(most, resident_bytes(int(pid)))
-                except FileNotFoundError:
-                    pass
-        figure("a leak", most_bytes=most, requests=requests)
-        # Its bound and one request, of 1 MiB; what the allocator rounds up.
-        assert 40_000_000 < most < 63_000_000
+        for _ in range(how_many(start, 2, 20)):
+            pid = ask(server, "/pid")[1]
+            for _ in range(30):  # with what it began with, less than nine tenths
+                assert ask(server, "/leak") == (200, pid)
+            for _ in range(40):  # more than its bound
+                if ask(server, "/leak")[1] != pid:
+                    break
+            wait_for(partial(is_gone, pid), "one that has too much is replaced")
+
+
+def is_gone(pid: str) -> bool:
+    return not process_is_alive(int(pid))
+
+
+SHARING = """
+import os
+from pixie_web import app, route, run, RouteType
+
+SHARED = b"x" * 100_000_000
+
+@route("/pid")
+def pid(env):
+    return str(os.getpid())
+
+@route("/memory", RouteType.sync)
+def memory(env):
+    return [one["memory_bytes"] for one in app.stats()["pools"][0]["workers"]]
+
+if __name__ == "__main__":
+    run()
+"""
+
+
+def test_memory_that_workers_share_does_not_count() -> None:
+    with serve(SHARING, workers=1, max_worker_bytes=60_000_000) as server:
+
+        def known() -> bool:
+            return all(server.get("/memory").json)
+
+        pid = ask(server, "/pid")
+        wait_for(known, "it is looked at")
+        assert (
+            max(server.get("/memory").json) < 50_000_000 < resident_bytes(int(pid[1]))
+        )
+        assert ask(server, "/pid") == pid
+
+
+def test_private_memory_is_what_no_file_backs_where_the_kernel_does_not_say_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(path: str, *args: Any) -> Any:
+        if path.endswith("/smaps_rollup"):
+            raise PermissionError(path)
+        return real_open(path, *args)
+
+    real_open = open
+    exactly = private_bytes(os.getpid())
+    kept = b"x" * 50_000_000
+    assert 45_000_000 < private_bytes(os.getpid()) - exactly < 60_000_000
+    monkeypatch.setattr("builtins.open", refuse)
+    roughly = private_bytes(os.getpid())
+    assert len(kept) < roughly < resident_bytes(os.getpid())
+    assert private_bytes(1 << 30) == 0  # no such process
 
 
 def test_workers_are_replaced_when_they_are_old() -> None:
@@ -274,6 +322,33 @@ def test_a_handler_that_asks_for_too_much_memory_gets_an_error() -> None:
         server.wait_for_log("MemoryError")
         assert ask(server, "/pid") == before
 
+
+def test_threads_that_find_no_room_for_their_stacks_say_which_limit_counts_them() -> (
+    None
+):
+    limited = PROGRAM.replace(
+        "def out_of_memory(env):", "def out_of_memory(env):\n    return crowd(env)"
+    ).replace('@route("/memory")', CROWD + '\n@route("/memory")')
+    limit = 200_000_000
+    with serve(limited, workers=1, worker_memory_limit_bytes=limit) as server:
+        assert server.get("/memory").status == 500
+        server.wait_for_log("can't start new thread; worker_memory_limit_bytes counts")
+        assert server.get("/memory?stack=1").text == "60"
+
+
+CROWD = """
+def crowd(env):
+    import threading
+    threading.stack_size(int(env.query.get("stack", "8")) << 20)
+    enough = threading.Event()
+    threads = [threading.Thread(target=enough.wait) for _ in range(60)]
+    try:
+        for one in threads:
+            one.start()
+    finally:
+        enough.set()
+    return str(len(threads))
+"""
 
 HUNGRY = """
 def hungry():

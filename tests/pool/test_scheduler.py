@@ -12,19 +12,24 @@ import logging
 import os
 import signal
 import sys
-from typing import Callable, Dict, List, Tuple
+import threading
+import time
+from functools import partial
+from typing import Any, Callable, Dict, List, Tuple
 
 import pytest
 from played_workers import PlayedWorker, Stage, application, played
 from virtual_time import in_virtual_time, quiet, seconds
 
 from pixie_web import ClientDisconnected, HTTPError, PixieError, Request, Response
+from pixie_web.executors.pool import recycling
 from pixie_web.executors.pool.frames import (
     FRAME,
     RESULT,
     Flag,
     FrameType,
     PoolOptions,
+    cpu_count,
 )
 from pixie_web.executors.pool.links import STREAM_BUFFER_BYTES
 from pixie_web.executors.pool.pool import Pool
@@ -1199,6 +1204,123 @@ async def test_workers_start_on_demand_and_end_when_nobody_needs_them() -> None:
 
 
 @in_virtual_time
+async def test_workers_for_streams_boot_a_few_at_a_time() -> None:
+    async with played(workers=1, max_streams=6) as stage:
+        stage.pool.boots_at_once = 2
+        for _ in range(5):
+            stage.ask("/stream")
+        await quiet()
+        for started, running in ((2, 0), (3, 1), (4, 2), (5, 3), (5, 4), (5, 5)):
+            assert len(stage.workers) == started
+            assert sum(worker.is_busy for worker in stage.workers) == running
+            if running < 5:
+                stage.workers[running].ready()
+            await quiet()
+
+
+@in_virtual_time
+async def test_a_job_gets_the_first_worker_that_boots_and_streams_the_others() -> None:
+    async with played(workers=2, min_workers=1, max_streams=6) as stage:
+        stage.pool.boots_at_once = 2
+        for path in ["/stream"] * 4 + ["/pool"]:
+            stage.ask(path)
+        await quiet()
+        assert len(stage.workers) == 2
+        stage.workers[1].ready()
+        await quiet()
+        routes = [stage.routes[path].index for path in ("/pool", "/stream")]
+        assert [job.route for job in stage.workers[1].jobs] == routes[:1]
+        assert len(stage.workers) == 3
+        stage.workers[0].ready()
+        await quiet()
+        assert [job.route for job in stage.workers[0].jobs] == routes[1:]
+        assert len(stage.workers) == 4
+
+
+@in_virtual_time
+async def test_workers_for_jobs_boot_at_once_and_those_for_streams_after_them() -> None:
+    async with played(workers=3, min_workers=1, max_streams=6) as stage:
+        stage.pool.boots_at_once = 2
+        for path in ["/stream"] * 3 + ["/pool"] * 3:
+            stage.ask(path)
+        await quiet()
+        assert len(stage.workers) == 3
+        stage.workers[0].ready()
+        await quiet()
+        assert len(stage.workers) == 3  # two that boot are as many as may
+        stage.workers[1].ready()
+        await quiet()
+        assert len(stage.workers) == 4
+        assert stage.counts == {"busy": 3, "streams": 3, "waiting": 4}
+
+
+@in_virtual_time
+async def test_a_worker_for_a_stream_that_can_not_boot_is_replaced_by_the_next() -> (
+    None
+):
+    async with played(workers=1, max_streams=6) as stage:
+        stage.pool.boots_at_once = 1
+        await stage.booted(1)
+        for _ in range(3):
+            stage.ask("/stream")
+        await quiet()
+        for count in (2, 3, 4):
+            assert len(stage.workers) == count
+            stage.worker().end(EXIT_1)
+            await asyncio.sleep(10)
+
+
+@in_virtual_time
+async def test_a_worker_that_has_done_a_job_stays_for_the_next_while_others_boot() -> (
+    None
+):
+    async with played(workers=1, max_streams=6) as stage:
+        stage.pool.boots_at_once = 1
+        (warm,) = await stage.booted(1)
+        first = stage.ask("/pool")
+        for _ in range(3):
+            stage.ask("/stream")
+        await quiet()
+        assert len(stage.workers) == 2
+        for asked in (first, stage.ask("/pool"), stage.ask("/pool")):
+            await quiet()
+            assert len(stage.workers) == 2
+            warm.respond()
+            await asked
+        for count in (3, 3):  # the idle one is for the last stream, then
+            stage.worker().ready()
+            await quiet()
+            assert len(stage.workers) == count
+        assert stage.counts == {"busy": 0, "streams": 3, "waiting": 0}
+        assert [len(worker.jobs) for worker in stage.workers] == [4, 1, 1]
+
+
+@in_virtual_time
+async def test_a_stream_gets_the_worker_that_is_idle_when_its_own_can_not_boot() -> (
+    None
+):
+    async with played(workers=1, max_streams=6) as stage:
+        stage.pool.boots_at_once = 1
+        (warm,) = await stage.booted(1)
+        stage.ask("/pool")
+        stage.ask("/stream")
+        await quiet()
+        warm.respond()
+        await quiet()
+        assert stage.counts == {"busy": 0, "streams": 1, "waiting": 1}
+        stage.worker().end(EXIT_1)
+        await quiet()
+        assert stage.counts == {"busy": 0, "streams": 1, "waiting": 0}
+        assert len(warm.jobs) == 2
+
+
+@in_virtual_time
+async def test_as_many_boot_for_streams_as_there_are_cpus() -> None:
+    pool = Pool(application().freeze(), PoolOptions(workers=1), "exec")
+    assert pool.boots_at_once == cpu_count() >= 1
+
+
+@in_virtual_time
 async def test_the_one_that_was_busy_last_is_taken_first() -> None:
     async with played(workers=3) as stage:
         one, two, three = await stage.booted(3)
@@ -1278,10 +1400,77 @@ async def test_one_is_replaced_at_a_time() -> None:
 async def test_who_has_too_much_memory_does_not_wait_for_its_replacement() -> None:
     async with played(max_worker_bytes=1) as stage:
         (old,) = await stage.booted(1)
-        stage.zygotes[0].started(old.number, stage.zygotes[0].pid)
+        stage.pool._recycler.memory.note({old.number: 1}, 0.0)
         await serve_one(stage)
         assert old.hung_up
         assert len(stage.workers) == 2
+
+
+class ThreadAtOnce:
+    """A thread that has done its work when it has been started."""
+
+    def __init__(self, target: Callable[..., None], args: Any, daemon: bool) -> None:
+        self.start = partial(target, *args)
+
+
+@pytest.mark.parametrize(
+    "bound, asked, each_second",
+    [(0, False, [1, 0, 0]), (0, True, [1, 0, 1]), (1 << 40, False, [1, 1, 1])],
+)
+@in_virtual_time
+async def test_memory_is_looked_at_once_a_second_where_somebody_wants_to_know(
+    bound: int, asked: bool, each_second: List[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: List[int] = []
+    told = {"memory_bytes": 0}
+
+    def look(pid: int) -> int:
+        looks.append(pid)
+        return 1000 + len(looks)
+
+    monkeypatch.setattr(threading, "Thread", ThreadAtOnce)
+    monkeypatch.setattr(recycling, "private_bytes", look)
+    monkeypatch.setattr(time, "thread_time", lambda: 0.001)
+    async with played(max_worker_bytes=bound) as stage:
+        (worker,) = await stage.booted(1)
+        stage.zygotes[0].started(worker.number, stage.zygotes[0].pid)
+        found = []
+        await asyncio.sleep(0.5)
+        for _ in each_second[:2]:
+            looks.clear()
+            await asyncio.sleep(1)
+            found.append(len(looks))
+        if asked:
+            (told,) = stage.pool.stats()["workers"]
+        looks.clear()
+        await asyncio.sleep(50)
+        assert [*found, round(len(looks) / 50)] == each_second
+        assert not asked or told["memory_bytes"] == 1001
+        await asyncio.sleep(20)
+        looks.clear()
+        await asyncio.sleep(10)
+        assert len(looks) == (10 if bound else 0)
+
+
+@pytest.mark.parametrize("took, pause", [(0.01, 1), (0.5, 10)])
+@in_virtual_time
+async def test_a_look_at_memory_takes_at_most_a_twentieth_of_a_cpu(
+    took: float, pause: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: List[float] = []
+
+    def look(pid: int) -> int:
+        looks.append(seconds())
+        return 1
+
+    monkeypatch.setattr(threading, "Thread", ThreadAtOnce)
+    monkeypatch.setattr(recycling, "private_bytes", look)
+    monkeypatch.setattr(time, "thread_time", lambda: took)
+    async with played(max_worker_bytes=1 << 40) as stage:
+        (worker,) = await stage.booted(1)
+        stage.zygotes[0].started(worker.number, stage.zygotes[0].pid)
+        await asyncio.sleep(25)
+    assert looks[1] - looks[0] == pytest.approx(pause, abs=0.01)
 
 
 @in_virtual_time

@@ -26,7 +26,8 @@ from support import (
 
 import pixie_web
 from pixie_web import Pixie, PixieError
-from pixie_web.settings import DEFAULT_SETTINGS, cpu_count, read_settings
+from pixie_web.executors.pool.frames import cpu_count
+from pixie_web.settings import DEFAULT_SETTINGS, read_settings
 
 SEED = """\
 from pixie_web import route, run, Response, RouteType, proc_env

@@ -329,7 +329,9 @@ class Stage:
         self.table = program.table
         self._hand, self._its_hand = socket.socketpair()
         self._its_hand.set_inheritable(True)
-        self.pool = Pool(program, PoolOptions(**options), "exec", self._launch)
+        settings = PoolOptions(**options)
+        self.pool = Pool(program, settings, "exec", self._launch)
+        self.pool.boots_at_once = 100  # whatever machine this is
 
     def _launch(self) -> Launch:
         if not self.launches:

@@ -172,6 +172,21 @@ LOST_WARNING = (
 )
 
 
+def cpu_count() -> int:
+    """Return how many CPUs this process may use: affinity and cgroup quota."""
+    try:
+        count = len(os.sched_getaffinity(0))
+    except AttributeError:
+        count = os.cpu_count() or 1
+    try:
+        with open("/sys/fs/cgroup/cpu.max") as file:
+            quota, period = file.read().split()
+        count = min(count, max(1, int(int(quota) / int(period) + 0.5)))
+    except (OSError, ValueError):
+        pass  # no cgroup, or "max": no quota
+    return count
+
+
 class PoolOptions(NamedTuple):
     """How a pool is run; arguments of run(), and of app.pool() for one more."""
 

@@ -40,6 +40,8 @@ class Pool(Supervisor):
     def stats(self) -> Dict[str, Any]:
         """Return its bounds, counts and workers, for `Application.stats`."""
         scheduler, crashes = self.scheduler, dict(self.deaths)
+        memory, workers = self._recycler.memory, list(self.workers.values())
+        memory.ask()
         return {
             "size": self.size,
             "busy": scheduler.jobs.taken,
@@ -50,7 +52,7 @@ class Pool(Supervisor):
             "started": self.started,
             "kills": crashes.pop("", 0),
             "crashes": crashes,
-            "workers": [worker_stats(one) for one in list(self.workers.values())],
+            "workers": [worker_stats(one, memory.bytes_of(one)) for one in workers],
         }
 
     async def run(self, route: Route, request: Request) -> Response:

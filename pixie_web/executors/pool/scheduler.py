@@ -197,6 +197,11 @@ class Scheduler:
         return self.jobs.taken + self.streams.taken
 
     @property
+    def admitted_streams(self) -> int:
+        """How many streams have a slot, and wait for a worker."""
+        return sum(job.is_stream for job in self._admitted)
+
+    @property
     def all_waiting(self) -> int:
         """How many jobs have no worker."""
         return self.waiting + len(self._admitted)
@@ -297,11 +302,22 @@ class Scheduler:
                 self._admit(line, job)
                 line = slots.next_line()
 
-    def employ(self, worker: WorkerLink) -> bool:
-        """Give a free worker a job that waits for one; return whether there was one."""
+    def employ(self, worker: WorkerLink, for_streams: bool) -> bool:
+        """Give a free worker a job that waits for one, or else a stream that does.
+
+        Args:
+            for_streams: a stream may have it.
+
+        Returns:
+            bool: whether there was one.
+        """
         if not self._admitted:
             return False
-        self._start(worker, self._admitted.popleft())
+        job = min(self._admitted, key=lambda job: job.is_stream)  # the first such
+        if job.is_stream and not for_streams:
+            return False
+        self._admitted.remove(job)
+        self._start(worker, job)
         return True
 
     # What does not come to its start.

@@ -10,8 +10,8 @@ from typing import Any, Callable, Dict, List, Optional, Sequence, Set
 
 from ...about import log
 from ...errors import AnswerLost, PixieError
-from .frames import PoolOptions, Program
-from .links import STOP_SECONDS, Job, Retirement, WorkerLink, resident_bytes
+from .frames import PoolOptions, Program, cpu_count
+from .links import STOP_SECONDS, Job, Retirement, WorkerLink
 from .recycling import Recycler
 from .scheduler import CRASH_REST_SECONDS, Scheduler
 from .zygote import EXITED, SIGNAL, Launch, ZygoteLink, exec_zygote, fork_zygote
@@ -35,7 +35,7 @@ def exit_cause(status: int) -> str:
     return signal.Signals(number).name if known else f"signal {number}"
 
 
-def worker_stats(worker: WorkerLink) -> Dict[str, Any]:
+def worker_stats(worker: WorkerLink, memory_bytes: int) -> Dict[str, Any]:
     """Return what can be told of a worker, for `Application.stats`."""
     now, job = time.monotonic(), worker.job
     return {
@@ -46,7 +46,7 @@ def worker_stats(worker: WorkerLink) -> Dict[str, Any]:
         "run_seconds": job and now - job.started,
         "age_seconds": now - worker.born,
         "tasks": worker.tasks,
-        "memory_bytes": resident_bytes(worker.pid),
+        "memory_bytes": memory_bytes,
     }
 
 
@@ -86,6 +86,21 @@ def difference(expected: bytes, found: bytes) -> str:
     return next(
         (f"{new} in place of {old}" for old, new in lines if old != new), "none"
     )
+
+
+def kill_group(worker: WorkerLink) -> None:
+    """Kill a worker whose zygote has died, with all that it has started."""
+    try:
+        if worker.pid:
+            os.killpg(worker.pid, signal.SIGKILL)
+    except OSError:
+        pass  # the kernel was faster: die_with_parent
+
+
+def has_place(worker: WorkerLink) -> bool:
+    """Return whether no other is to be started in place of a worker."""
+    leaves = worker.state == "dying" and worker.slot_is_stream is None
+    return not (leaves or worker.last_job)
 
 
 class BootPace:
@@ -128,6 +143,7 @@ class Supervisor:
         idle: last in, first out: the caches of the last one are warm.
         deaths: of workers, by cause; "" is main's order.
         started: how many workers there have been.
+        boots_at_once: how many workers may boot while one more would be for a stream.
     """
 
     def __init__(
@@ -148,6 +164,7 @@ class Supervisor:
         self.idle: List[WorkerLink] = []
         self.deaths: Dict[str, int] = {}
         self.started = 0
+        self.boots_at_once = cpu_count()
         self._sweeper: Optional[asyncio.TimerHandle] = None
         self._program = program
         self._start_by = start_by
@@ -286,18 +303,11 @@ class Supervisor:
         if not zygote.proven:
             self._pace.failed()
         for worker in list(self.workers.values()):
-            self._lose_to_zygote(worker)
+            kill_group(worker)
+            worker.lose(Retirement.orphaned)
+            self._exited(worker.number, signal.SIGKILL)
         if not self._closing:
             self._loop.call_later(self._pace.delay_seconds, self._renew_zygote)
-
-    def _lose_to_zygote(self, worker: WorkerLink) -> None:
-        try:
-            if worker.pid:
-                os.killpg(worker.pid, signal.SIGKILL)
-        except OSError:
-            pass  # the kernel was faster: die_with_parent
-        worker.lose(Retirement.orphaned)
-        self._exited(worker.number, signal.SIGKILL)
 
     def _renew_zygote(self) -> None:
         if self._closing:
@@ -324,17 +334,18 @@ class Supervisor:
     def _missing(self) -> int:
         """Return how many workers to start: one for each slot taken, and at least some.
 
-        While one is being replaced, it is one more.
+        While one is being replaced, it is one more. Those for streams boot behind the
+        others and a few at a time: twenty at once would have a job wait for them all.
         """
         if self._closing or self._zygote is None:
             return 0
         recycler, scheduler = self._recycler, self.scheduler
+        there = self._starting + sum(map(has_place, self.workers.values()))
+        there -= recycler.extra
+        urgent = max(recycler.least, scheduler.taken - scheduler.admitted_streams)
         wanted = max(recycler.least, scheduler.taken)
-        wanted += recycler.extra - self._starting
-        for worker in self.workers.values():
-            leaves = worker.state == "dying" and worker.slot_is_stream is None
-            wanted -= not (leaves or worker.last_job)
-        return wanted
+        rest = min(wanted - there, self.boots_at_once - self._booting())
+        return max(urgent - there, rest)
 
     def _ensure_workers(self) -> None:
         for _ in range(self._missing()):
@@ -365,8 +376,10 @@ class Supervisor:
             return
         self._pace.succeeded()
         worker.accept()
-        self._put_to_work(worker)
+        self._put_to_work(worker, True)
         self._recycler.take_over(worker)
+        self._ensure_workers()  # of those for streams the next one may boot
+        self._lend()
 
     # Workers that work.
 
@@ -377,12 +390,25 @@ class Supervisor:
         self._ensure_workers()
         return None
 
-    def _put_to_work(self, worker: WorkerLink) -> None:
+    def _put_to_work(self, worker: WorkerLink, for_streams: bool) -> None:
         if worker.ended or self._closing:
             worker.retire(Retirement.replaced)
-        elif not self.scheduler.employ(worker):
+        elif not self.scheduler.employ(worker, for_streams):
             worker.rest()
             self.idle.append(worker)
+
+    def _lend(self) -> None:
+        """Give idle workers to streams that no worker boots for.
+
+        While one boots, those that have done a job stay for the next one: it would
+        have to wait for a boot itself.
+        """
+        while self.idle and self.scheduler.admitted_streams and not self._booting():
+            self._put_to_work(self.idle.pop(), True)
+
+    def _booting(self) -> int:
+        states = [worker.state for worker in self.workers.values()]
+        return states.count("starting") + self._starting
 
     def release(self, worker: WorkerLink, job: Job, is_last: bool) -> None:
         """Take back a worker whose job is done."""
@@ -392,7 +418,7 @@ class Supervisor:
             worker.retire(Retirement.replaced)
             return
         self.scheduler.free(worker.leave_slot())
-        self._put_to_work(worker)
+        self._put_to_work(worker, False)
         self.scheduler.dispatch()
         self._recycler.consider(worker)
 
@@ -428,6 +454,7 @@ class Supervisor:
             self._note_crash(job)
         if not worker.booted and worker.zygote is self._zygote:
             self._pace.failed()
+        self._lend()
         self._ensure_workers()
         self._recycler.consider_all()
         self.scheduler.dispatch()
