@@ -5,8 +5,9 @@
 A program is restarted on a socket that this process keeps, as systemd does, while
 requests arrive at a steady rate, and a process on each CPU does nothing but compute. A
 first run opens a connection for each request. A second one has clients that keep
-theirs, and ask once more where a connection ended before any byte of an answer, as
-RFC 9110 section 9.2.2 lets them: how often is printed. Every answer is compared, and
+theirs, drop those whose end they have seen, and ask once more, on a new connection,
+where one that they had kept ended before any byte of an answer: RFC 9110 section 9.2.2
+lets them. How often that was, and by a reset, is printed. Every answer is compared, and
 whatever is none is lost.
 """
 
@@ -15,11 +16,11 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
-import signal
 import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections import Counter
 from contextlib import ExitStack
 from pathlib import Path
@@ -68,7 +69,7 @@ class Load:
     def __init__(self, port: int) -> None:
         self._port = port
         self.outcomes: Counter[str] = Counter()
-        self.retries = 0
+        self.crossed: Counter[str] = Counter()  # the end of a connection that was kept
         self._idle: List[Streams] = []
 
     async def _connect(self) -> Streams:
@@ -87,15 +88,26 @@ class Load:
         except OSError as error:
             self.outcomes[type(error).__name__] += 1
             return
-        self.outcomes[await self._once(streams, HEAD % b"Connection: close\r\n")] += 1
+        outcome = await self._once(streams, HEAD % b"Connection: close\r\n")
+        self.outcomes[outcome.partition(",")[0]] += 1
         streams[1].close()
 
+    def _take_kept(self) -> Optional[Streams]:
+        """Return a connection that has been used, and whose end was not seen."""
+        while self._idle:
+            streams = self._idle.pop()
+            if not streams[0].at_eof():
+                return streams
+            streams[1].close()
+        return None
+
     async def ask_again(self) -> None:
-        """Ask on a connection that has been used, if there is one."""
-        streams = self._idle.pop() if self._idle else await self._connect()
+        """Ask on a connection that was kept, if there is one."""
+        kept = self._take_kept()
+        streams = kept or await self._connect()
         outcome = await self._once(streams, HEAD % b"")
-        while outcome in ("closed", "reset"):  # before any byte of an answer
-            self.retries += 1
+        if kept and outcome in ("closed", "reset"):  # before any byte of an answer
+            self.crossed[outcome] += 1
             streams[1].close()
             streams = await self._connect()
             outcome = await self._once(streams, HEAD % b"")
@@ -105,12 +117,14 @@ class Load:
             streams[1].close()
         self.outcomes[outcome.partition(",")[0]] += 1
 
-    async def run(self, keeps: bool, requests: int, rate: float) -> None:
-        """Have so many requests arrive, and wait for all answers."""
+    async def run(
+        self, keeps: bool, requests: int, rate: float, restarts: asyncio.Future[None]
+    ) -> None:
+        """Have so many requests arrive, or more until all restarts are over."""
         loop = asyncio.get_running_loop()
         began, tasks = loop.time(), []
-        for number in range(requests):
-            await asyncio.sleep(max(0.0, began + number / rate - loop.time()))
+        while len(tasks) < requests or not restarts.done():
+            await asyncio.sleep(max(0.0, began + len(tasks) / rate - loop.time()))
             ask = self.ask_again() if keeps else self.ask_anew()
             tasks.append(loop.create_task(ask))
         await asyncio.gather(*tasks)
@@ -118,56 +132,59 @@ class Load:
             writer.close()
 
 
-def start(path: str, listening: socket.socket) -> subprocess.Popen[bytes]:
+async def start(path: str, listening: socket.socket) -> subprocess.Popen[bytes]:
+    """Start the program, and return when it says that it listens."""
     number = listening.fileno()
     environment = {"PIXIE_FD": str(number), "PYTHONPATH": str(ROOT)}
-    return subprocess.Popen(
+    process = subprocess.Popen(
         [sys.executable, path],
         env={**os.environ, **environment},
         pass_fds=[number],
-        stderr=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
     )
-
-
-async def restart_often(
-    path: str, listening: socket.socket, restarts: int, seconds: float
-) -> None:
-    """Restart the program so many times in so many seconds."""
-    process: Optional[subprocess.Popen[bytes]] = None
+    assert process.stderr is not None
     loop = asyncio.get_running_loop()
-    try:
-        for _ in range(restarts + 1):
-            process = start(path, listening)
-            await asyncio.sleep(seconds / (restarts + 1))
-            process.send_signal(signal.SIGTERM)
-            status = await loop.run_in_executor(None, process.wait)
-            if status:
-                print(f"the program ended with status {status}", file=sys.stderr)
-        process = start(path, listening)  # for whoever waits in the kernel
-        await asyncio.sleep(3)
-    finally:
-        if process is not None:
-            process.terminate()
-            process.wait()
+    await loop.run_in_executor(None, process.stderr.readline)
+    return process
+
+
+async def stop(process: subprocess.Popen[bytes]) -> None:
+    """End the program as systemd does, and say so where that fails."""
+    process.terminate()
+    loop = asyncio.get_running_loop()
+    _, said = await loop.run_in_executor(None, process.communicate)
+    if process.returncode:
+        print(f"it ended with {process.returncode}: {said.decode()}", file=sys.stderr)
 
 
 async def measure(path: str, keeps: bool, arguments: argparse.Namespace) -> None:
+    requests, rate, count = arguments.requests, arguments.rate, arguments.restarts
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
         listening.listen(1024)
         load = Load(listening.getsockname()[1])
-        seconds = arguments.requests / arguments.rate
-        await asyncio.gather(
-            load.run(keeps, arguments.requests, arguments.rate),
-            restart_often(path, listening, arguments.restarts, seconds),
-        )
-    answered = load.outcomes.pop("answered", 0) + load.outcomes.pop("answered, last", 0)
+        over = asyncio.get_running_loop().create_future()
+        asking = asyncio.ensure_future(load.run(keeps, requests, rate, over))
+        process, longest = await start(path, listening), 0.0
+        try:
+            for _ in range(count):
+                await asyncio.sleep(requests / rate / (count + 1))
+                began = time.monotonic()
+                await stop(process)
+                process = await start(path, listening)
+                longest = max(longest, time.monotonic() - began)
+            over.set_result(None)
+            await asking
+        finally:
+            await stop(process)
+    answered = load.outcomes.pop("answered", 0)
     lost = sum(load.outcomes.values())
-    kind = "kept connections" if keeps else "new connections"
+    resets, again = load.crossed["reset"], sum(load.crossed.values())
     print(
-        f"{kind}: {arguments.requests} requests, {arguments.restarts} restarts: "
-        f"{answered} answered, {lost} lost {dict(load.outcomes) or ''}"
-        + (f", {load.retries} asked once more" if keeps else "")
+        f"{'kept' if keeps else 'new'} connections: {answered + lost} requests, "
+        f"{count} restarts of {longest:.1f} s at most: {lost} lost "
+        + (f"{dict(load.outcomes)} " if lost else "")
+        + (f"({again} asked once more, {resets} after a reset)" if keeps else "")
     )
 
 

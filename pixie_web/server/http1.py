@@ -354,11 +354,6 @@ class HTTP1Connection(Connection):
         exchange = self._exchange = Exchange(self, request)
         exchange.start()
 
-    @property
-    def _ends_with_the_server(self) -> bool:
-        """Whether it was said that no more is read, and nothing came all the same."""
-        return self.server.closing and not self.has_unread
-
     def go_on(self) -> None:
         """An exchange that had to wait is over: there may be more requests."""
         if self._exchange is None and not self.is_ending:
@@ -483,14 +478,14 @@ class HTTP1Connection(Connection):
             self._insistence = self._insistence or Insistence(self)
             self._insistence.note(exchange.request, exchange.refusal)
         keep_alive = is_whole and self._head is not None and self._head.keep_alive
-        if keep_alive and at_end and not self.server.closing:
+        if keep_alive and at_end:  # at the server's end as well: `drain` sees to it
             self._answered = True
             loop = self.server.loop
             self.deadline = loop.time() + self.server.options.keep_alive_seconds
             if self.server.is_full:
                 self.server.resume()  # one that waits may have the place of this one
-        elif at_end and (self.scheme == "https" or self._ends_with_the_server):
-            self._close()
+        elif at_end and (self.scheme == "https" or self.server.closing):
+            self._part()
         else:
             # More requests may be on their way, for which TLS has no half-close.
             self._close_gently()

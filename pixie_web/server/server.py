@@ -26,6 +26,7 @@ MAX_CONNECTIONS = 10_000  # where descriptors allow it
 SPARE_DESCRIPTORS = 64  # for files, of those that a process may still open
 DESCRIPTORS_PER_WORKER = 3  # in main: two pipes, and the file for tracebacks
 SWEEP_SECONDS = 0.5
+CLOSING_SWEEP_SECONDS = 0.05  # its moments are short, and somebody waits for the end
 LAST_MOMENT_SECONDS = 1.0  # for a request of who has just come, when the server ends
 
 
@@ -114,6 +115,9 @@ class Server:
             listener.close()
         for connection in list(self.connections):
             connection.drain()
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+        self._sweep()
         if self.connections or self.arriving:
             self._empty = self.loop.create_future()
             timers = (
@@ -272,4 +276,5 @@ class Server:
         for connection in list(self.connections):
             if connection.deadline < self.now:
                 connection.out_of_time()
-        self._sweeper = self.loop.call_later(SWEEP_SECONDS, self._sweep)
+        pause = CLOSING_SWEEP_SECONDS if self.closing else SWEEP_SECONDS
+        self._sweeper = self.loop.call_later(pause, self._sweep)

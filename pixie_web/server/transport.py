@@ -23,6 +23,7 @@ from .options import GRACE_SECONDS
 if TYPE_CHECKING:
     from .server import Server
 
+CROSSING_SECONDS = 0.25  # for what a client sent before it saw the end: a round trip
 SENDFILE_BYTES = 1024 * 1024  # per call, so one fast client does not hold the loop
 
 
@@ -231,12 +232,12 @@ class Connection(asyncio.Protocol):
         """End after the request at hand, or the one that may be on its way.
 
         A client that has not been answered, or of which something waits to be read, has
-        sent a request or is about to: it has a moment for that. Others end at once.
+        sent a request or is about to: it has a moment for that. Others end now.
         """
         if self.is_busy:
             return
         if self.is_idle and not self.has_unread:
-            self._close()
+            self._part()
         elif not self.is_ending:
             self.deadline = min(self.deadline, self.server.last_moment)
 
@@ -317,6 +318,16 @@ class Connection(asyncio.Protocol):
         except OSError:
             pass  # reset by the client a moment ago: the next read says so
         self.deadline = self.server.loop.time() + self.server.options.linger_seconds
+
+    def _part(self) -> None:
+        """Close where the client waits for nothing more: it need not wait for us."""
+        if self.scheme == "https":
+            self._close()  # its close_notify is awaited, there is no half-close
+            return
+        # A request may cross this: it is not processed, and its client may ask again
+        # (RFC 9110 section 9.2.2). A reset would say less, and may destroy an answer.
+        self._close_gently()
+        self.deadline = min(self.deadline, self.server.loop.time() + CROSSING_SECONDS)
 
     def _expect_progress(self) -> None:
         """Cut the connection off if the client takes too little of what waits."""

@@ -120,16 +120,19 @@ def test_a_request_that_is_unread_at_the_end_is_answered(
         assert server.wait() == 0
 
 
-def start_on(listening: socket.socket, path: Path, loop: str) -> Server:
+def start_on(listening: socket.socket, path: Path, loop: str, over_tls: bool) -> Server:
     """Start the program on a socket that stays open here."""
     number = listening.fileno()
     settings = {"PIXIE_FD": str(number), "PIXIE_LOOP": loop}
+    if over_tls:
+        settings["PIXIE_CERTFILE"] = CERTIFICATE
     return Server([str(path)], path.parent, settings, [number])
 
 
+@pytest.mark.parametrize("over_tls", [False, True], ids=["plain", "tls"])
 @pytest.mark.parametrize("loop", LOOPS)
 def test_on_a_kept_socket_they_are_answered_by_this_server_or_the_next(
-    tmp_path: Path, loop: str
+    tmp_path: Path, loop: str, over_tls: bool
 ) -> None:
     path = tmp_path / "program.py"
     path.write_text(PROGRAM, "utf-8")
@@ -139,15 +142,15 @@ def test_on_a_kept_socket_they_are_answered_by_this_server_or_the_next(
         listening.listen(2 * CLIENTS)
         try:
             for _ in range(3):
-                server = start_on(listening, path, loop)
-                clients = Clients(listening.getsockname()[1], over_tls=False)
+                server = start_on(listening, path, loop, over_tls)
+                clients = Clients(listening.getsockname()[1], over_tls)
                 with held(server):
                     clients.arrive()
                 assert server.wait() == 0
-                server = start_on(listening, path, loop)
+                server = start_on(listening, path, loop, over_tls)
                 answers = clients.answers()
                 assert server.stop() == 0
-                assert [one[-8:] for one in answers] == [b"\r\n\r\ntext"] * CLIENTS
+                check(answers)
         finally:
             if server is not None:
                 server.kill()
