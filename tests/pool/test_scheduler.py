@@ -319,8 +319,11 @@ async def test_no_route_goes_above_its_limit_and_nobody_waits_for_it() -> None:
 @in_virtual_time
 async def test_who_is_known_to_wait_too_long_is_rejected_at_once() -> None:
     async with played() as stage:
-        stage.ask("/hasty")
+        first = stage.ask("/hasty")
         (worker,) = await stage.booted(1)
+        worker.respond()
+        await first
+        stage.ask("/hasty")
         waiting = [stage.ask("/hasty") for _ in range(2)]
         await asyncio.sleep(0.9)
         worker.respond()  # now it is known how long each takes
@@ -336,15 +339,51 @@ async def test_who_is_known_to_wait_too_long_is_rejected_at_once() -> None:
 
 
 @in_virtual_time
+async def test_what_workers_do_first_keeps_nobody_out() -> None:
+    # After a start, or the end of the zygote, it may import for seconds.
+    async with played(workers=2) as stage:
+        asked = [stage.ask("/hasty") for _ in range(10)]
+        workers = await stage.booted(2)
+        for took in (1.9, 0.01):
+            await asyncio.sleep(took)
+            for worker in workers:
+                worker.respond()
+            await quiet()
+            asked.append(stage.ask("/hasty"))
+        await quiet()
+        assert [one.done() for one in asked] == [True] * 4 + [False] * 8
+
+
+@in_virtual_time
+async def test_where_each_job_is_the_first_of_its_worker_they_are_reckoned_with() -> (
+    None
+):
+    async with played() as stage:
+        for _ in range(2):
+            asked = stage.ask("/hasty")
+            await quiet()
+            stage.worker().ready()
+            await asyncio.sleep(1.9)
+            stage.worker().respond(retire=True)
+            await asked
+            await quiet()
+        waiting = [stage.ask("/hasty") for _ in range(1 + 2)]
+        await quiet()
+        assert await rejected(stage.ask("/hasty")) == (503, "4")
+        assert [one.done() for one in waiting] == [False] * 3
+
+
+@in_virtual_time
 async def test_work_of_others_counts_as_far_as_they_have_turns() -> None:
     async with played() as stage:
-        for path in ("/pool", "/hasty"):  # a second each, and half of one
-            asked = stage.ask(path)
-            await (stage.booted(1) if path == "/pool" else quiet())
-            worker = stage.worker()
-            await asyncio.sleep(1 if path == "/pool" else 0.5)
-            worker.respond()
-            await asked
+        (worker,) = await stage.booted(1)
+        for path, taken in (("/pool", 1), ("/hasty", 0.5)):
+            for pause in (0, taken):  # a first one tells nothing
+                asked = stage.ask(path)
+                await asyncio.sleep(pause)
+                await quiet()
+                worker.respond()
+                await asked
         stage.ask("/endless")
         for _ in range(20):
             stage.ask("/pool")
@@ -386,8 +425,11 @@ async def test_who_waits_for_a_boot_too_long_gives_its_slot_to_the_next() -> Non
 @in_virtual_time
 async def test_when_to_try_again_is_what_the_queue_will_take() -> None:
     async with played(max_waiting=4) as stage:
-        stage.ask("/pool")
+        first = stage.ask("/pool")
         (worker,) = await stage.booted(1)
+        worker.respond()
+        await first
+        stage.ask("/pool")
         await asyncio.sleep(5)
         worker.respond()  # that is what a request takes
         await quiet()

@@ -332,6 +332,7 @@ class WorkerLink:
     Attributes:
         state: "starting", "idle", "busy" or "dying".
         slot_is_stream: which kind of slot it takes up; None: none.
+        served: the routes of which it has done a job.
         share: how much of its bounds it may use up.
         last_job: its replacement is there: it ends after this one.
         booted: it has been ready.
@@ -359,6 +360,7 @@ class WorkerLink:
         self.job: Optional[Job] = None
         self.slot_is_stream: Optional[bool] = None
         self.tasks = 0
+        self.served: Set[Route] = set()
         self.born = self.idle_since = time.monotonic()
         # Workers that started together must not end together. Multiples of the golden
         # ratio lie apart.
@@ -366,8 +368,7 @@ class WorkerLink:
         self.last_job = False
         self.booted = False
         self.why: Optional[Retirement] = None
-        self.hung = False
-        self.ended = False
+        self.hung = self.ended = False
         self._timer: Optional[asyncio.TimerHandle] = None
         self._frames = FrameBuffer()
         self._unsent = bytearray()  # what its pipe has no room for

@@ -66,7 +66,7 @@ class Line:
     Attributes:
         slots: what its jobs take up.
         used: when its next job is due, on the clock of `slots` (seconds).
-        mean_seconds: what a job takes; 0.0 until one has ended.
+        mean_seconds: what a job takes; 0.0: that is not known yet.
     """
 
     def __init__(self, route: Route, slots: Slots) -> None:
@@ -75,7 +75,8 @@ class Line:
         self.waiting: Deque[Job] = deque()
         self.running = 0
         self.used = self.mean_seconds = 0.0
-        self._ended = 0
+        self._ended = 0  # of those that are in the mean
+        self._firsts = 0  # of as many workers, that ended one after the other
 
     @property
     def may_start(self) -> bool:
@@ -100,11 +101,25 @@ class Line:
         if expected is None:
             return
         taken = time.monotonic() - job.started
-        self._ended += 1
-        weight = max(MEAN_WEIGHT, 1 / self._ended)
-        self.mean_seconds += weight * (taken - self.mean_seconds)
+        if self._is_usual(job):
+            self._ended += 1
+            weight = max(MEAN_WEIGHT, 1 / self._ended)
+            self.mean_seconds += weight * (taken - self.mean_seconds)
         debt = DEBT_SECONDS + self.running * self.mean_seconds
         self.used = min(self.used + taken - expected, self.slots.clock + debt)
+
+    def _is_usual(self, job: Job) -> bool:
+        """Return whether a job tells what those that wait will take.
+
+        The first one of a worker may import, connect, load a model: by such a mean, who
+        comes when much has queued up is refused, after each restart. Where more of them
+        end in a row than there are workers, nothing else is to be expected.
+        """
+        assert job.worker is not None
+        served = job.worker.served
+        self._firsts = 0 if self.route in served else self._firsts + 1
+        served.add(self.route)
+        return not 0 < self._firsts <= self.slots.size
 
 
 class Slots:
