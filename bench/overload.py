@@ -229,10 +229,21 @@ class Load:
 
 
 def probe(peer: Peer, path: str, seconds: float) -> List[float]:
-    """Ask now and then, on a connection of its own; return how long each took."""
+    """Ask now and then, on a connection of its own; return how long each took.
+
+    Where it may, it goes ahead of the other clients, which have the same core: the time
+    is the server's.
+    """
     found = []
     end = time.monotonic() + seconds
-    with socket.create_connection(("127.0.0.1", peer.port), PATIENCE_SECONDS) as one:
+    with ExitStack() as stack:
+        one = socket.create_connection(("127.0.0.1", peer.port), PATIENCE_SECONDS)
+        stack.enter_context(one)
+        try:
+            os.setpriority(os.PRIO_PROCESS, 0, -15)
+            stack.callback(os.setpriority, os.PRIO_PROCESS, 0, 0)
+        except PermissionError:
+            print("not allowed to go ahead: the times are those of the clients, too")
         while time.monotonic() < end:
             began = time.monotonic()
             one.sendall(f"GET {path} HTTP/1.1\r\nHost: a\r\n\r\n".encode())

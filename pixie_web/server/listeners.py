@@ -17,7 +17,7 @@ from .transport import Connection
 if TYPE_CHECKING:
     from .server import Server
 
-BACKLOG_CONNECTIONS = 1024  # that wait in the kernel; nginx 511
+BACKLOG_CONNECTIONS = 4096  # that wait in the kernel; it takes no more than somaxconn
 MAX_ACCEPTED = 16  # connections in one turn of the loop
 ACCEPT_PAUSE_SECONDS = 1.0  # when descriptors have run out; asyncio does the same
 
