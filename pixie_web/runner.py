@@ -39,12 +39,20 @@ from .settings import check_no_loop_runs, say
 
 
 async def _cancel_tasks() -> None:
-    """Cancel what is still running, and give it a moment for its `finally`."""
+    """Cancel what is still running, and give it a moment for its `finally`.
+
+    The same for async generators that a program has left half way.
+    """
     tasks = asyncio.all_tasks() - {asyncio.current_task()}
     for task in tasks:
         task.cancel()
     if tasks:
         await asyncio.wait(tasks, timeout=STOP_SECONDS)
+    closing = asyncio.get_running_loop().shutdown_asyncgens()
+    try:
+        await asyncio.wait_for(closing, STOP_SECONDS)
+    except asyncio.TimeoutError:
+        log.error("async generators did not end when they were closed")
 
 
 class Runner:
@@ -111,7 +119,6 @@ class Runner:
     def _close_loop(self, loop: asyncio.AbstractEventLoop) -> None:
         try:
             loop.run_until_complete(_cancel_tasks())
-            loop.run_until_complete(loop.shutdown_asyncgens())
         finally:
             asyncio.set_event_loop(None)
             loop.close()

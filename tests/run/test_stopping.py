@@ -177,3 +177,60 @@ def test_a_backlog_waits_for_workers_and_is_not_refused() -> None:
         os.kill(server.pid, signal.SIGCONT)
         answers = {read_all(one)[:12] for one in connections}
     assert answers == {b"HTTP/1.1 200"}
+
+
+HALF_WAY = """
+import asyncio
+from pixie_web import route, run
+
+async def endless():
+    try:
+        yield 1
+    finally:
+        await asyncio.sleep(1000)
+
+@route("/")
+async def leaves_it_half_way(env):
+    env.app.kept = endless()
+    return str(await env.app.kept.__anext__())
+
+run()
+"""
+
+
+def test_an_async_generator_that_does_not_end_holds_up_the_end_for_a_moment() -> None:
+    with serve(HALF_WAY, workers=0) as server:
+        assert server.get("/").text == "1"
+        assert server.stop() == 0
+        assert "async generators did not end" in server.log
+
+
+KEPT = """
+import subprocess
+from pixie_web import proc_env, route, run
+
+@route("/keep", "sync")
+def keeps_a_copy_of_our_end(env):
+    number = proc_env.pool._zygote.fileno()
+    global heir
+    heir = subprocess.Popen(["sleep", "60"], pass_fds=[number], stderr=-3)
+    return str(heir.pid)
+
+@route("/pool")
+def in_pool(env):
+    return "text"
+
+run()
+"""
+
+
+def test_a_zygote_that_does_not_end_is_killed() -> None:
+    warns = "subprocess .* is still running|Popen.__del__"
+    with serve(KEPT, pool_start="zygote", workers=1, expects=warns) as server:
+        assert server.get("/pool").text == "text"
+        heir = int(server.get("/keep").text)
+        try:
+            assert server.stop() == 0
+        finally:
+            os.kill(heir, signal.SIGKILL)
+        assert "the zygote did not end, and was killed" in server.log

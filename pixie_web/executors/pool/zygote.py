@@ -502,12 +502,22 @@ class ZygoteLink:
         os.kill(self.pid, signal.SIGKILL)  # not reaped yet, so the pid is its own
 
     def end(self) -> None:
-        """Hang up, which ends it with all of its workers, and reap it."""
+        """Hang up, which ends it with all of its workers, and reap it.
+
+        One that does not end by that is killed, so that this process comes to its end.
+        """
         self._ended = True
         self.all.discard(self)
         self._control.close()
         os.kill(self.pid, signal.SIGCONT)  # stopped, it would not see that
-        os.waitpid(self.pid, 0)
+        give_up = time.monotonic() + ORDER_SECONDS
+        while os.waitpid(self.pid, os.WNOHANG)[0] == 0:
+            if time.monotonic() > give_up:
+                log.critical("the zygote did not end, and was killed")
+                self.kill()
+                os.waitpid(self.pid, 0)
+                return
+            time.sleep(0.001)
 
 
 def fork_zygote(program: Program, unwanted: Sequence[int] = ()) -> ZygoteLink:
