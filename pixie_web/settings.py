@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import threading
 from typing import Any, Dict, Mapping
 
 from .errors import PixieError
@@ -136,6 +137,10 @@ def import_ahead() -> None:
         except ImportError:
             pass  # not on this system
     content_type_of("x.unknown")  # reads the machine's own types, once
+    # The end of a first thread loads libgcc; where that can't be opened, glibc aborts.
+    first = threading.Thread(target=int)
+    first.start()
+    first.join()
 
 
 def check_no_loop_runs() -> None:
