@@ -206,7 +206,7 @@ class Executors:
             await executor.start()
 
     async def stop(self, seconds: float) -> None:
-        """End it; what takes longer than `seconds` is killed, where that can be."""
+        """End them; what takes longer than `seconds` is killed, where that can be."""
         await asyncio.gather(*(one.stop(seconds) for one in self._table.values()))
 
     def stats(self) -> Dict[str, Any]:
