@@ -326,9 +326,10 @@ def serve(
             status = server.stop()
         finally:
             server.kill()
-        assert not running or status == 0, f"exit status {status}:\n{server.log}"
+        ended_well = not running or status == 0
+        assert ended_well, f"{server.log}\nexit status {status}"
         complaints = [one for one in server.complaints() if not expects.search(one)]
-        assert complaints == [], server.log
+        assert complaints == [], f"{server.log}\ncomplaints: {complaints}"
 
 
 def server_fixture(
