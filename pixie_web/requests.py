@@ -47,28 +47,25 @@ JSON = "application/json"
 class Disconnect:
     """Tells whether the client has gone, and calls back once when it goes."""
 
-    __slots__ = ("_callbacks", "gone")
-
-    def __init__(self) -> None:
-        self.gone = False
-        self._callbacks: List[Callable[[], object]] = []
+    # PERF: defaults of the class, and no __init__: 0.2 us for each request.
+    gone = False
+    _callbacks: Tuple[Callable[[], object], ...] = ()
 
     def add(self, callback: Callable[[], object]) -> None:
         """Have `callback` called when the client goes; at once if it has gone."""
         if self.gone:
             callback()
         else:
-            self._callbacks.append(callback)
+            self._callbacks += (callback,)
 
     def remove(self, callback: Callable[[], object]) -> None:
         """Take a callback back; one that is not there does not matter."""
-        if callback in self._callbacks:
-            self._callbacks.remove(callback)
+        self._callbacks = tuple(one for one in self._callbacks if one != callback)
 
     def set(self) -> None:
         """Note that the client has gone, and call back."""
         self.gone = True
-        callbacks, self._callbacks = self._callbacks, []
+        callbacks, self._callbacks = self._callbacks, ()
         for callback in callbacks:
             callback()
 
@@ -96,6 +93,7 @@ class BodySource:
     content_length: Optional[int]  # bytes; None when only the end will tell
     max_body_bytes = MAX_BODY_BYTES  # a route may set another
     received_bytes = 0
+    has_ended = False  # it has been read to its end
 
     async def read(self) -> bytes:
         """Return the next bytes of the body, or b"" at its end.
@@ -105,6 +103,13 @@ class BodySource:
             ProtocolError: what came is no body (400) or came too slowly (408).
         """
         raise NotImplementedError
+
+    def take_whole(self) -> Optional[bytes]:
+        """Return the body, if all of it is there and nothing of it was read; or None.
+
+        Its length has been checked, and it is held: see `hold`.
+        """
+        return None
 
     def hold(self, size: int) -> bool:
         """Say how many bytes of memory the body takes now; return whether it may.
@@ -147,6 +152,8 @@ class Request:
         context: a dict for triggers and handlers; travels to the pool as JSON. The
             request takes no attributes but its own.
         debug: whether error pages show tracebacks.
+        known: where the application has found its route; it takes that back with the
+            same head (see `Application.begin`).
     """
 
     __slots__ = (
@@ -165,6 +172,7 @@ class Request:
         "fatal",
         "head",
         "host",
+        "known",
         "params",
         "prefix",
         "queue_seconds",
@@ -193,6 +201,7 @@ class Request:
         self.disconnect: Any = disconnect
         # Of the application.
         self.app: Any = None
+        self.known: Any = None
         self.prefix = ""
         self.root_path = ""
         self.route: Any = None

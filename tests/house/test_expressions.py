@@ -145,6 +145,7 @@ BY_NAME: Dict[str, Use] = {
     "_TOKEN": Use("fullmatch", VALUES),
     "_UNPRINTABLE": Use("each", HEAD),
     "_UNSAFE_IN_FILENAME": Use("each", PART_HEAD),
+    "_USUAL_LINE": Use("fullmatch", LINE),
     "UNSAFE_IN_HEADER": Use("search", ANSWER),
     "_WILDCARD": Use("each", DECLARED),
 }
