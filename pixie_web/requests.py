@@ -35,7 +35,7 @@ from .errors import HTTPError, PixieError, ends_worker
 from .forms import BodyFile, FileUpload, parse_form
 from .protocol.http11 import Head
 from .protocol.multipart import FORM_LIMITS, FormLimits, codec_of
-from .text import load_json, parse_urlencoded, percent_encode
+from .text import parse_urlencoded, percent_encode, read_json
 
 MAX_BODY_BYTES = 16 * 1024 * 1024  # a route may ask for more or less; nginx 1 MiB
 MAX_CHUNK_BYTES = 256 * 1024  # a larger piece of a response is sent in several
@@ -422,7 +422,7 @@ class Request:
         if media_type != JSON and not media_type.endswith("+json"):
             text = "Send JSON, with Content-Type: application/json."
             raise HTTPError(415, text, {"Accept": JSON})
-        return load_json(self.body)
+        return read_json(self.body)
 
     @property
     def form(self) -> MultiDict[str]:
