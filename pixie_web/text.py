@@ -11,6 +11,7 @@ import codecs
 import logging
 import re
 import time
+from contextlib import nullcontext
 from contextvars import ContextVar
 from enum import Enum
 from functools import lru_cache, partial
@@ -470,3 +471,46 @@ def check_record(record: logging.LogRecord) -> bool:
 
 
 log.addFilter(check_record)
+
+
+class OwnHandler(logging.StreamHandler):  # type: ignore[type-arg] # not before 3.11
+    """What writes this framework's log where the program has not set up logging."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._own = logging.Formatter("%(asctime)s %(levelname)s %(message)s")
+        self.setFormatter(self._own)
+        self._second, self._clock = 0, ""  # as of the last line
+
+    def is_all_of(self, logger: logging.Logger) -> bool:
+        """Return whether one line, of this, is all that comes of `logger.info(...)`.
+
+        It is no longer when the program sets up logging while it runs.
+        """
+        return (
+            log.handlers == [self]
+            and self.formatter is self._own
+            and self.level <= logging.INFO
+            and logger.propagate
+            and not (logger.handlers or logger.filters or self.filters)
+            and not (log.propagate and log.parent is not None and log.parent.handlers)
+            and logging.getLogRecordFactory() is logging.LogRecord
+        )
+
+    def write_line(self, level: str, text: str) -> None:
+        """Write what a record would come to, without one.
+
+        Raises:
+            OSError, ValueError: the stream can't be written to.
+        """
+        now = time.time()
+        if int(now) != self._second:
+            self._second = int(now)
+            shown = self._own.converter(now)
+            self._clock = time.strftime(self._own.default_time_format, shown)
+        clock, form = self._clock, self._own.default_msec_format
+        if form:
+            clock = form % (clock, now % 1 * 1000)
+        with self.lock or nullcontext():
+            self.stream.write(f"{clock} {level} {text}{self.terminator}")
+            self.flush()

@@ -128,6 +128,7 @@ BY_NAME: Dict[str, Use] = {
     "_HEADER_NAME": Use("match", LINE),
     "_HOST": Use("fullmatch", VALUES),
     "_HTTP_DATE": Use("fullmatch", VALUES),
+    "_ITEM": Use("each", DECLARED),
     "_LONE_RETURN": Use("each", TEMPLATE),
     "_NEXT_RECORD": Use("search", MESSAGE),
     "_NOT_LITERAL": Use("search", DECLARED),
