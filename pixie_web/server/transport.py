@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from .server import Server
 
 CROSSING_SECONDS = 0.25  # for what a client sent before it saw the end: a round trip
-# Per call, so that one fast client holds the loop for no more than half a millisecond;
-# nginx: sendfile_max_chunk. PERF: half of that takes 1.07 times the CPU for 100 MB.
+# Per call, so that one fast client does not hold the loop for more than half a ms, as
+# nginx' sendfile_max_chunk. PERF: half of that takes 1.07 times the CPU for 100 MB.
 SENDFILE_BYTES = 2 * 1024 * 1024
 
 
