@@ -81,9 +81,15 @@ class Application(Declarations):
     root_path = ""  # the same
 
     def __init__(
-        self, import_name: Optional[str] = None, *, secrets: MaybeSecrets = UNSET
+        self,
+        import_name: Optional[str] = None,
+        *,
+        secrets: MaybeSecrets = UNSET,
+        json: Any = None,
     ) -> None:
         super().__init__(secrets)
+        if json is not None:
+            self.json = json
         self.import_name = import_name
         self.debug = False
         self.imported_from = ""  # the module that the command line named

@@ -35,7 +35,7 @@ from .errors import HTTPError, PixieError, ends_worker
 from .forms import BodyFile, FileUpload, parse_form
 from .protocol.http11 import Head
 from .protocol.multipart import FORM_LIMITS, FormLimits, codec_of
-from .text import load_json, parse_urlencoded, percent_encode
+from .text import parse_urlencoded, percent_encode, read_json
 
 MAX_BODY_BYTES = 16 * 1024 * 1024  # a route may ask for more or less; nginx 1 MiB
 MAX_CHUNK_BYTES = 256 * 1024  # a larger piece of a response is sent in several
@@ -263,7 +263,26 @@ class Request:
 
     def header(self, name: str, default: Optional[str] = None) -> Optional[str]:
         """Return a header's value, or `default`."""
-        return self.headers.get(name, default)
+        values = self._values(name)
+        return ", ".join(values) if values else default
+
+    def _values(self, name: str) -> List[str]:
+        """Return the values of all header lines of a name.
+
+        PERF: most handlers want one of ten: 1.6 us, and 5.2 to parse them all.
+        """
+        if self._headers is not None:
+            return self._headers.getall(name)
+        raw, values = self.head.raw, []
+        text = raw.lower()
+        start = b"\r\n%b:" % name.lower().encode("ascii", "replace")
+        # The request line has no line break ahead of it, and a proved line its colon.
+        at = text.find(start) if ":" not in name else -1
+        while at >= 0:
+            at, end = at + len(start), text.index(b"\r", at + len(start))
+            values.append(raw[at:end].decode("latin-1").strip("\t "))
+            at = text.find(start, end)
+        return values
 
     @property
     def query(self) -> MultiDict[str]:
@@ -282,8 +301,7 @@ class Request:
     def cookies(self) -> Dict[str, str]:
         """The cookies by name."""
         if self._cookies is None:
-            header = "; ".join(self.headers.getall("cookie"))
-            self._cookies = parse_cookies(header)
+            self._cookies = parse_cookies("; ".join(self._values("cookie")))
         return self._cookies
 
     def cookie(
@@ -411,7 +429,7 @@ class Request:
             HTTPError: 400, when it is not in that; 415, when it is none of utf-8,
                 us-ascii, iso-8859-1 and windows-1252.
         """
-        codec = codec_of(self.headers.get("content-type") or "")
+        codec = codec_of(self._content_type)
         try:
             return self.body.decode(codec)
         except UnicodeDecodeError as error:
@@ -426,12 +444,12 @@ class Request:
             HTTPError: 415 when the Content-Type is not JSON, 400 with the reason when
                 the body is not.
         """
-        content_type = self.headers.get("content-type") or ""
+        content_type = self._content_type
         media_type = content_type.partition(";")[0].strip().lower()
         if media_type != JSON and not media_type.endswith("+json"):
             text = "Send JSON, with Content-Type: application/json."
             raise HTTPError(415, text, {"Accept": JSON})
-        return load_json(self.body)
+        return read_json(self.body)
 
     @property
     def form(self) -> MultiDict[str]:
@@ -448,12 +466,16 @@ class Request:
         return self._parse_form()[1]
 
     @property
+    def _content_type(self) -> str:
+        return self.header("content-type") or ""
+
+    @property
     def _form_limits(self) -> FormLimits:
         return cast(FormLimits, getattr(self.app, "form_limits", FORM_LIMITS))
 
     def _parse_form(self) -> Tuple[MultiDict[str], MultiDict[FileUpload]]:
         if self._form is None:
-            content_type = self.headers.get("content-type") or ""
+            content_type = self._content_type
             body = self.body_file if self._body is None else None
             self._form = parse_form(content_type, body or self.body, self._form_limits)
         return self._form

@@ -41,6 +41,7 @@ from .text import (
     format_date,
     parse_date,
     percent_encode,
+    write_json,
 )
 
 if TYPE_CHECKING:
@@ -467,7 +468,7 @@ class Response:
             self.body = bytes(body)
             default = OCTETS
         elif isinstance(body, (dict, list)):
-            self.body = dump_json(body)
+            self.body = write_json(body)
             default = JSON
         elif body is None:
             self.body, default = b"", None

@@ -100,9 +100,9 @@ class Head:
 
     def lines(self) -> Iterator[Tuple[str, str]]:
         """Iterate over the header lines as (name, value), for `Headers.from_wire`."""
-        for line in self.raw.decode("latin-1").split("\r\n")[1:-2]:
-            name, _, value = line.partition(":")
-            yield name, value.strip("\t ")
+        lines = self.raw.decode("latin-1").split("\r\n")[1:-2]
+        parts = [line.partition(":") for line in lines]
+        return iter([(name, value.strip("\t ")) for name, _, value in parts])
 
 
 # What a head means --------------------------------------------------------------------

@@ -40,7 +40,7 @@ from ..errors import (
 from ..requests import MAX_CHUNK_BYTES, Request, log_failure, off_the_loop
 from ..responses import FileSlice, Refusal, Response, error_page
 from ..text import expression
-from .access import AccessRecord, access_log
+from .access import AccessRecord, log_answer
 
 if TYPE_CHECKING:
     from .server import Server
@@ -410,7 +410,7 @@ class Exchange:
             outcome = self.outcome or ("left" if gone else "complete")
             sent_bytes = self.sent_bytes
             record = AccessRecord(self.request, status, sent_bytes, seconds, outcome)
-            access_log.info(options.access_log_format, record)
+            log_answer(options.access_log_format, record)
 
     # Sending.
 
