@@ -17,26 +17,10 @@ from functools import partial
 from pathlib import Path
 from statistics import median
 
-from wire import BROWSER_LINES, Case, Server, in_turns
+from cases import CASES, POOL_CASES, WORKER_ROWS
+from wire import Server, in_turns
 
-FORM = "application/x-www-form-urlencoded"
-ROWS = "".join(f"row {n:06}\n" for n in range(1000))
-CASES = {
-    "plain": Case("/", "hello"),
-    "plain fresh": Case("/?q={n}", "hello"),
-    "json": Case("/json", {"hello": "world", "number": 42}),
-    "one wildcard": Case("/user/42", "user 42"),
-    "browser": Case("/read?q=0000042", "0000042 dark", BROWSER_LINES),
-    "browser fresh": Case("/read?q={n}", "{n} dark", BROWSER_LINES),
-    "form": Case("/form", "Ada", body="name=Ada&number={n}", kind=FORM),
-    "sync": Case("/sync", "hello"),
-    "waiting handler": Case("/wait", "hello"),
-    "thread": Case("/thread", "hello"),
-    "pool": Case("/pool", "hello"),
-    "pool fresh": Case("/pool?q={n}", "hello"),
-    "1000 rows": Case("/rows", ROWS),
-    "1000 rows of a worker": Case("/pool-rows", ROWS),
-}
+ALL = {**CASES, **POOL_CASES, **WORKER_ROWS}
 
 
 def main() -> None:
@@ -44,7 +28,7 @@ def main() -> None:
     parser.add_argument("before", type=Path)
     here = Path(__file__).resolve().parent.parent
     parser.add_argument("after", type=Path, nargs="?", default=here)
-    parser.add_argument("--cases", default=",".join(CASES), help="%(default)s")
+    parser.add_argument("--cases", default=",".join(ALL), help="%(default)s")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=int, default=1, help="of a round")
     parser.add_argument("--loop", default="uvloop")
@@ -65,8 +49,8 @@ def main() -> None:
         jobs = {}
         for title in options.cases.split(","):
             for name, server in servers.items():
-                CASES[title].check(server.port)
-                measure = partial(server.measure, CASES[title], options.seconds)
+                ALL[title].check(server.port)
+                measure = partial(server.measure, ALL[title], options.seconds)
                 jobs[title, name] = measure
         results = in_turns(jobs, options.rounds)
     finally:

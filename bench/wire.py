@@ -58,7 +58,7 @@ class Case(NamedTuple):
         target, body = (t.replace("{n}", number) for t in (self.target, self.body))
         method, lines = ("POST" if self.kind else "GET"), self.lines
         if self.kind:
-            length = len(self.body.replace("{n}", "0000000"))
+            length = len(self.body.replace("{n}", "1000000"))
             lines += f"Content-Type: {self.kind}\r\nContent-Length: {length}\r\n"
         return f"{method} {target} HTTP/1.1\r\n{lines}\r\n{body}"
 
@@ -68,16 +68,16 @@ class Case(NamedTuple):
         parts = [json.dumps(part) for part in self.request("{n}").split("{n}")]
         if len(parts) == 1:  # wrk makes it once
             return f"function init() wrk.format = function() return {parts[0]} end end"
-        number = ' .. string.format("%07d", n) .. '
+        number = " .. n .. "
         return (
-            "local n = 1000\n"
+            "local n = 1000000\n"
             f"function request() n = n + 1; return {number.join(parts)} end"
         )
 
     def check(self, port: int) -> None:
         """Ask for two numbers; raise ValueError where an answer is not right."""
         with socket.create_connection(("127.0.0.1", port), PATIENCE_SECONDS) as one:
-            for number in ("0000001", "0000002"):
+            for number in ("1000001", "1000002"):
                 one.sendall(self.request(number).encode("latin-1"))
                 status, body = receive(one)
                 got: Any = body.decode()

@@ -6,16 +6,13 @@ import asyncio
 import os
 from typing import Any, AsyncIterator, Iterator
 
+from common import JSON, PAGE, ROUTES, STPL
+
 from pixie_web import Pixie, Response, RouteType, Template
 
 app = Pixie()
 asnc, sync, pool = RouteType.asnc, RouteType.sync, RouteType.pool
-PAGE = Template(
-    "<html><head><title>{{title}}</title></head><body>\n<ul>\n% for item in items:\n"
-    '<li><a href="{{item["url"]}}">{{item["name"]}}</a> {{item["price"]}}</li>\n'
-    "% end\n</ul>\n</body></html>\n"
-)
-ITEMS = [{"name": f"It & {i}", "price": i, "url": f"/item/{i}"} for i in range(20)]
+TEMPLATE = Template(STPL)
 
 
 @app.route("/", asnc)
@@ -25,7 +22,7 @@ async def index(env: Any) -> Any:
 
 @app.route("/json", asnc)
 async def as_json(env: Any) -> Any:
-    return {"hello": "world", "number": 42}
+    return JSON
 
 
 @app.route("/user/<number:int>", asnc)
@@ -50,7 +47,7 @@ async def echo(env: Any) -> Any:
 
 @app.route("/page", asnc)
 async def page(env: Any) -> Any:
-    return Response(PAGE.render(title="Shop & more", items=ITEMS))
+    return Response(TEMPLATE.render(**PAGE))
 
 
 @app.route("/length", asnc, "POST")
@@ -96,7 +93,7 @@ def in_pool(env: Any) -> Any:
     return Response("hello")
 
 
-for number in range(int(os.environ.get("ROUTES", "0"))):
+for number in range(ROUTES):
 
     @app.route(f"/section{number}/<item:int>/<word>", asnc)
     async def section(env: Any, item: int, word: str) -> Any:
