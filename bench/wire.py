@@ -96,8 +96,10 @@ class Case(NamedTuple):
 def receive(one: socket.socket) -> Tuple[int, bytes]:
     """Return status and body of the answer that comes, by length or in chunks."""
     with one.makefile("rb") as file:
-        status = int(file.readline().split()[1])
-        headers = {}
+        line = file.readline()
+        if not line.startswith(b"HTTP/1.1 "):
+            raise ValueError(f"expected an answer, got {line!r}")
+        status, headers = int(line.split()[1]), {}
         for line in iter(file.readline, b"\r\n"):
             name, _, value = line.partition(b":")
             headers[name.lower()] = value.strip().lower()
@@ -203,7 +205,7 @@ class Server:
             if time.monotonic() > deadline or self.process.poll() is not None:
                 log = self.log()
                 self.stop()
-                raise RuntimeError(f"{name} did not start: {log}")
+                raise RuntimeError(f"{name} did not start in time: {log}")
             time.sleep(0.05)
 
     def _listens(self) -> bool:
