@@ -265,7 +265,7 @@ class Drawing:
 
     def line(self, points: Sequence[Tuple[float, float]], colour: str = "") -> None:
         path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
-        stroke = f'stroke="{colour or self._palette["line"]}"'
+        stroke = f'stroke="{colour or self._palette["line"]}" stroke-width="1.5"'
         self._parts.append(f'<polyline points="{path}" fill="none" {stroke}/>')
 
     def dots(self, points: Sequence[Tuple[float, float]], colour: str) -> None:
