@@ -26,7 +26,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any, Callable, Dict, List
 
-from cases import IMPORTS, PEERS, Group, Peer, groups, is_asked
+from cases import CASES, IMPORTS, PEERS, Group, Peer, groups, is_asked
+from timing import medians
 from wire import Case, Round, Server, in_turns, private_bytes, resident_bytes
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -59,20 +60,6 @@ def start(name: str, peer: Peer, group: Group) -> Server:
     return Server(name, command, environment, group.server_cores)
 
 
-def start_all(group: Group, stack: ExitStack) -> Dict[str, Server]:
-    """Start those peers of a group that are installed; some fail at 10,000 routes."""
-    servers = {}
-    for name, peer in group.peers.items():
-        if is_installed(peer.package):
-            try:
-                servers[name] = start(name, peer, group)
-            except RuntimeError as error:
-                print(f"  {error}", flush=True)
-                continue
-            stack.callback(servers[name].stop)
-    return servers
-
-
 def seconds_for(case: Case, seconds: int) -> int:
     """Return how long a round takes: longer where many have to connect first."""
     return max(seconds, min(6, case.connections // 1000 * 3))
@@ -83,33 +70,50 @@ def measure_group(group: Group, rounds: int, seconds: int) -> List[Row]:
     jobs: Dict[Any, Callable[[], Round]] = {}
     rows: List[Row] = []
     with ExitStack() as stack:
-        servers = start_all(group, stack)
+        servers: Dict[str, Server] = {}
+        for name, peer in group.peers.items():
+            if is_installed(peer.package):
+                try:
+                    servers[name] = start(name, peer, group)
+                except RuntimeError as error:
+                    rows += fail(group, name, str(error), *group.cases)
+                    continue
+                stack.callback(servers[name].stop)
         for title, case in group.cases.items():
             for name, server in servers.items():
                 if is_asked(group, name, title):
-                    row: Row = {"group": group.title, "case": title, "peer": name}
-                    if group.axis:
-                        row.update(axis=group.axis, x=group.x or int(title))
-                    rows.append(row)
                     try:
                         case.check(server.port)
                     except (OSError, ValueError) as error:
-                        row["failed"] = str(error)
-                        print(f"  {title}: {name} fails: {error}", flush=True)
+                        rows += fail(group, name, str(error), title)
                         continue
                     long = seconds_for(case, seconds)
                     ask = partial(server.measure, case, long, group.client_cores)
                     jobs[title, name] = ask
         results = in_turns(jobs, rounds)
-    for row in rows:
-        measured = results.get((row["case"], row["peer"]), [])
+    for (title, name), measured in results.items():
+        row = new_row(group, name, title)
         row["rounds"] = [
             {key: round(value, 3) for key, value in one._asdict().items()}
             for one in measured
         ]
-        if measured:
-            print_row(row)
+        print_row(row)
+        rows.append(row)
     return rows
+
+
+def new_row(group: Group, name: str, title: str) -> Row:
+    """Return the row of a peer and a case, without a figure yet."""
+    row: Row = {"group": group.title, "case": title, "peer": name, "rounds": []}
+    if group.axis:
+        row.update(axis=group.axis, x=group.x or int(title))
+    return row
+
+
+def fail(group: Group, name: str, why: str, *titles: str) -> List[Row]:
+    """Return the rows of cases at which a peer fails, and say so."""
+    print(f"  {', '.join(titles)}: {name} fails: {why}", flush=True)
+    return [{**new_row(group, name, title), "failed": why} for title in titles]
 
 
 def print_row(row: Row) -> None:
@@ -181,6 +185,12 @@ def measure_imports(rounds: int) -> List[Row]:
     return list(rows.values())
 
 
+def json_us() -> float:
+    """Return what the library takes of the case "10 KB JSON": in and out."""
+    body = CASES["10 KB JSON"].body
+    return medians({"": lambda: json.dumps(json.loads(body))}, 20)[""]
+
+
 def git(*words: str) -> str:
     run = subprocess.run(["git", *words], cwd=str(ROOT), capture_output=True, text=True)
     return run.stdout.strip()
@@ -205,6 +215,7 @@ def circumstances(options: argparse.Namespace) -> Dict[str, Any]:
             p: importlib.metadata.version(p) for p in PACKAGES if is_installed(p)
         },
         "left_out": [package for package in PACKAGES if package not in versions],
+        "json_us": json_us(),
         "rounds": options.rounds,
         "seconds": options.seconds,
     }
@@ -220,6 +231,7 @@ def main() -> None:
     options = parser.parse_args()
     if not shutil.which("wrk"):
         raise SystemExit("it is wrk that asks: install it, as in apt install wrk")
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # or an import compiles each time
     found = circumstances(options)
     print(json.dumps(found, indent=2), flush=True)
     rows: List[Row] = []

@@ -205,7 +205,9 @@ class Server:
             if time.monotonic() > deadline or self.process.poll() is not None:
                 log = self.log()
                 self.stop()
-                raise RuntimeError(f"{name} did not start in time: {log}")
+                raise RuntimeError(
+                    f"it did not start in {PATIENCE_SECONDS:g} s {log}".strip()
+                )
             time.sleep(0.05)
 
     def _listens(self) -> bool:
