@@ -88,7 +88,11 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Return a table of Markdown, or nothing where there is nothing to tell."""
     if not rows or len(head) == 1:
         return ""
-    rule = ["---:" if cell[:1].isdigit() else "---" for cell in rows[0]]
+    columns = zip(*rows)
+    rule = [
+        "---:" if any(cell[:1].isdigit() for cell in column) else "---"
+        for column in columns
+    ]
     lines = [head, rule, *rows]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines) + "\n"
 
