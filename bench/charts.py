@@ -93,8 +93,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
         return ""
     columns = zip(*rows)
     rule = [
-        "---:" if any(map(NUMBER.fullmatch, column)) else "---"
-        for column in columns
+        "---:" if any(map(NUMBER.fullmatch, column)) else "---" for column in columns
     ]
     lines = [head, rule, *rows]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines) + "\n"
