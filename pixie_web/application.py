@@ -77,6 +77,7 @@ class Application(Declarations):
 
     form_limits: FormLimits  # set by run(); the defaults without it
     root_path = ""  # the same
+    state_place: Optional[Tuple[Any, ...]] = None  # the same
 
     def __init__(
         self, import_name: Optional[str] = None, *, secrets: MaybeSecrets = UNSET
@@ -88,6 +89,7 @@ class Application(Declarations):
         self.executors = Executors(answer, answer_async)
         self._mounts: List[Tuple[str, Application]] = []
         self._above: Optional[Tuple[Application, str]] = None  # where it is mounted
+        self._state: Any = None
 
     def mount(self, prefix: str, application: Application) -> None:
         """Have another application answer for all paths below `prefix`.
@@ -128,6 +130,31 @@ class Application(Declarations):
             yield prefix + route.path, route
         for mount, application in self._mounts:
             yield from application._placed_routes(prefix + mount)
+
+    @property
+    def state(self) -> Any:
+        """State that all processes share, a `State`; docs/state.md.
+
+        It may be taken at any time, and used while the server runs: in handlers,
+        triggers and hooks. Mounted applications share that of the one above them.
+
+        Raises:
+            MissingExtra: this is the lone file, and it comes with the package.
+        """
+        if self._above is not None:
+            return self._above[0].state
+        if self._state is None:
+            self._state = companion("state", "app.state").State(place=self._find_state)
+        return self._state
+
+    def _find_state(self) -> Tuple[Any, ...]:
+        if self.state_place is None:
+            raise PixieError(
+                "app.state has no place: it is used while the server runs, in handlers "
+                "and hooks, and TMPDIR or state= is where it lies; another program "
+                "names the same: pixie_web.state.State(path)"
+            )
+        return self.state_place
 
     def stats(self) -> Dict[str, Any]:
         """Return what runs now and what has been counted; docs/status.md has the table.
