@@ -173,7 +173,9 @@ class Application(Declarations):
             }
             for path, route in self._placed_routes()
         ]
-        return {"version": __version__, **self.executors.stats(), "routes": routes}
+        state = None if self.state_place is None else self.state.summary()
+        counted = {**self.executors.stats(), "state": state, "routes": routes}
+        return {"version": __version__, **counted}
 
     def status(self, path: str = "/status", **options: Any) -> None:
         """Serve what `stats` tells: a live page, as JSON, and to Prometheus.

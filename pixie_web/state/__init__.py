@@ -14,9 +14,11 @@ docs/state.md says what it promises.
     places      where a file may lie, and the server's own directory
     redis_store the same operations in Redis
     api         State, and the same for coroutines
+    limits      rate_limit, a trigger
 """
 
 from .api import AsyncLease, AsyncState, Lease, State, server_place
+from .limits import rate_limit
 from .places import Place, remove_place
 from .values import Entry, Message, Rate, StateBusy, StateFull, StateLost
 
@@ -32,6 +34,7 @@ __all__ = [
     "StateBusy",
     "StateFull",
     "StateLost",
+    "rate_limit",
     "remove_place",
     "server_place",
 ]

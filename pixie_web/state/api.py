@@ -10,7 +10,8 @@ import weakref
 from functools import lru_cache
 from typing import Any, Callable, List, Optional, Sequence, Union, cast
 
-from ..errors import PixieError
+from ..about import log
+from ..errors import HTTPError, PixieError
 from .gate import gates
 from .hub import AsyncSubscription, Cursor, Hub, Subscription
 from .places import Place, make_place, remove_place
@@ -416,8 +417,22 @@ class State:
         return Subscription(cursor, until)
 
     def stats(self) -> Any:
-        """Return how much there is, and what was done with it (a dict)."""
+        """Return how much there is, and what was done with it: docs/status.md."""
         return {"store": self.store.kind, **self.store.stats()}
+
+    def summary(self) -> Any:
+        """The same for statistics; None where it is unused, or out of reach.
+
+        It makes no file that nobody needs, and raises nothing.
+        """
+        try:
+            place = self._place() if self._store is None else self._store.place
+            if place.volatile and not os.path.exists(place.url):
+                return None
+            return self.stats()
+        except (HTTPError, PixieError, OSError) as error:
+            log.warning("the state tells no statistics: %s", error)
+            return None
 
 
 class AsyncState:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import mmap
 import os
-from typing import Dict, Optional
+from typing import Dict, Mapping, Optional
 
 NAMES = (
     "operations",
@@ -43,6 +43,17 @@ def take_over(directory: str, own: str) -> bool:
             except OSError:
                 pass  # another one was quicker
     return False
+
+
+def in_seconds(numbers: Mapping[str, int]) -> Dict[str, float]:
+    """Return counts as they are told: times in seconds."""
+    return {
+        "operations": numbers["operations"],
+        "waits": numbers["waits"],
+        "wait_seconds": numbers["waited_microseconds"] / 1_000_000,
+        "longest_wait_seconds": numbers["longest_wait_microseconds"] / 1_000_000,
+        "subscribers": numbers["subscribers"],
+    }
 
 
 class Counts:
@@ -84,12 +95,12 @@ class Counts:
         """Count subscribers that come and go."""
         self._numbers[SUBSCRIBERS] += change
 
-    def own(self) -> Dict[str, int]:
+    def own(self) -> Dict[str, float]:
         """Return what this process has counted."""
-        return dict(zip(NAMES, self._numbers))
+        return in_seconds(dict(zip(NAMES, self._numbers)))
 
 
-def total(directory: str) -> Dict[str, int]:
+def total(directory: str) -> Dict[str, float]:
     """Return what all processes of a server have counted."""
     numbers = dict.fromkeys(NAMES, 0)
     for name in os.listdir(directory):
@@ -106,4 +117,4 @@ def total(directory: str) -> Dict[str, int]:
                 numbers[key] = max(numbers[key], number)
             elif alive or key != "subscribers":
                 numbers[key] += number
-    return numbers
+    return in_seconds(numbers)
