@@ -17,16 +17,20 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import mmap
 import os
 import threading
 import time
-from typing import Dict, Tuple
+from typing import Dict, Optional, Tuple
 
 FIRST_PAUSE_SECONDS = 0.00005
 PAUSE_GROWTH = 1.5
 MAX_PAUSE_SECONDS = 0.001  # while the holder may be at work
 LONG_PAUSE_SECONDS = 0.005  # when it seems to be stopped
-LONG_SECONDS = 0.1
+LONG_SECONDS = 1.0
+HUNGRY_SECONDS = 0.003  # who has waited so long goes first
+YIELD_SECONDS = 0.002  # for so long, unless it says so again
+FLAG_BYTES = 8
 
 
 class GateTaken(Exception):
@@ -36,8 +40,13 @@ class GateTaken(Exception):
 class Gate:
     """An exclusive lock among all threads of all processes that name one file.
 
+    Who is inside comes back sooner than who looks for it each millisecond. So there is
+    a flag in the file, in memory that all share: until when the others are to stand
+    back for somebody who has waited for long. It is a time, so nobody has to take it
+    down who may have been killed.
+
     Args:
-        path: of the file; it is made, and holds nothing.
+        path: of the file; it is made, and holds the flag.
     """
 
     def __init__(self, path: str) -> None:
@@ -45,21 +54,33 @@ class Gate:
         self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         # It knows its owner, so that leaving needs no flag that a signal could forge.
         self._lock = threading.RLock()
+        self._flag = memoryview(bytearray(FLAG_BYTES)).cast("q")
+        self._map: Optional[mmap.mmap] = None
+        try:
+            if os.fstat(self._descriptor).st_size < FLAG_BYTES:
+                os.pwrite(self._descriptor, bytes(FLAG_BYTES), 0)
+            self._map = mmap.mmap(self._descriptor, FLAG_BYTES)
+            self._flag = memoryview(self._map).cast("q")
+        except (OSError, ValueError):
+            pass  # a disk that is full: nobody stands back
 
     def is_mine(self) -> bool:
         """Return whether this thread is inside."""
         return bool(self._lock._is_owned())  # type: ignore[attr-defined]
 
-    def enter(self, patience_seconds: float) -> float:
+    def enter(self, patience_seconds: float, waited_seconds: float = 0.0) -> float:
         """Go in, and return for how many seconds that had to wait.
 
         Whoever calls this calls `leave` in every case: a signal's exception may come
         when the lock is held, and before this has returned.
 
+        Args:
+            waited_seconds: for how long its caller has waited already.
+
         Raises:
             GateTaken: others were inside all the time.
         """
-        if self._lock.acquire(False) and self._take():
+        if self._try(waited_seconds):
             return 0.0
         if not patience_seconds:
             raise GateTaken
@@ -69,14 +90,28 @@ class Gate:
         # Polled, since a wait inside of the kernel would have no end where the holder
         # is stopped. A holder is inside for 20 us.
         pause = FIRST_PAUSE_SECONDS
-        while not self._take():
-            waited = time.monotonic() - began
+        waited = time.monotonic() - began
+        while not self._try(waited):
             if waited >= patience_seconds:
                 raise GateTaken
             most = MAX_PAUSE_SECONDS if waited < LONG_SECONDS else LONG_PAUSE_SECONDS
             pause = min(pause * PAUSE_GROWTH, most)
             time.sleep(min(pause, patience_seconds - waited))
-        return time.monotonic() - began
+            waited = time.monotonic() - began
+        return waited
+
+    def _try(self, waited: float) -> bool:
+        """Go in if nobody is inside, and nobody goes first."""
+        stand_back_until = self._flag[0]
+        if waited > HUNGRY_SECONDS:
+            self._flag[0] = time.monotonic_ns() + int(YIELD_SECONDS * 1e9)
+        elif stand_back_until and time.monotonic_ns() < stand_back_until:
+            return False
+        if not ((self.is_mine() or self._lock.acquire(False)) and self._take()):
+            return False
+        if stand_back_until:
+            self._flag[0] = 0
+        return True
 
     def _take(self) -> bool:
         try:
@@ -95,6 +130,9 @@ class Gate:
 
     def close(self) -> None:
         """Forget the file; for who is the last that uses it here."""
+        self._flag.release()
+        if self._map is not None:
+            self._map.close()  # a descriptor of its own, so not before nobody is inside
         os.close(self._descriptor)
 
 

@@ -11,6 +11,7 @@ import sqlite3
 import threading
 import time
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, Dict, List, Optional
 
@@ -22,7 +23,9 @@ from .places import Place
 from .session import Session, check_schema, connect, create_schema
 from .values import LOOP_SECONDS, NESTED, WAIT_SECONDS, StateBusy, StateFull
 
+THREADS = 4
 CHECKPOINT_BYTES = 4 * 1024 * 1024  # of the WAL
+DISK_CHECKPOINT_BYTES = 16 * 1024 * 1024  # all who write wait for the disk then
 CHECK_EACH_WRITES = 32  # how often somebody looks for that
 SWEEP_EACH_WRITES = 128
 
@@ -44,6 +47,7 @@ class Store:
     """
 
     kind = "file"
+    inline = True  # a read is quick enough for the loop
 
     def __init__(self, place: Place) -> None:
         self.place = place
@@ -51,12 +55,15 @@ class Store:
         # One name for one file, as SQLite puts its own beside the one that it is told.
         self.path = os.path.realpath(path)
         self.counts = Counts(place.directory)
-        self.inline = not place.durable  # quick enough for the loop
+        self._threads: Optional[ThreadPoolExecutor] = None  # for what waits for a disk
+        if place.durable:
+            self._threads = ThreadPoolExecutor(THREADS, "pixie_web-state")
         self._gate = gates.open(f"{self.path}-gate")
         self._local = threading.local()
         self._sessions: weakref.WeakSet[Session] = weakref.WeakSet()
         self._writes = 0
-        self._checkpoint_at = CHECKPOINT_BYTES
+        self._step_bytes = CHECKPOINT_BYTES if place.volatile else DISK_CHECKPOINT_BYTES
+        self._checkpoint_at = self._step_bytes
         self._checkpointer: Optional[threading.Thread] = None
         try:
             self._local.session = self._open()
@@ -77,19 +84,26 @@ class Store:
 
     async def perform_async(self, name: str, *args: Any) -> Any:
         """The same for a coroutine: the loop goes on while it waits for its turn."""
-        give_up = time.monotonic() + WAIT_SECONDS
+        if self._threads is not None and name not in Session.READS:
+            loop = asyncio.get_running_loop()
+            operation = partial(self.perform, name, *args)
+            return await loop.run_in_executor(self._threads, operation)
+        began, waited = time.monotonic(), 0.0
         pause = 0.0005
         while True:
             try:
-                return self._perform(0.0, name, args)
+                return self._perform(0.0, name, args, waited)
             except GateTaken:
-                if time.monotonic() > give_up:
+                waited = time.monotonic() - began
+                if waited > WAIT_SECONDS:
                     raise self._busy(WAIT_SECONDS) from None
             # No thread waits instead: six of them are all that the loop has.
             await asyncio.sleep(pause)
-            pause = min(pause * 1.5, 0.01)
+            pause = min(pause * 1.5, 0.001 if waited < 1 else 0.01)
 
-    def _perform(self, patience: float, name: str, args: Any) -> Any:
+    def _perform(
+        self, patience: float, name: str, args: Any, waited: float = 0.0
+    ) -> Any:
         try:
             session: Session = self._local.session
         except AttributeError:
@@ -103,7 +117,8 @@ class Store:
                 session.settled = True
                 self.counts.add()
                 return result
-            result = self._write(session, patience, getattr(session, name), args)
+            operation = getattr(session, name)
+            result = self._write(session, patience, waited, operation, args)
         except sqlite3.Error as error:
             raise self._translated(error) from error
         finally:
@@ -120,13 +135,18 @@ class Store:
         return result
 
     def _write(
-        self, session: Session, patience: float, operation: Any, args: Any
+        self,
+        session: Session,
+        patience: float,
+        waited: float,
+        operation: Any,
+        args: Any,
     ) -> Any:
         if self._gate.is_mine():  # by way of another State
             raise PixieError(NESTED)
         try:
             session.settled = False
-            waited = self._enter(patience)
+            waited += self._enter(patience, waited)
             session.anchor()
             try:
                 result = operation(*args)
@@ -152,9 +172,9 @@ class Store:
                 finally:
                     self._leave(session)
 
-    def _enter(self, patience: float) -> float:
+    def _enter(self, patience: float, waited: float = 0.0) -> float:
         try:
-            return self._gate.enter(patience)
+            return self._gate.enter(patience, waited)
         except GateTaken:
             if not patience:
                 raise
@@ -247,13 +267,22 @@ class Store:
 
     def checkpoint(self) -> None:
         """Empty the WAL into the file, inside the gate; never called on a loop."""
+        done = False
         try:
+            if not self.place.volatile:
+                # Most of it reaches the disk here, while others write on. Nobody locks
+                # this file, so closing a descriptor of it costs no lock.
+                wal = os.open(f"{self.path}-wal", os.O_RDONLY | os.O_CLOEXEC)
+                try:
+                    os.fsync(wal)
+                finally:
+                    os.close(wal)
             done = self._perform(WAIT_SECONDS, "checkpoint", ())
-        except (StateBusy, GateTaken):
-            done = False
+        except (StateBusy, GateTaken, OSError):
+            pass  # the next one that looks tries again
         # With a reader in it, it has to grow a good deal before the next attempt.
-        grown = self._wal_bytes() + CHECKPOINT_BYTES
-        self._checkpoint_at = CHECKPOINT_BYTES if done else grown
+        grown = self._wal_bytes() + self._step_bytes
+        self._checkpoint_at = self._step_bytes if done else grown
 
     # Messages.
 
@@ -281,6 +310,8 @@ class Store:
 
     def close(self) -> None:
         """Close all connections of this process."""
+        if self._threads is not None:
+            self._threads.shutdown(wait=True)
         was_inside = self._gate.is_mine()  # another State of this file, in an update
         try:
             # The last one to close writes the WAL back.

@@ -28,6 +28,7 @@ class Many:
     """
 
     def __init__(self, count: int, program: str, *arguments: str) -> None:
+        self.patience_seconds = 60.0
         self.processes = [
             subprocess.Popen(
                 [sys.executable, "-W", "error", "-c", START + program, str(number)]
@@ -54,7 +55,7 @@ class Many:
         """Return what they told; each has to end well."""
         found = []
         for one in self.processes:
-            output, _ = one.communicate(timeout=60)
+            output, _ = one.communicate(timeout=self.patience_seconds)
             assert one.returncode == 0
             found.append(json.loads(output))
         return found
