@@ -13,7 +13,7 @@ from typing import Iterator
 
 import pytest
 
-from pixie_web.state import State
+from pixie_web.state import Place, State
 
 
 def why_no_redis() -> str:
@@ -52,7 +52,7 @@ def redis_url() -> Iterator[str]:
             process.wait()
 
 
-@pytest.fixture(params=["file", "redis"])
+@pytest.fixture(params=["file", pytest.param("redis", marks=pytest.mark.redis)])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """Return where a state lies that is empty."""
     if request.param == "file":
@@ -68,6 +68,8 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 @pytest.fixture
 def state(url: str) -> Iterator[State]:
     """Return a state that is empty."""
-    state = State(url)
+    # That of a file waits for no disk: a hundred tests would.
+    place = Place(url, volatile="://" not in url)
+    state = State(place=lambda: place)
     yield state
     state.close()

@@ -130,7 +130,7 @@ def test_a_place_that_is_none_is_refused_at_the_start(tmp_path: Path) -> None:
 
 
 def test_a_redis_that_does_not_answer_is_told_at_the_start(tmp_path: Path) -> None:
-    pytest.importorskip("redis")
+    pytest.importorskip("redis")  # no server is needed for this
     url = f"unix://user:secret@{tmp_path}/no.sock"
     text = refused(tmp_path, PIXIE_STATE=url)
     assert "does not answer" in text
