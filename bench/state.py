@@ -106,6 +106,7 @@ def counts(setting: Setting) -> None:
     for way in ("incr", "update", "cas"):
         url = setting.url(f"counts-{way}")
         with Many(WRITERS, COUNTING, url, way, str(EACH)) as many:
+            many.patience_seconds = 300
             many.go()
             told = many.results()
         state = State(url)

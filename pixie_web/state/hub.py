@@ -351,18 +351,22 @@ class AsyncSubscription:
     def __init__(self, cursor: Cursor, until: Optional[Callable[[], bool]]) -> None:
         self._cursor = cursor
         self._until = until
-        store = cursor.hub.store
+        self._starting: Any = None
+        store, question = cursor.hub.store, ("last_message", cursor.channel.name)
         if cursor.needs_start and store.inline:
-            cursor.start(store.perform("last_message", cursor.channel.name))
+            cursor.start(store.perform(*question))
+        elif cursor.needs_start:
+            # "Now" is here, and not where somebody asks for the first message.
+            self._starting = store.threads.submit(store.perform, *question)
 
     def __aiter__(self) -> AsyncSubscription:
         return self
 
     async def __anext__(self) -> Message:
         cursor, store = self._cursor, self._cursor.hub.store
-        if cursor.needs_start:
-            name = cursor.channel.name
-            cursor.start(await store.perform_async("last_message", name))
+        if self._starting is not None:
+            starting, self._starting = self._starting, None
+            cursor.start(await asyncio.wrap_future(starting))
         while True:
             message = cursor.next()
             if message is not None:

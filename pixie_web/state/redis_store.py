@@ -278,9 +278,7 @@ class RedisStore:
             name: self.client.register_script(PRELUDE + text)
             for name, text in SCRIPTS.items()
         }
-        self._threads = ThreadPoolExecutor(
-            THREADS, thread_name_prefix="pixie_web-state"
-        )
+        self.threads = ThreadPoolExecutor(THREADS, thread_name_prefix="pixie_web-state")
 
     def translated(self) -> Translated:
         """Return a block whose errors are those of the state."""
@@ -304,7 +302,7 @@ class RedisStore:
         """The same for a coroutine, in a thread."""
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(
-            self._threads, partial(self.perform, name, *args)
+            self.threads, partial(self.perform, name, *args)
         )
 
     def _run(self, script: str, keys: Sequence[str], *args: Any) -> Any:
@@ -461,7 +459,7 @@ class RedisStore:
 
     def close(self) -> None:
         """Close all connections of this process."""
-        self._threads.shutdown(wait=False)
+        self.threads.shutdown(wait=False)
         self.client.close()
 
     def leak(self) -> List[Any]:

@@ -155,6 +155,20 @@ def test_coroutines_wait_without_holding_the_loop(state: State) -> None:
     asyncio.run(all_of_them())
 
 
+def test_a_coroutine_that_reads_late_gets_what_came_since_it_subscribed(
+    state: State,
+) -> None:
+    async def read_late() -> None:
+        state.publish("a", "before")
+        subscription = state.aio.subscribe("a")
+        if subscription._starting is not None:  # a Redis is asked in a thread
+            await asyncio.wrap_future(subscription._starting)
+        state.publish("a", "after")
+        assert (await subscription.__anext__()).data == "after"
+
+    asyncio.run(asyncio.wait_for(read_late(), 20))
+
+
 def test_who_leaves_is_let_go(state: State) -> None:
     async def come_and_go() -> None:
         for _ in range(50):
