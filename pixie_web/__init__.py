@@ -31,7 +31,7 @@ chapters, each of which uses only what stands above it:
     executors: dispatch
     declaring handling middleware application
     server: proxies access options transport exchange               clients
-    server: insistence http1 listeners server
+    server: insistence heads http1 listeners server
     settings launch lifespan runner pixie loading cli
 
 `python -m pixie_web single` joins them into one file, `pixie_web.py`, which works

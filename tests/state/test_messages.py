@@ -333,12 +333,21 @@ class Events:
         line, end, self._rest = self._rest.partition(b"\n")
         return line + end
 
+    def _chunk(self) -> bytes:
+        size = int(self._line(), 16)
+        data = b""
+        while len(data) < size + 2:
+            data += self._line()
+        assert data[size:] == b"\r\n"
+        return data[:size]
+
     def __iter__(self) -> Iterator[Any]:
+        text = ""
         while True:
-            self._line()  # of a chunk: an event is a chunk of its own
-            event = list(iter(self._line, b"\n"))
-            assert self._line() == b"\r\n"
-            yield dict(line.decode().rstrip("\n").split(": ", 1) for line in event)
+            text += self._chunk().decode()  # several may come as one
+            *events, text = text.split("\n\n")
+            for event in events:
+                yield dict(line.split(": ", 1) for line in event.split("\n"))
 
 
 @pytest.mark.parametrize("path", ["/asnc", "/stream"])

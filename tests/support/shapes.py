@@ -30,6 +30,8 @@ IS_SINGLE = SHAPE == "single"
 OF_THE_PACKAGE = [
     "application/test_status.py",
     "house/test_architecture.py",
+    "house/test_bench.py",
+    "house/test_budget.py",
     "house/test_chapters.py",
     "house/test_expressions.py",
     "house/test_fuzz.py",
