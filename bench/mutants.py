@@ -96,6 +96,7 @@ ROOMS: Dict[str, Tuple[str, str]] = {
     "cli": ("_flag", "run"),
     "status": ("", "status"),
     "httptools": ("", "parsers wire"),
+    "state": ("", "state store"),
     # Files that are to come.
     "lifespan": ("", "run listening server deployment pool_start"),
     "single": ("", "packaging run"),

@@ -82,13 +82,14 @@ from .pixie import (
     static,
 )
 from .requests import Request
-from .responses import Response, abort, redirect
+from .responses import Event, Response, abort, redirect
 from .staticfiles import cached_file, static_file
 from .templating.templates import Template, template
 
 __all__ = [
     "BadValue",
     "ClientDisconnected",
+    "Event",
     "FileUpload",
     "HTTPError",
     "Headers",

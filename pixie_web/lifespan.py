@@ -9,6 +9,7 @@ from typing import Any, Dict, Mapping, Sequence, cast
 
 from .about import log
 from .application import Application
+from .errors import PixieError, companion
 from .executors.dispatch import EXECUTORS
 from .executors.pool.frames import PoolOptions, Program, cpu_count
 from .executors.pool.links import STOP_SECONDS
@@ -63,6 +64,7 @@ class Lifespan:
         limits = FormLimits(**{name: settings[name] for name in FormLimits._fields})
         apply_settings(application, limits, settings["root_path"])
         try:
+            self._place_state()
             self._make_pools(application.freeze(), unwanted)
         except BaseException:
             self.abandon()
@@ -76,6 +78,7 @@ class Lifespan:
         """End what `prepare` has forked: all there is to do if `start` never comes."""
         for pool in self.pools.values():
             pool.end_zygote()
+        self._remove_state()
 
     async def start(self) -> None:
         """Start workers, and run what `on_start` declared; end them if it fails."""
@@ -93,6 +96,7 @@ class Lifespan:
             await self._application.stop()
         finally:
             await self._application.executors.stop(self._stop_seconds)
+            self._remove_state()
 
     def hurry(self) -> None:
         """Have `stop`, also one under way, kill what it would wait for."""
@@ -112,6 +116,23 @@ class Lifespan:
                 await pool.check_boot()
         finally:
             await self.stop()
+
+    def _place_state(self) -> None:
+        """Find a place for `app.state`, which nobody has to use."""
+        names = ("state", "state_max_bytes", "state_durable")
+        where, *bounds = (self._settings[name] for name in names)
+        try:
+            module = companion("state", "app.state")
+            self._application.state_place = module.server_place(where, *bounds)
+        except PixieError:  # the lone file, or no temporary directory
+            if where != "memory":
+                raise
+
+    def _remove_state(self) -> None:
+        place, self._application.state_place = self._application.state_place, None
+        if place is not None:
+            self._application.state.close()
+            companion("state", "app.state").remove_place(place)
 
     def _make_pools(self, program: Program, unwanted: Sequence[int]) -> None:
         """Make the pools that some route needs, and start their zygotes."""

@@ -71,6 +71,9 @@ class Pixie(Application):
         allowed_hosts: Optional[Iterable[str]] = None,
         access_log: Optional[bool] = None,
         access_log_format: Optional[str] = None,
+        state: Optional[str] = None,
+        state_max_bytes: Optional[int] = None,
+        state_durable: Optional[bool] = None,
         **limits: float,
     ) -> None:
         """Serve until SIGINT or SIGTERM; both let running requests end.
@@ -106,6 +109,12 @@ class Pixie(Application):
                 and env.url are then what the client says.
             access_log: log each request.
             access_log_format: with %(name)s for the items of `AccessRecord`.
+            state: where `app.state` lies: "memory", the default, lives as long as the
+                server; a path lives on; "redis://host/0" is shared by many machines.
+            state_max_bytes: how large it may grow, 32 MiB by default; Redis has bounds
+                of its own.
+            state_durable: have each change wait for the disk, so that a power cut loses
+                none.
             limits: the other fields of `ServerOptions`, and those of `PoolOptions` and
                 `FormLimits`.
 

@@ -484,6 +484,51 @@ class Response:
         return f"<Response {self.status} {type(self.body).__name__}>"
 
 
+class Event(str):
+    """A server-sent event (WHATWG HTML section 9.2), as text to be yielded.
+
+    A stream whose first chunk is one is sent as `text/event-stream`, uncached. Without
+    data no event happens, but the head is sent, and `retry` is heard.
+
+    Args:
+        data: text, or what JSON can say; each line of it becomes one of the event's.
+        event: its name (str); browsers call it "message" when left out.
+        id: what a browser sends as `Last-Event-ID` when it comes back (str or int).
+        retry: milliseconds (int) until it comes back when the connection breaks.
+
+    Raises:
+        ValueError: a name or an id has more than one line, or NUL.
+    """
+
+    def __new__(
+        cls,
+        data: Any = None,
+        *,
+        event: Optional[str] = None,
+        id: Union[str, int, None] = None,
+        retry: Optional[int] = None,
+    ) -> Event:
+        lines = []
+        # SECURITY: a line feed in a name would begin a field, or an event, of its own.
+        for name, value in ("event", event), ("id", id), ("retry", retry):
+            text = "" if value is None else str(value)
+            if not {"\r", "\n", "\0"}.isdisjoint(text):
+                raise ValueError(f"the {name} of an event is one line, got {text!r}")
+            lines += [] if value is None else [f"{name}: {text}"]
+        if data is not None:
+            text = data if isinstance(data, str) else write_json(data).decode()
+            text = text.replace("\r\n", "\n").replace("\r", "\n")
+            lines += [f"data: {line}" for line in text.split("\n")]
+        return super().__new__(cls, "\n".join(lines or [":"]) + "\n\n")
+
+
+EVENT_HEADERS = {
+    "Content-Type": "text/event-stream",
+    "Cache-Control": "no-store",
+    "X-Accel-Buffering": "no",  # of nginx, which would wait for more
+}
+
+
 class Refusal(Response):
     """The answer of who is too busy: ready to be sent.
 
@@ -572,7 +617,10 @@ def open_stream(response: Response, first: object) -> Tuple[Response, bytes]:
             raise TypeError("a first yielded Response has a body of str or bytes")
         response.body = body
         return response, chunk
-    if response.content_type is None and first is not None:
+    if response.content_type is None and isinstance(first, Event):
+        for name, value in EVENT_HEADERS.items():
+            response.headers.setdefault(name, value)
+    elif response.content_type is None and first is not None:
         response.content_type = HTML if isinstance(first, str) else OCTETS
     return response, b"" if first is None else to_chunk(first)
 

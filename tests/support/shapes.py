@@ -38,6 +38,7 @@ OF_THE_PACKAGE = [
     "house/test_importing.py",
     "house/test_single.py",
     "protocol/test_parsers.py",
+    "state",
 ]
 
 _made: Optional[TemporaryDirectory[str]] = None
