@@ -10,11 +10,25 @@ inherit.
 from __future__ import annotations
 
 import os
-from typing import Any, Callable, Dict, Iterable, Literal, Optional, Union
+from functools import partial
+from typing import (
+    Any,
+    Callable,
+    Dict,
+    Iterable,
+    Literal,
+    Optional,
+    Type,
+    Union,
+    cast,
+)
 
 from .application import Application
 from .cookies import UNSET, MaybeSecrets
 from .errors import PixieError
+from .gateways.asgi import ASGIGateway
+from .gateways.base import Gateway
+from .gateways.wsgi import WSGIGateway
 from .runner import Runner
 from .settings import read_settings, say
 
@@ -38,6 +52,7 @@ class Pixie(Application):
     ) -> None:
         super().__init__(import_name, secrets=secrets)
         self._kept: Dict[str, Any] = {}  # the arguments of a run() that did nothing
+        self._gateways: Dict[Type[Gateway], Gateway] = {}
 
     def run(
         self,
@@ -110,6 +125,38 @@ class Pixie(Application):
             self._kept = given
             return
         self._start(Runner.run, given)
+
+    @property
+    def wsgi(self) -> WSGIGateway:
+        """The application as a WSGI callable, for gunicorn, waitress and others.
+
+        Settings come from variables PIXIE_*; the server listens, and logs accesses.
+
+        Raises:
+            PixieError: a variable is no good.
+        """
+        return cast(WSGIGateway, self._gateway(WSGIGateway))
+
+    @property
+    def asgi(self) -> ASGIGateway:
+        """The same as an ASGI callable, for uvicorn, hypercorn, granian and others."""
+        return cast(ASGIGateway, self._gateway(ASGIGateway))
+
+    def _gateway(self, kind: Type[Gateway]) -> Gateway:
+        if kind not in self._gateways:
+            self._gateways[kind] = kind(self, self._kept)
+        return self._gateways[kind]
+
+    def __call__(self, *arguments: Any) -> Any:
+        """Be what a server takes it for: WSGI by two arguments, ASGI by three or one.
+
+        So `gunicorn app:app` works, which finds names and not `app:app.wsgi`.
+        """
+        if len(arguments) == 2:
+            return self.wsgi(*arguments)
+        if len(arguments) == 1:  # version 2: the rest comes in a second call
+            return partial(self.asgi, *arguments)
+        return self.asgi(*arguments)
 
     def check(self, **given: Any) -> None:
         """Do all of a start but the listening, and stop; arguments as for `run`.

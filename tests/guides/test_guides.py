@@ -14,7 +14,7 @@ import pixie_web
 from pixie_web import Pixie, Template
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
-PAGES = ["compression.md", "cookies.md", "from-bottle.md", "json.md"]
+PAGES = ["compression.md", "cookies.md", "from-bottle.md", "gateways.md", "json.md"]
 
 
 @pytest.fixture(autouse=True)

@@ -34,7 +34,7 @@ from names import (
 from shapes import lone_file
 
 PACKAGE = pathlib.Path(__file__).resolve().parents[2] / "pixie_web"
-MAX_CODE_LINES = 9_177  # of all chapters, joined; raising it is noted in docs/design.md
+MAX_CODE_LINES = 9_895  # of all chapters, joined; raising it is noted in docs/design.md
 MAX_FUNCTION_LINES = 40  # of code, as the next one
 MAX_CLASS_LINES = 250
 MAX_FILE_LINES = 700  # all of them
@@ -54,7 +54,7 @@ COMPANIONS = {"httptools", "status"}
 AROUND = {"__init__", "__main__", "single"}
 
 FOUNDATION = "about errors text cookies datastructures"
-PROTOCOL = "protocol/http11 protocol/multipart"
+PROTOCOL = "protocol/http11 protocol/canonical protocol/multipart"
 MESSAGES = "forms requests responses conditional staticfiles"
 BASE = "executors/base executors/streams"
 POOL = (
@@ -105,11 +105,19 @@ LAYERS = {
         f"{FOUNDATION} forks {PROTOCOL} {POOL} executors/dispatch application "
         "settings launch"
     ),
+    "loops": f"{FOUNDATION} executors/pool/links",
+    "gateways/base gateways/wsgi gateways/asgi": (
+        f"{FOUNDATION} forks {PROTOCOL} {MESSAGES} executors/local application "
+        "server/access server/options server/proxies settings lifespan loops"
+    ),
     "runner": (
         f"{FOUNDATION} forks executors/pool/links executors/pool/worker application "
-        "server/options server/listeners server/server settings lifespan"
+        "server/options server/listeners server/server settings lifespan loops"
     ),
-    "pixie": f"{FOUNDATION} application settings runner",
+    "pixie": (
+        f"{FOUNDATION} application settings gateways/base gateways/wsgi gateways/asgi "
+        "runner"
+    ),
     "loading": f"{FOUNDATION} {POOL} application launch runner pixie",
     "cli": f"{FOUNDATION} executors/pool/worker settings pixie loading",
 }

@@ -138,6 +138,7 @@ def test_a_banner_stands_above_each_chapter() -> None:
         "executors/",
         "executors/pool/",
         "server/",
+        "gateways/",
     ]
 
 
