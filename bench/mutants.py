@@ -97,6 +97,7 @@ ROOMS: Dict[str, Tuple[str, str]] = {
     "loading": ("load_application", "run pool_start"),
     "cli": ("_flag", "run"),
     "status": ("", "status"),
+    "testing": ("", "testing"),
     "httptools": ("", "parsers wire"),
     # Files that are to come.
     "lifespan": ("", "run listening server deployment pool_start"),

@@ -25,7 +25,7 @@ from typing import (
 
 from .application import Application
 from .cookies import UNSET, MaybeSecrets
-from .errors import PixieError
+from .errors import PixieError, companion
 from .gateways.asgi import ASGIGateway
 from .gateways.base import Gateway
 from .gateways.wsgi import WSGIGateway
@@ -157,6 +157,18 @@ class Pixie(Application):
         if len(arguments) == 1:  # version 2: the rest comes in a second call
             return partial(self.asgi, *arguments)
         return self.asgi(*arguments)
+
+    def test(self, **options: Any) -> Any:
+        """Return a client for tests, in the style of httpx; docs/testing.md shows it.
+
+        Args:
+            options: `pool` ("real" or "inline"), `base_url`, `headers`, `cookies`,
+                `follow_redirects`, `client`, and settings of run().
+
+        Raises:
+            MissingExtra: this is the lone file, and the client comes with the package.
+        """
+        return companion("testing", "app.test()").TestClient(self, **options)
 
     def check(self, **given: Any) -> None:
         """Do all of a start but the listening, and stop; arguments as for `run`.
