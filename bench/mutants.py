@@ -97,6 +97,8 @@ ROOMS: Dict[str, Tuple[str, str]] = {
     "loading": ("load_application", "run pool_start"),
     "cli": ("_flag", "run"),
     "status": ("", "status"),
+    "hosting": ("", "hosting"),
+    "servers": ("", "servers"),
     "testing": ("", "testing"),
     "httptools": ("", "parsers wire"),
     # Files that are to come.

@@ -28,6 +28,7 @@ from typing import (
     Optional,
     Sequence,
     Tuple,
+    Union,
 )
 
 from .about import __version__
@@ -89,10 +90,13 @@ class Application(Declarations):
         self._mounts: List[Tuple[str, Application]] = []
         self._above: Optional[Tuple[Application, str]] = None  # where it is mounted
 
-    def mount(self, prefix: str, application: Application) -> None:
+    def mount(
+        self, prefix: str, application: Union[Application, Callable[..., Any]]
+    ) -> None:
         """Have another application answer for all paths below `prefix`.
 
-        Its handlers see the path without the prefix, which is `env.prefix`.
+        Its handlers see the path without the prefix, which is `env.prefix`. It may be
+        a WSGI application, of Flask or Django: that runs in threads; docs/hosting.md.
         """
         prefix = prefix.rstrip("/")
         if not prefix.startswith("/") or "<" in prefix:
@@ -100,7 +104,12 @@ class Application(Declarations):
                 f'a mount\'s prefix is a path such as "/admin", got {prefix!r}'
             )
         if not isinstance(application, Application):
-            raise RouteError(f"mount takes an application, got {application!r}")
+            if not callable(application) or isinstance(application, type):
+                raise RouteError(f"mount takes an application, got {application!r}")
+            companion("hosting", "mount of a WSGI application").mount(
+                self, prefix, application
+            )
+            return
         self.check_open(prefix)
         if prefix in dict(self._mounts):
             raise RouteError(f"{prefix} is mounted already")

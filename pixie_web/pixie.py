@@ -66,6 +66,7 @@ class Pixie(Application):
         server_timing: Optional[bool] = None,
         loop: Optional[str] = None,
         parser: Optional[str] = None,
+        server: Optional[str] = None,
         uds: Optional[str] = None,
         uds_mode: Optional[int] = None,
         fd: Optional[int] = None,
@@ -95,6 +96,8 @@ class Pixie(Application):
             loop: "uvloop" or "asyncio"; uvloop by default, where it is installed.
             parser: "pixie", the default, or "httptools": the same requests, refused and
                 accepted, and quicker where a body comes in many small chunks.
+            server: another one that serves: "gunicorn", "waitress", "cheroot",
+                "uvicorn", "hypercorn" or "granian"; docs/gateways.md.
             server_timing: tell each client, in the Server-Timing header, how long its
                 request waited and ran.
             uds, uds_mode: the path of a Unix socket to listen on, instead of host and
@@ -182,7 +185,13 @@ class Pixie(Application):
         given = {**self._kept, **given}
         try:
             tls = given.pop("ssl_context", None)
-            start(Runner(self, read_settings(given, os.environ), tls))
+            settings = read_settings(given, os.environ)
+            if settings["server"] and start is Runner.run:
+                if tls is not None:
+                    raise PixieError("another server takes a certfile, no ssl_context")
+                companion("servers", "run(server=...)").serve(self, given, settings)
+                return
+            start(Runner(self, settings, tls))
         except (PixieError, OSError) as error:
             say(f"pixie_web: {error}")
             raise SystemExit(1) from None

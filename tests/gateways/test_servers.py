@@ -11,6 +11,8 @@ import pytest
 from servers import COMMANDS, WSGI, OtherServer, needs
 from support import PATIENCE_SECONDS, children, process_is_alive, wait_for
 
+from pixie_web import Pixie
+
 PROGRAM = Path(__file__).parents[1] / "programs" / "gateways.py"
 pytestmark = pytest.mark.skipif(
     sys.version_info < (3, 11), reason="other servers run in the newer Pythons"
@@ -148,7 +150,11 @@ class Notes:
         return next((line for line in lines if line.startswith(begin)), "")
 
 
-@pytest.fixture(scope="module", params=[name for name in COMMANDS if name != "pixie"])
+RUN = [name for name in COMMANDS if name.startswith("run-")]
+OTHERS = [name for name in COMMANDS if name != "pixie" and name not in RUN]
+
+
+@pytest.fixture(scope="module", params=OTHERS)
 def name(request: pytest.FixtureRequest) -> str:
     """Return the name of each other server."""
     needs(request.param)
@@ -258,3 +264,35 @@ def test_a_lost_worker_costs_one_request(server: OtherServer) -> None:
     assert ask(server.port, Case("GET", "/crash")).status == 502
     assert ask(server.port, Case("GET", "/late")).status == 504
     assert ask(server.port, Case("GET", "/pool")).body == b"pool"
+
+
+@pytest.mark.parametrize("runner", RUN)
+def test_run_serves_by_another_server(runner: str, tmp_path: Path) -> None:
+    needs(runner)
+    written = Notes(tmp_path / "notes")
+    environment = {"PIXIE_WORKERS": "1", "GATEWAY_NOTES": str(written.path)}
+    running = OtherServer(runner, PROGRAM, environment)
+    try:
+        assert ask(running.port, Case("GET", "/pool")).body == b"pool"
+        assert ask(running.port, UPLOAD).status == 200
+        below = children(running.pid)
+        running.stop()
+        wait_for(
+            lambda: not any(map(process_is_alive, below)), "the end of its processes"
+        )
+        written.wait("stop")
+    finally:
+        running.kill()
+
+
+def test_a_server_that_is_not_there_is_one_line(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = Pixie()
+    with pytest.raises(SystemExit):
+        app.run(server="apache")
+    assert "server is one of gunicorn, waitress" in capsys.readouterr().err
+    monkeypatch.setitem(sys.modules, "waitress", None)
+    with pytest.raises(SystemExit):
+        app.run(server="waitress")
+    assert 'server="waitress" needs: pip install waitress' in capsys.readouterr().err

@@ -19,6 +19,7 @@ PAGES = [
     "cookies.md",
     "from-bottle.md",
     "gateways.md",
+    "hosting.md",
     "json.md",
     "testing.md",
 ]

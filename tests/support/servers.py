@@ -16,8 +16,15 @@ from support import PATIENCE_SECONDS, Server
 
 # Their command lines: of the program `{app}`, on `{port}` of 127.0.0.1.
 PYTHON = sys.executable
+RUN = "-m pixie_web {module} --host 127.0.0.1 --port {port} --server "
 COMMANDS: Dict[str, str] = {
     "pixie": "-m pixie_web {module} --host 127.0.0.1 --port {port}",
+    "run-gunicorn": RUN + "gunicorn",
+    "run-waitress": RUN + "waitress",
+    "run-cheroot": RUN + "cheroot",
+    "run-uvicorn": RUN + "uvicorn",
+    "run-hypercorn": RUN + "hypercorn",
+    "run-granian": RUN + "granian",
     "gunicorn": "-m gunicorn {app} --bind 127.0.0.1:{port} --threads 8",
     "gunicorn-processes": "-m gunicorn {app} --bind 127.0.0.1:{port} --workers 2",
     "waitress": "-m waitress --listen 127.0.0.1:{port} {app}",
@@ -33,14 +40,14 @@ WSGI = "gunicorn gunicorn-processes waitress cheroot hypercorn-wsgi granian-wsgi
 
 def is_installed(name: str) -> bool:
     """Return whether a server can be started here."""
-    module = name.partition("-")[0]
+    module = name.replace("run-", "").partition("-")[0]
     return module == "pixie" or importlib.util.find_spec(module) is not None
 
 
 def needs(name: str) -> None:
     """Skip the test where a server is not installed."""
     if not is_installed(name):
-        pytest.skip(f"{name.partition('-')[0]} is not installed")
+        pytest.skip(f"{name} needs a server that is not installed")
 
 
 def free_port() -> int:

@@ -30,6 +30,8 @@ IS_SINGLE = SHAPE == "single"
 OF_THE_PACKAGE = [
     "application/test_status.py",
     "application/test_testing.py",
+    "gateways/test_hosting.py",
+    "gateways/test_servers.py",
     "house/test_architecture.py",
     "house/test_chapters.py",
     "house/test_expressions.py",
