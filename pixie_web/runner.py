@@ -60,7 +60,7 @@ class Runner:
         self._lifespan = Lifespan(application, settings)
         names = ServerOptions._fields
         options = ServerOptions(**{name: settings[name] for name in names})
-        self._server = Server(application.handle, options)
+        self._server = Server(application.handle, options, application.own_begin())
         self._stop: asyncio.Event
         self._signals = 0
         self._takes_signals = False

@@ -44,7 +44,7 @@ CHAPTERS = """
     executors/dispatch
     declaring handling middleware application
     server/proxies server/access server/options server/transport server/exchange
-    server/insistence server/http1 server/listeners server/server
+    server/insistence server/heads server/http1 server/listeners server/server
     settings launch lifespan loops
     gateways/base gateways/wsgi gateways/asgi
     runner pixie loading cli

@@ -34,7 +34,7 @@ from names import (
 from shapes import lone_file
 
 PACKAGE = pathlib.Path(__file__).resolve().parents[2] / "pixie_web"
-MAX_CODE_LINES = 9_912  # of all chapters, joined; raising it is noted in docs/design.md
+MAX_CODE_LINES = 10_368  # of all chapters, joined; raising it is noted in docs/design.md
 MAX_FUNCTION_LINES = 40  # of code, as the next one
 MAX_CLASS_LINES = 250
 MAX_FILE_LINES = 700  # all of them
@@ -64,7 +64,7 @@ POOL = (
 )
 SERVER = (
     "server/proxies server/access server/options server/transport server/exchange "
-    "server/insistence server/http1 server/listeners server/server"
+    "server/insistence server/heads server/http1 server/listeners server/server"
 )
 # Which chapters a chapter may import, when it runs. Those of its own line too, where
 # they stand above it.

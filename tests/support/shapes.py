@@ -33,6 +33,8 @@ OF_THE_PACKAGE = [
     "gateways/test_hosting.py",
     "gateways/test_servers.py",
     "house/test_architecture.py",
+    "house/test_bench.py",
+    "house/test_budget.py",
     "house/test_chapters.py",
     "house/test_expressions.py",
     "house/test_fuzz.py",
