@@ -21,7 +21,7 @@ Nothing but the standard library, Python 3.8 and later. The source is a package 
 chapters, each of which uses only what stands above it:
 
     about errors forks text cookies datastructures                  the foundation
-    protocol: http11 multipart                                      bytes, without I/O
+    protocol: http11 canonical multipart                            bytes, without I/O
     forms requests responses conditional staticfiles                messages
     templating: compiler templates
     routing
@@ -32,7 +32,9 @@ chapters, each of which uses only what stands above it:
     declaring handling middleware application
     server: proxies access options transport exchange               clients
     server: insistence heads http1 listeners server
-    settings launch lifespan runner pixie loading cli
+    settings launch lifespan loops
+    gateways: base wsgi asgi                             other servers' ways in
+    runner pixie loading cli
 
 `python -m pixie_web single` joins them into one file, `pixie_web.py`, which works
 alone: copied into a project it is an installation, and `python pixie_web.py app:app`

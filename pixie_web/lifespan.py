@@ -35,13 +35,22 @@ class Lifespan:
     Args:
         application: the one that answers, and what is mounted below it.
         settings: all of them, as `read_settings` returns them.
+        forks: this process is its own, so that what starts the workers may be forked.
+        inline: pool routes run in threads, whatever the settings of their pools say.
 
     Attributes:
         pools: of worker processes, by their name; those that some route needs.
     """
 
-    def __init__(self, application: Application, settings: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        application: Application,
+        settings: Mapping[str, Any],
+        forks: bool = True,
+        inline: bool = False,
+    ) -> None:
         self.pools: Dict[str, Pool] = {}
+        self._forks, self._inline = forks, inline
         self._application = application
         self._settings = settings
         self._stop_seconds = STOP_SECONDS
@@ -138,6 +147,8 @@ class Lifespan:
         """Make the pools that some route needs, and start their zygotes."""
         routes = program.routes
         wanted = {r.pool for r in routes if EXECUTORS[r.placement].in_worker}
+        if self._inline:
+            return
         start_by = self._choose_start() if wanted else ""
         launch = partial(describe_launch, self._application)
         for name in sorted(wanted):
@@ -168,6 +179,8 @@ class Lifespan:
             return "spawn"  # a fork without exec aborts in Apple's libraries
         if chosen not in ("auto", "zygote"):
             return chosen
+        if not self._forks:
+            return "auto"
         threads = count_lasting_threads()
         if threads == 1:
             return "zygote"

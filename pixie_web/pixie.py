@@ -10,11 +10,25 @@ inherit.
 from __future__ import annotations
 
 import os
-from typing import Any, Callable, Dict, Iterable, Literal, Optional, Union
+from functools import partial
+from typing import (
+    Any,
+    Callable,
+    Dict,
+    Iterable,
+    Literal,
+    Optional,
+    Type,
+    Union,
+    cast,
+)
 
 from .application import Application
 from .cookies import UNSET, MaybeSecrets
-from .errors import PixieError
+from .errors import PixieError, companion
+from .gateways.asgi import ASGIGateway
+from .gateways.base import Gateway
+from .gateways.wsgi import WSGIGateway
 from .runner import Runner
 from .settings import read_settings, say
 
@@ -47,6 +61,7 @@ class Pixie(Application):
     ) -> None:
         super().__init__(import_name, secrets=secrets, json=json)
         self._kept: Dict[str, Any] = {}  # the arguments of a run() that did nothing
+        self._gateways: Dict[Type[Gateway], Gateway] = {}
 
     def run(
         self,
@@ -60,6 +75,7 @@ class Pixie(Application):
         server_timing: Optional[bool] = None,
         loop: Optional[str] = None,
         parser: Optional[str] = None,
+        server: Optional[str] = None,
         uds: Optional[str] = None,
         uds_mode: Optional[int] = None,
         fd: Optional[int] = None,
@@ -92,6 +108,8 @@ class Pixie(Application):
             loop: "uvloop" or "asyncio"; uvloop by default, where it is installed.
             parser: "pixie", the default, or "httptools": the same requests, refused and
                 accepted, and quicker where a body comes in many small chunks.
+            server: another one that serves: "gunicorn", "waitress", "cheroot",
+                "uvicorn", "hypercorn" or "granian"; docs/gateways.md.
             server_timing: tell each client, in the Server-Timing header, how long its
                 request waited and ran.
             uds, uds_mode: the path of a Unix socket to listen on, instead of host and
@@ -129,6 +147,65 @@ class Pixie(Application):
             return
         self._start(Runner.run, given)
 
+    @property
+    def wsgi(self) -> WSGIGateway:
+        """The application as a WSGI callable, for gunicorn, waitress and others.
+
+        Settings come from variables PIXIE_*; the server listens, and logs accesses.
+
+        Raises:
+            PixieError: a variable is no good.
+        """
+        return cast(WSGIGateway, self._gateway(WSGIGateway))
+
+    @property
+    def asgi(self) -> ASGIGateway:
+        """The same as an ASGI callable, for uvicorn, hypercorn, granian and others."""
+        return cast(ASGIGateway, self._gateway(ASGIGateway))
+
+    def _gateway(self, kind: Type[Gateway]) -> Gateway:
+        if kind not in self._gateways:
+            self._gateways[kind] = kind(self, self._kept)
+        return self._gateways[kind]
+
+    def __call__(self, *arguments: Any) -> Any:
+        """Be what a server takes it for: WSGI by two arguments, ASGI by three or one.
+
+        So `gunicorn app:app` works, which finds names and not `app:app.wsgi`.
+        """
+        if len(arguments) == 2:
+            return self.wsgi(*arguments)
+        if len(arguments) == 1:  # version 2: the rest comes in a second call
+            return partial(self.asgi, *arguments)
+        return self.asgi(*arguments)
+
+    def mount(
+        self, prefix: str, application: Union[Application, Callable[..., Any]]
+    ) -> None:
+        """Have another application answer for all paths below `prefix`.
+
+        Its handlers see the path without the prefix, which is `env.prefix`. It may be
+        a WSGI application, of Flask or Django: that runs in threads; docs/hosting.md.
+        """
+        is_own = isinstance(application, (Application, type))
+        if is_own or not callable(application):
+            super().mount(prefix, cast(Application, application))
+        else:
+            hosting = companion("hosting", "the mount of a WSGI application")
+            hosting.mount(self, prefix, application)
+
+    def test(self, **options: Any) -> Any:
+        """Return a client for tests, in the style of httpx; docs/testing.md shows it.
+
+        Args:
+            options: `pool` ("real" or "inline"), `base_url`, `headers`, `cookies`,
+                `follow_redirects`, `client`, and settings of run().
+
+        Raises:
+            MissingExtra: this is the lone file, and the client comes with the package.
+        """
+        return companion("testing", "app.test()").TestClient(self, **options)
+
     def check(self, **given: Any) -> None:
         """Do all of a start but the listening, and stop; arguments as for `run`.
 
@@ -141,7 +218,13 @@ class Pixie(Application):
         given = {**self._kept, **given}
         try:
             tls = given.pop("ssl_context", None)
-            start(Runner(self, read_settings(given, os.environ), tls))
+            settings = read_settings(given, os.environ)
+            if settings["server"] and start is Runner.run:
+                if tls is not None:
+                    raise PixieError("another server takes a certfile, no ssl_context")
+                companion("servers", "run(server=...)").serve(self, given, settings)
+                return
+            start(Runner(self, settings, tls))
         except (PixieError, OSError) as error:
             say(f"pixie_web: {error}")
             raise SystemExit(1) from None

@@ -7,12 +7,14 @@ connection: Date, Connection, and the framing of the body.
 
 from __future__ import annotations
 
+import os
 import time
 from functools import lru_cache
 from typing import (
     TYPE_CHECKING,
     Any,
     AsyncIterator,
+    BinaryIO,
     Callable,
     Dict,
     Iterable,
@@ -81,6 +83,21 @@ class FileSlice(NamedTuple):
     length: int
     delete_after: bool = False
     descriptor: Optional[int] = None  # of a file that has no path
+
+
+def _open_file(path: str, flags: int) -> int:
+    # Not through a link, and not waiting for a pipe's other end, that took its place.
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+
+
+def open_slice(body: FileSlice) -> BinaryIO:
+    """Return the file that a body lies in, open; its `offset` is still to be sought.
+
+    Raises:
+        OSError: it is gone, or it is a link now.
+    """
+    source = body.path if body.descriptor is None else os.dup(body.descriptor)
+    return open(source, "rb", opener=_open_file)
 
 
 class StaticFile(NamedTuple):

@@ -23,6 +23,7 @@ DEFAULT_SETTINGS: Dict[str, Any] = {
     "pool_start": "auto",
     "threads": MAX_THREADS,
     "loop": "auto",
+    "server": "",  # our own
     "uds": "",
     "uds_mode": UNIX_SOCKET_MODE,
     "fd": -1,  # none

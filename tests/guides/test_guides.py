@@ -14,7 +14,16 @@ import pixie_web
 from pixie_web import Pixie, Template
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
-PAGES = ["compression.md", "cookies.md", "from-bottle.md", "json.md", "state.md"]
+PAGES = [
+    "compression.md",
+    "cookies.md",
+    "from-bottle.md",
+    "gateways.md",
+    "hosting.md",
+    "json.md",
+    "state.md",
+    "testing.md",
+]
 
 
 @pytest.fixture(autouse=True)
@@ -38,6 +47,7 @@ def test_the_examples_of_a_page_run(
     page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PIXIE_WORKERS", "0")  # a page is no module to be imported
     text = (DOCS / page).read_text(encoding="utf-8")
     if page in ("from-bottle.md", "state.md"):
         # They declare on the default application, which other tests use as well.

@@ -50,11 +50,13 @@ PRIVATE_REACHES: Dict[str, Set[str]] = {
 }
 
 # What is no chapter: it is not in the single file.
-COMPANIONS = {"httptools", "status", "state"}  # files, and a folder
+COMPANIONS = {  # files, and a folder
+    *("hosting", "httptools", "servers", "state", "status", "testing"),
+}
 AROUND = {"__init__", "__main__", "single"}
 
 FOUNDATION = "about errors text cookies datastructures"
-PROTOCOL = "protocol/http11 protocol/multipart"
+PROTOCOL = "protocol/http11 protocol/canonical protocol/multipart"
 MESSAGES = "forms requests responses conditional staticfiles"
 BASE = "executors/base executors/streams"
 POOL = (
@@ -105,11 +107,19 @@ LAYERS = {
         f"{FOUNDATION} forks {PROTOCOL} {POOL} executors/dispatch application "
         "settings launch"
     ),
+    "loops": f"{FOUNDATION} executors/pool/links",
+    "gateways/base gateways/wsgi gateways/asgi": (
+        f"{FOUNDATION} forks {PROTOCOL} {MESSAGES} executors/local application "
+        "server/access server/options server/proxies settings lifespan loops"
+    ),
     "runner": (
         f"{FOUNDATION} forks executors/pool/links executors/pool/worker application "
-        "server/options server/listeners server/server settings lifespan"
+        "server/options server/listeners server/server settings lifespan loops"
     ),
-    "pixie": f"{FOUNDATION} application settings runner",
+    "pixie": (
+        f"{FOUNDATION} application settings gateways/base gateways/wsgi gateways/asgi "
+        "runner"
+    ),
     "loading": f"{FOUNDATION} {POOL} application launch runner pixie",
     "cli": f"{FOUNDATION} executors/pool/worker settings pixie loading",
 }
