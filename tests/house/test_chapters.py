@@ -34,7 +34,9 @@ from names import (
 from shapes import lone_file
 
 PACKAGE = pathlib.Path(__file__).resolve().parents[2] / "pixie_web"
-MAX_CODE_LINES = 9_722  # of all chapters, joined; raising it is noted in docs/design.md
+MAX_CODE_LINES = (
+    10_460  # of all chapters, joined; raising it is noted in docs/design.md
+)
 MAX_FUNCTION_LINES = 40  # of code, as the next one
 MAX_CLASS_LINES = 250
 MAX_FILE_LINES = 700  # all of them
