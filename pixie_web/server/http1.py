@@ -262,7 +262,7 @@ class HTTP1Connection(Connection):
 
     def data_received(self, data: bytes) -> None:
         """Take bytes: of a head, of a body that is pulled, or of what comes later."""
-        if self._lane_is_open:
+        if self._lane_is_open and not self._lingering:
             # PERF: an ordinary request passes the reader by; 5 of 12 us.
             self._lane_is_open = False
             found = self.server.heads.find(data)
