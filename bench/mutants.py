@@ -92,7 +92,9 @@ ROOMS: Dict[str, Tuple[str, str]] = {
     "runner": ("_Runner", "run listening server deployment pool_start"),
     "pixie": ("Pixie", "run application"),
     "loading": ("load_application", "run pool_start"),
-    "cli": ("_flag", "run"),
+    "flags": ("UsageError", "command_line"),
+    "cli": ("print_routes", "run command_line"),
+    "starter": ("", "command_line"),
     "status": ("", "status"),
     "httptools": ("", "parsers wire"),
     # Files that are to come.

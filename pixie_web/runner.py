@@ -8,6 +8,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 from contextlib import ExitStack
 from typing import Any, List, Mapping, Optional, Sequence, Tuple, cast
 
@@ -80,6 +81,7 @@ class Runner:
         self._server = Server(application.handle, options)
         self._stop: asyncio.Event
         self._signals = 0
+        self._stopped_by = ""
         self._takes_signals = False
         self._tls = tls
 
@@ -88,7 +90,10 @@ class Runner:
         with ExitStack() as undo:
             self._prepare(undo)
             sockets = self._bind(undo)
+            began = time.monotonic()
             self._open_loop(undo).run_until_complete(self._serve(sockets))
+        seconds = time.monotonic() - began
+        say(f"pixie_web: stopped by {self._stopped_by} after {seconds:.1f} s")
 
     def check(self) -> None:
         """Start all but the listening, and stop."""
@@ -196,7 +201,7 @@ class Runner:
             return  # they come to that thread alone
         self._takes_signals = True
         for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, self._on_signal)
+            loop.add_signal_handler(number, self._on_signal, number)
         loop.add_signal_handler(signal.SIGHUP, self._on_hangup)
 
     def _on_hangup(self) -> None:
@@ -215,9 +220,10 @@ class Runner:
                 log.error("%s; the one in use stays", error)
         log.info("SIGHUP: %s; new code needs a restart", what)
 
-    def _on_signal(self) -> None:
+    def _on_signal(self, number: signal.Signals) -> None:
         self._signals += 1
         if self._signals == 1:
+            self._stopped_by = number.name
             self._stop.set()
             running = self._server.running
             if running:
@@ -245,6 +251,6 @@ class Runner:
         python = ".".join(map(str, sys.version_info[:3]))
         ends = "Ctrl-C stops it" if self._takes_signals else "it ends with its process"
         say(
-            f"pixie_web {__version__} on {address} ({ends})\n"
+            f"pixie_web {__version__} on {address} ({ends}), "
             f"main process {os.getpid()}, {workers}, {kind}, Python {python}"
         )

@@ -45,7 +45,7 @@ CHAPTERS = """
     declaring handling middleware application
     server/proxies server/access server/options server/transport server/exchange
     server/insistence server/http1 server/listeners server/server
-    settings launch lifespan runner pixie loading cli
+    settings launch lifespan runner pixie loading flags cli
 """.split()
 
 PACKAGE = Path(__file__).resolve().parent

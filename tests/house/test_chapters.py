@@ -34,7 +34,7 @@ from names import (
 from shapes import lone_file
 
 PACKAGE = pathlib.Path(__file__).resolve().parents[2] / "pixie_web"
-MAX_CODE_LINES = 9_177  # of all chapters, joined; raising it is noted in docs/design.md
+MAX_CODE_LINES = 9_371  # of all chapters, joined; raising it is noted in docs/design.md
 MAX_FUNCTION_LINES = 40  # of code, as the next one
 MAX_CLASS_LINES = 250
 MAX_FILE_LINES = 700  # all of them
@@ -50,7 +50,7 @@ PRIVATE_REACHES: Dict[str, Set[str]] = {
 }
 
 # What is no chapter: it is not in the single file.
-COMPANIONS = {"httptools", "status"}
+COMPANIONS = {"httptools", "starter", "status"}
 AROUND = {"__init__", "__main__", "single"}
 
 FOUNDATION = "about errors text cookies datastructures"
@@ -111,7 +111,8 @@ LAYERS = {
     ),
     "pixie": f"{FOUNDATION} application settings runner",
     "loading": f"{FOUNDATION} {POOL} application launch runner pixie",
-    "cli": f"{FOUNDATION} executors/pool/worker settings pixie loading",
+    "flags": f"{FOUNDATION} settings",
+    "cli": f"{FOUNDATION} executors/pool/worker settings pixie loading flags",
 }
 # Chapters that ask the system for nothing but memory.
 IO_MODULES = {"asyncio", "select", "selectors", "signal", "socket", "ssl", "subprocess"}

@@ -184,6 +184,7 @@ BY_CALL: Dict[Tuple[str, str], Use] = {
     ("is_safe_name", "_UNSAFE_ON_WINDOWS if windows else _UNSAFE_NAME"): Use(
         "search", PATH, compiled(_UNSAFE_NAME, _UNSAFE_ON_WINDOWS)
     ),
+    ("make", r'r"\w[\w.-]*"'): Use("fullmatch", DECLARED, compiled(r"\w[\w.-]*")),
     ("mount", 'r"(/[^/<>]+)+"'): Use("fullmatch", DECLARED, compiled(r"(/[^/<>]+)+")),
     ("safe_filename", r'r"[/\\]"'): Use("each", PART_HEAD, compiled(r"[/\\]")),
 }
