@@ -32,7 +32,9 @@ chapters, each of which uses only what stands above it:
     declaring handling middleware application
     server: proxies access options transport exchange               clients
     server: insistence http1 listeners server
-    settings launch lifespan runner pixie loading flags cli
+    settings launch lifespan
+    watching reloading refreshing                                   while it is written
+    runner pixie loading flags cli restarted
 
 `python -m pixie_web single` joins them into one file, `pixie_web.py`, which works
 alone: copied into a project it is an installation, and `python pixie_web.py app:app`

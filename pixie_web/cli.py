@@ -12,7 +12,8 @@ from .executors.pool.worker import fill_standard_descriptors
 from .flags import UsageError, describe_flags, did_you_mean, read_flags
 from .loading import load_application
 from .pixie import Pixie
-from .settings import say
+from .reloading import ProgramCall, Reloader, tether
+from .settings import read_settings, say
 
 PROGRAM = "python pixie_web.py" if LONE else "pixie"
 COMMANDS = {
@@ -97,6 +98,10 @@ def _serve(command: str, target: str, settings: Dict[str, Any]) -> int:
     """Do what concerns an application: serve it, check it, list its routes."""
     if command == "routes" and settings:
         raise UsageError("routes takes no flags")
+    if command == "run" and not tether.is_tied:
+        known = read_settings(settings, os.environ)
+        if known["reload"] and tether.call is not None:
+            return Reloader(tether.call, known).run()
     application = _load(target)
     if command == "run":
         application.run(**settings)
@@ -144,6 +149,8 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     left = list(sys.argv[1:] if arguments is None else arguments)
     command = left.pop(0) if left and left[0] in COMMANDS else ""
     fill_standard_descriptors()  # ahead of what the program opens
+    call = tuple(sys.argv[1:] if arguments is None else arguments)
+    tether.call = ProgramCall("command", "", call, os.getcwd())
     try:
         return _obey(left, command)
     except UsageError as problem:
@@ -152,4 +159,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
         return 2
     except PixieError as problem:
         say(f"pixie_web: {problem}")
+        tether.problem = str(problem)
         return 1
+    finally:
+        tether.call = None

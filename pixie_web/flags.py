@@ -20,6 +20,7 @@ Where it listens
   keyfile  the key of the certificate, PEM
 While it is written
   debug  show where errors come from, on their pages
+  reload  start anew when a file of the program changes
   server_timing  tell each client how long its request waited and ran
 What runs it
   workers  pool routes that run at once; auto: one for each CPU

@@ -7,7 +7,7 @@ from typing import Any, List, Optional, Sequence, Tuple, cast
 
 from .about import log
 from .declaring import Declarations, Triggers
-from .errors import ClientDisconnected, HTTPError, ends_worker
+from .errors import ClientDisconnected, HTTPError, ends_worker, fold
 from .executors.base import BusyError, Handler, Route
 from .executors.streams import Chunks, run_to_end
 from .requests import BodySource, Request, log_failure, off_the_loop
@@ -125,6 +125,7 @@ def trace(error: BaseException) -> str:
     """Return an error's traceback as text."""
     import traceback
 
+    fold(error)
     return "".join(traceback.format_exception(type(error), error, error.__traceback__))
 
 

@@ -10,11 +10,12 @@ inherit.
 from __future__ import annotations
 
 import os
-from typing import Any, Callable, Dict, Iterable, Literal, Optional, Union
+from typing import Any, Callable, Dict, Iterable, Literal, Mapping, Optional, Union
 
 from .application import Application
 from .cookies import UNSET, MaybeSecrets
 from .errors import PixieError
+from .reloading import Reloader, describe_call, tether
 from .runner import Runner
 from .settings import read_settings, say
 
@@ -48,6 +49,7 @@ class Pixie(Application):
         threads: Optional[int] = None,
         pool_start: Optional[str] = None,
         debug: Optional[bool] = None,
+        reload: Optional[bool] = None,
         server_timing: Optional[bool] = None,
         loop: Optional[str] = None,
         parser: Optional[str] = None,
@@ -74,6 +76,7 @@ class Pixie(Application):
                 them in threads of main, for debugging.
             threads: how many `thread` routes run at once; 40 by default.
             debug: show tracebacks in error pages.
+            reload: start the program anew when one of its files changes.
             pool_start: how workers start: "zygote" (forked; the default on Linux),
                 "exec" (forked from a process that imports the program again; when
                 threads run already), or "spawn" (each imports it again; elsewhere).
@@ -123,10 +126,21 @@ class Pixie(Application):
         given = {**self._kept, **given}
         try:
             tls = given.pop("ssl_context", None)
-            start(Runner(self, read_settings(given, os.environ), tls))
+            settings = read_settings(given, os.environ)
+            if start is Runner.run:
+                self._reload(settings, tls)
+            start(Runner(self, settings, tls))
         except (PixieError, OSError) as error:
             say(f"pixie_web: {error}")
+            tether.problem = str(error)
             raise SystemExit(1) from None
+
+    def _reload(self, settings: Mapping[str, Any], tls: Any) -> None:
+        """Be the reloader until the end, if that is wanted and there is none yet."""
+        tether.settings, tether.tls = settings, tls
+        if settings["reload"] and not tether.is_tied:
+            call = tether.call or describe_call()
+            raise SystemExit(Reloader(call, settings).run())
 
 
 app = Pixie()  # the default application; its methods are functions of this module

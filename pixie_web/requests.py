@@ -31,7 +31,7 @@ from typing import (
 from .about import log
 from .cookies import UNSET, MaybeSecrets, parse_cookies, secret_keys, unsign
 from .datastructures import Headers, MultiDict, T
-from .errors import HTTPError, PixieError, ends_worker
+from .errors import HTTPError, PixieError, ends_worker, fold
 from .forms import BodyFile, FileUpload, parse_form
 from .protocol.http11 import Head
 from .protocol.multipart import FORM_LIMITS, FormLimits, codec_of
@@ -491,6 +491,7 @@ def log_failure(request: Request, error: BaseException, midway: bool = False) ->
     if isinstance(error, RuntimeError) and "can't start new thread" in str(error):
         hint = "worker_memory_limit_bytes counts stacks, see threading.stack_size"
         error.args = (f"{error}; {hint}",)
+    fold(error)
     route = request.route
     where = f" in {route.path} ({route.placement.name})" if route is not None else ""
     where += ", in the middle of its answer" if midway else ""

@@ -21,6 +21,7 @@ DEFAULT_SETTINGS: Dict[str, Any] = {
     "host": "localhost",
     "port": 8000,
     "pool_start": "auto",
+    "reload": False,
     "threads": MAX_THREADS,
     "loop": "auto",
     "uds": "",

@@ -45,7 +45,8 @@ CHAPTERS = """
     declaring handling middleware application
     server/proxies server/access server/options server/transport server/exchange
     server/insistence server/http1 server/listeners server/server
-    settings launch lifespan runner pixie loading flags cli
+    settings launch lifespan watching reloading refreshing runner pixie
+    loading flags cli restarted
 """.split()
 
 PACKAGE = Path(__file__).resolve().parent

@@ -34,11 +34,11 @@ from names import (
 from shapes import lone_file
 
 PACKAGE = pathlib.Path(__file__).resolve().parents[2] / "pixie_web"
-MAX_CODE_LINES = 9_371  # of all chapters, joined; raising it is noted in docs/design.md
+MAX_CODE_LINES = 9_990  # of all chapters, joined; raising it is noted in docs/design.md
 MAX_FUNCTION_LINES = 40  # of code, as the next one
 MAX_CLASS_LINES = 250
 MAX_FILE_LINES = 700  # all of them
-OPTIONAL_MODULES = {"uvloop", "orjson", "ujson"}
+OPTIONAL_MODULES = {"uvloop", "orjson", "ujson", "watchfiles"}
 
 # Debts: what is larger than it may be, and how large. These numbers only ever fall.
 LARGE_CLASSES: Dict[str, int] = {}
@@ -105,14 +105,25 @@ LAYERS = {
         f"{FOUNDATION} forks {PROTOCOL} {POOL} executors/dispatch application "
         "settings launch"
     ),
+    "watching": "",
+    "reloading": (
+        f"{FOUNDATION} templating/templates executors/pool/worker server/listeners "
+        "settings launch watching"
+    ),
+    "refreshing": f"{FOUNDATION} requests responses",
     "runner": (
         f"{FOUNDATION} forks executors/pool/links executors/pool/worker application "
-        "server/options server/listeners server/server settings lifespan"
+        "server/options server/listeners server/server settings lifespan "
+        "reloading refreshing"
     ),
-    "pixie": f"{FOUNDATION} application settings runner",
+    "pixie": f"{FOUNDATION} application settings reloading runner",
     "loading": f"{FOUNDATION} {POOL} application launch runner pixie",
     "flags": f"{FOUNDATION} settings",
-    "cli": f"{FOUNDATION} executors/pool/worker settings pixie loading flags",
+    "cli": f"{FOUNDATION} executors/pool/worker settings reloading pixie loading flags",
+    "restarted": (
+        f"{FOUNDATION} requests responses executors/pool/worker handling settings "
+        "reloading runner pixie loading cli"
+    ),
 }
 # Chapters that ask the system for nothing but memory.
 IO_MODULES = {"asyncio", "select", "selectors", "signal", "socket", "ssl", "subprocess"}

@@ -127,6 +127,8 @@ BY_NAME: Dict[str, Use] = {
     "_HEADER_BLOCK": Use("fullmatch", ANSWER),
     "_HEADER_NAME": Use("match", LINE),
     "_HOST": Use("fullmatch", VALUES),
+    "_HTML": Use("search", ANSWER),
+    "_CODED_PAGE": Use("search", ANSWER),
     "_HTTP_DATE": Use("fullmatch", VALUES),
     "_LONE_RETURN": Use("each", TEMPLATE),
     "_NEXT_RECORD": Use("search", MESSAGE),
