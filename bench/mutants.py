@@ -98,6 +98,7 @@ ROOMS: Dict[str, Tuple[str, str]] = {
     "restarted": ("ProgramEnded", "reload"),
     "flags": ("UsageError", "command_line"),
     "cli": ("print_routes", "run command_line"),
+    "devtools": ("Shower", "debug_page"),
     "starter": ("", "command_line"),
     "status": ("", "status"),
     "httptools": ("", "parsers wire"),

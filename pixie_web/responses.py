@@ -601,16 +601,23 @@ def redirect(url: str, status: int = 303) -> NoReturn:
     raise HTTPError(status, headers={"Location": location})
 
 
-def error_page(error: HTTPError, traceback_text: str = "") -> Response:
+def error_page(
+    error: HTTPError, traceback_text: str = "", as_json: bool = False
+) -> Response:
     """Return the page for an error: its status and text, and a traceback if given.
 
-    Of an error that has JSON to say, it is that.
+    Of an error that has JSON to say, it is that; and JSON for whoever prefers it.
     """
     if error.status in (204, 304):
         return Response("", error.status, headers=error.headers).settle()
     if error.json is not None:
         return Response(error.json, error.status, headers=error.headers).settle()
     reason = REASONS.get(error.status, "Error")
+    if as_json:
+        said = {"status": error.status, "title": reason, "detail": error.text}
+        if traceback_text:
+            said["traceback"] = traceback_text.splitlines()
+        return Response(said, error.status, headers=error.headers).settle()
     title = f"{error.status} {reason}"
     text = f"<p>{escape(error.text)}</p>\n" if error.text != reason else ""
     trace = f"<pre>{escape(traceback_text)}</pre>\n" if traceback_text else ""

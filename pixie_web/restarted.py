@@ -7,9 +7,10 @@ from typing import List, NoReturn
 
 from .about import ROOT
 from .cli import main
+from .conditional import prefers_json
 from .errors import HTTPError, PixieError
 from .executors.pool.worker import prctl
-from .handling import trace
+from .handling import debug_page, trace
 from .loading import import_main
 from .pixie import Pixie
 from .reloading import ProgramCall, tether
@@ -59,14 +60,17 @@ def show_failure(error: BaseException) -> None:
     text = (problem or str(error)) if is_said else trace(error)
     if not is_said:
         say(text.rstrip())
+    settings = tether.settings or tether.setup["settings"]
     application = Pixie()
 
     @application.error(404)
     def failure(env: Request, _: object) -> Response:
-        return error_page(HTTPError(500, "The program does not start."), text)
+        if is_said:
+            as_json = prefers_json(env)
+            return error_page(HTTPError(500, "It does not start."), text, as_json)
+        return debug_page(env, error, may_tell_values=bool(settings["debug"]))
 
     tether.has_failed = True
-    settings = tether.settings or tether.setup["settings"]
     say("pixie_web: the program does not start; waiting for a change")
     try:
         Runner(application, settings, tether.tls).run()

@@ -34,7 +34,9 @@ from names import (
 from shapes import lone_file
 
 PACKAGE = pathlib.Path(__file__).resolve().parents[2] / "pixie_web"
-MAX_CODE_LINES = 9_990  # of all chapters, joined; raising it is noted in docs/design.md
+MAX_CODE_LINES = (
+    10_036  # of all chapters, joined; raising it is noted in docs/design.md
+)
 MAX_FUNCTION_LINES = 40  # of code, as the next one
 MAX_CLASS_LINES = 250
 MAX_FILE_LINES = 700  # all of them
@@ -50,7 +52,7 @@ PRIVATE_REACHES: Dict[str, Set[str]] = {
 }
 
 # What is no chapter: it is not in the single file.
-COMPANIONS = {"httptools", "starter", "status"}
+COMPANIONS = {"devtools", "httptools", "starter", "status"}
 AROUND = {"__init__", "__main__", "single"}
 
 FOUNDATION = "about errors text cookies datastructures"
@@ -85,7 +87,7 @@ LAYERS = {
         f"{FOUNDATION} requests responses staticfiles routing {BASE} "
         "executors/pool/frames executors/dispatch"
     ),
-    "handling": f"{FOUNDATION} requests responses {BASE} declaring",
+    "handling": f"{FOUNDATION} conditional requests responses {BASE} declaring",
     "middleware": f"{FOUNDATION} {MESSAGES} executors/streams",
     "application": (
         f"{FOUNDATION} {PROTOCOL} {MESSAGES} routing {BASE} executors/local "
@@ -121,7 +123,8 @@ LAYERS = {
     "flags": f"{FOUNDATION} settings",
     "cli": f"{FOUNDATION} executors/pool/worker settings reloading pixie loading flags",
     "restarted": (
-        f"{FOUNDATION} requests responses executors/pool/worker handling settings "
+        f"{FOUNDATION} conditional requests responses executors/pool/worker handling "
+        "settings "
         "reloading runner pixie loading cli"
     ),
 }

@@ -20,6 +20,7 @@ from backtracking import CHARACTERS, Hostile, Matcher, TooManySteps, hostile_tex
 
 import pixie_web
 from pixie_web import RouteError, single
+from pixie_web.devtools import MAX_LINE_CHARACTERS, MAX_MESSAGE_CHARACTERS
 from pixie_web.protocol.http11 import (
     MAX_CHUNK_LINE_BYTES,
     MAX_HEAD_BYTES,
@@ -37,7 +38,7 @@ PACKAGE = pathlib.Path(pixie_web.__file__).parent
 FILES = sorted(path for path in PACKAGE.rglob("*.py") if path.name != "single.py")
 CHAPTERS = [
     importlib.import_module("pixie_web." + name.replace("/", "."))
-    for name in [*single.CHAPTERS, "status"]
+    for name in [*single.CHAPTERS, "status", "devtools"]
 ]
 VALUES_BY_NAME = {k: v for one in CHAPTERS for k, v in vars(one).items()}
 MOST_COUNTED = 8_192  # characters; with more it would take long to count, not to match
@@ -84,6 +85,8 @@ FORM = Text(FORM_LIMITS.max_form_bytes, r"[\x00-\xff]")
 ANSWER = Text(MAX_HEAD_BYTES)  # a header that a handler sets
 TEMPLATE = Text(100_000)
 MESSAGE = Text(8_000)  # of an exception
+SHOWN = Text(MAX_LINE_CHARACTERS, growth=4.6)  # on the debug page
+SHOWN_MESSAGE = Text(MAX_MESSAGE_CHARACTERS, steps=1_000)
 # What the program's author writes is its own, and short: here a square may be. A filter
 # in a path (`<name:re:...>`, `app.filter`) is the author's too, and read by `re` as it
 # is: nothing here is known of it.
@@ -144,6 +147,11 @@ BY_NAME: Dict[str, Use] = {
     "_RESERVED_ON_WINDOWS": Use("fullmatch", PART_HEAD),
     "_ROOT_PATH": Use("fullmatch", VALUE),
     "_RULING_HEADER": Use("each", PROVED_HEAD),
+    "SECRET_IN_CALL": Use("each", SHOWN),
+    "SECRET_IN_SOURCE": Use("each", SHOWN),
+    "SECRET_IN_TEXT": Use("each", SHOWN_MESSAGE),
+    "SECRET_IN_URL": Use("each", SHOWN_MESSAGE),
+    "SECRET_NAME": Use("search", SHOWN),
     "_TOKEN": Use("fullmatch", VALUES),
     "_UNPRINTABLE": Use("each", HEAD),
     "_UNSAFE_IN_FILENAME": Use("each", PART_HEAD),

@@ -29,6 +29,7 @@ IS_SINGLE = SHAPE == "single"
 # What has no single shape: companions, the sources, and what is run on them.
 OF_THE_PACKAGE = [
     "application/test_status.py",
+    "application/test_debug_page.py",
     "house/test_architecture.py",
     "house/test_chapters.py",
     "house/test_expressions.py",
