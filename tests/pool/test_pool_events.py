@@ -123,7 +123,7 @@ SETTINGS: Dict[str, Any] = {
     "workers": 1,
     "max_crashes": 0,
     "worker_memory_limit_bytes": 1 << 30,
-    "timeout_grace_seconds": 0.3,
+    "timeout_grace_seconds": 3.0,
 }
 
 

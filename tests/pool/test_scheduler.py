@@ -104,6 +104,23 @@ async def test_streams_have_slots_of_their_own() -> None:
 
 
 @in_virtual_time
+async def test_a_stream_gets_the_worker_that_is_free_again_before_one_was_started() -> (
+    None
+):
+    async with played(workers=1) as stage:
+        stage.ask("/pool")
+        (worker,) = await stage.booted(1)
+        worker.respond()  # main has not read it when the stream comes
+        asked = stage.ask("/stream")
+        await quiet()
+        assert len(stage.workers) == 1
+        assert [job.number for job in worker.jobs] == [1, 2]
+        worker.begin()
+        worker.finish()
+        assert (await asked).status == 200
+
+
+@in_virtual_time
 async def test_by_default_there_are_four_streams_for_each_worker() -> None:
     async with played(workers=2) as stage:
         stats = stage.pool.stats()

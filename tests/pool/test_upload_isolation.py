@@ -57,11 +57,10 @@ def saved(env):
     return target.getvalue()
 
 def begin(env, name):
-    opened = None
-    if name.endswith("early"):
-        opened = env.files["file"].file
-        opened.read(1)
-    note(f"in-{name}")
+    if name.endswith("late"):
+        return None
+    opened = env.files["file"].file
+    opened.read(1)
     return opened
 
 def report(env, name, opened):
@@ -79,18 +78,21 @@ def later(env, name, opened):
 def plain(env, name):
     opened = begin(env, name)
     try:
+        note(f"in-{name}")  # here: it may be stopped at once
         wait(f"end-{name}")
     finally:
         later(env, name, opened)
 
 def leaking(env, name):
     opened = begin(env, name)
+    note(f"in-{name}")
     threading.Thread(target=later, args=(env, name, opened)).start()
     return "left behind"
 
 def silent(env, name):
     opened = begin(env, name)
     try:
+        note(f"in-{name}")
         yield b"first"
         wait(f"end-{name}")
     finally:
@@ -99,6 +101,7 @@ def silent(env, name):
 def stream(env, name):
     opened = begin(env, name)
     try:
+        note(f"in-{name}")
         while not exists(f"end-{name}"):
             yield b"."
             time.sleep(0.005)
@@ -108,6 +111,7 @@ def stream(env, name):
 async def coroutine(env, name):
     opened = begin(env, name)
     try:
+        note(f"in-{name}")
         await wait_on_loop(f"end-{name}")
     finally:
         await wait_on_loop(f"go-{name}")
@@ -118,7 +122,9 @@ async def cancelled(env, name):
     return await coroutine(env, name)
 
 def begin_and_report(env, name):
-    later(env, name, begin(env, name))
+    opened = begin(env, name)
+    note(f"in-{name}")
+    later(env, name, opened)
 
 async def in_thread(env, name):
     loop = asyncio.get_running_loop()
@@ -130,6 +136,7 @@ async def leaking_coroutine(env, name):
 async def async_stream(env, name):
     opened = begin(env, name)
     try:
+        note(f"in-{name}")
         while not exists(f"end-{name}"):
             yield b"."
             await asyncio.sleep(0.005)

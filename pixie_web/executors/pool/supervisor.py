@@ -354,14 +354,14 @@ class Supervisor:
 
     def _start_one(self) -> None:
         self._starting -= 1
-        if self._missing() <= 0:
-            return
         try:
-            self._spawn()
+            if self._missing() > 0:
+                self._spawn()
         except OSError as error:
             log.error("a worker can't be started: %s", error)
             self._pace.failed()
             self._ensure_workers()
+        self._lend()  # to streams, if those that were busy are free again
 
     def ready(self, worker: WorkerLink, table: bytes) -> None:
         """Take a worker that has booted, unless it would run other handlers.
