@@ -99,6 +99,7 @@ ROOMS: Dict[str, Tuple[str, str]] = {
     "flags": ("UsageError", "command_line"),
     "cli": ("print_routes", "run command_line"),
     "devtools": ("Shower", "debug_page"),
+    "guard": ("LoopHeld", "loop_guard"),
     "starter": ("", "command_line"),
     "status": ("", "status"),
     "httptools": ("", "parsers wire"),

@@ -21,6 +21,7 @@ Where it listens
 While it is written
   debug  show where errors come from, on their pages
   reload  start anew when a file of the program changes
+  loop_guard  log what holds the loop, or strict; auto: log with debug
   server_timing  tell each client how long its request waited and ran
 What runs it
   workers  pool routes that run at once; auto: one for each CPU

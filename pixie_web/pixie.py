@@ -50,6 +50,7 @@ class Pixie(Application):
         pool_start: Optional[str] = None,
         debug: Optional[bool] = None,
         reload: Optional[bool] = None,
+        loop_guard: Optional[str] = None,
         server_timing: Optional[bool] = None,
         loop: Optional[str] = None,
         parser: Optional[str] = None,
@@ -76,6 +77,8 @@ class Pixie(Application):
                 them in threads of main, for debugging.
             threads: how many `thread` routes run at once; 40 by default.
             debug: show tracebacks in error pages.
+            loop_guard: "log" names handlers that hold the event loop for over 100 ms,
+                "strict" answers them 500, for tests; "off". With `debug` "log".
             reload: start the program anew when one of its files changes.
             pool_start: how workers start: "zygote" (forked; the default on Linux),
                 "exec" (forked from a process that imports the program again; when

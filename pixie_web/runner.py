@@ -87,6 +87,7 @@ class Runner:
             self._pages = FreshPages(handle)
             handle = self._pages.handle
         self._server = Server(handle, options)
+        application.executors.loop_stats = self._server.held.stats
         self._stop: asyncio.Event
         self._signals = 0
         self._stopped_by = ""

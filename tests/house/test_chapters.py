@@ -34,9 +34,7 @@ from names import (
 from shapes import lone_file
 
 PACKAGE = pathlib.Path(__file__).resolve().parents[2] / "pixie_web"
-MAX_CODE_LINES = (
-    10_036  # of all chapters, joined; raising it is noted in docs/design.md
-)
+MAX_CODE_LINES = 10_074  # of all, joined; docs/design.md has why it was raised
 MAX_FUNCTION_LINES = 40  # of code, as the next one
 MAX_CLASS_LINES = 250
 MAX_FILE_LINES = 700  # all of them
@@ -52,7 +50,7 @@ PRIVATE_REACHES: Dict[str, Set[str]] = {
 }
 
 # What is no chapter: it is not in the single file.
-COMPANIONS = {"devtools", "httptools", "starter", "status"}
+COMPANIONS = {"devtools", "guard", "httptools", "starter", "status"}
 AROUND = {"__init__", "__main__", "single"}
 
 FOUNDATION = "about errors text cookies datastructures"
@@ -104,7 +102,7 @@ LAYERS = {
         "application"
     ),
     "lifespan": (
-        f"{FOUNDATION} forks {PROTOCOL} {POOL} executors/dispatch application "
+        f"{FOUNDATION} forks {PROTOCOL} {POOL} executors/dispatch handling application "
         "settings launch"
     ),
     "watching": "",

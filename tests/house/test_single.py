@@ -105,7 +105,7 @@ def test_the_chapters_are_all_files_but_for_companions() -> None:
     files = {p.relative_to(PACKAGE).with_suffix("") for p in PACKAGE.rglob("*.py")}
     folders = {p.as_posix() for p in files if p.name == "__init__"} - {"__init__"}
     outside = {"__init__", "__main__", "single", *folders}
-    outside |= {"devtools", "httptools", "starter", "status"}
+    outside |= {"devtools", "httptools", "starter", "status", "guard"}
     assert sorted(CHAPTERS) == sorted({p.as_posix() for p in files} - outside)
 
 

@@ -30,6 +30,7 @@ IS_SINGLE = SHAPE == "single"
 OF_THE_PACKAGE = [
     "application/test_status.py",
     "application/test_debug_page.py",
+    "application/test_loop_guard.py",
     "house/test_architecture.py",
     "house/test_chapters.py",
     "house/test_expressions.py",
