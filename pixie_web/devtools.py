@@ -498,7 +498,8 @@ def render_page(
         f"<style>{STYLE}</style>\n</head>\n<body>\n<header>\n"
         f"<h1>{escape(first.kind)}</h1>\n"
         f'<p class="message">{escape(first.message)}</p>\n'
-        f'<p class="asked"><b>{escape(target[:500])}</b> is answered {status}</p>\n'
+        f'<p class="asked"><b>{escape(target[:500])}</b> is answered {status}, '
+        f"request {escape(request.request_id)}</p>\n"
         f'<ol class="way">{"".join(steps)}</ol>\n</header>\n<main>\n'
         f"{''.join(errors)}<h2>Request</h2>\n{''.join(tables)}"
         '<h2>As text</h2>\n<details class="card"><summary>The traceback, to copy'

@@ -10,7 +10,17 @@ inherit.
 from __future__ import annotations
 
 import os
-from typing import Any, Callable, Dict, Iterable, Literal, Mapping, Optional, Union
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Callable,
+    Dict,
+    Iterable,
+    Literal,
+    Mapping,
+    Optional,
+    Union,
+)
 
 from .application import Application
 from .cookies import UNSET, MaybeSecrets
@@ -18,6 +28,55 @@ from .errors import PixieError
 from .reloading import Reloader, describe_call, tether
 from .runner import Runner
 from .settings import read_settings, say
+
+if TYPE_CHECKING:
+    from typing_extensions import TypedDict, Unpack
+
+
+if TYPE_CHECKING:
+
+    class Limits(TypedDict, total=False):
+        """Those settings of `run` that have no argument of their own."""
+
+        min_workers: Union[int, Literal["auto"]]
+        max_streams: Union[int, Literal["auto"]]
+        worker_idle_seconds: float
+        nice: int
+        timeout_grace_seconds: float
+        max_crashes: int
+        max_waiting: int
+        max_waiting_bytes: int
+        max_tasks_per_worker: int
+        max_worker_age_seconds: float
+        max_worker_bytes: int
+        worker_memory_limit_bytes: int
+        keep_alive_seconds: float
+        head_seconds: float
+        body_idle_seconds: float
+        send_idle_seconds: float
+        min_bytes_per_second: float
+        linger_seconds: float
+        tls_handshake_seconds: float
+        drain_seconds: float
+        max_connections: int
+        max_connections_per_client: int
+        max_pipelined_requests: int
+        max_request_line_bytes: int
+        max_header_line_bytes: int
+        max_headers: int
+        max_head_bytes: int
+        max_chunk_line_bytes: int
+        max_extension_bytes: int
+        max_trailer_bytes: int
+        max_body_bytes: int
+        max_memory_body_bytes: int
+        max_fields: int
+        max_form_bytes: int
+        max_field_bytes: int
+        max_file_bytes: int
+        max_parts: int
+        max_part_headers: int
+        max_part_head_bytes: int
 
 
 class Pixie(Application):
@@ -47,13 +106,13 @@ class Pixie(Application):
         *,
         workers: Union[int, Literal["auto"], None] = None,
         threads: Optional[int] = None,
-        pool_start: Optional[str] = None,
+        pool_start: Optional[Literal["auto", "zygote", "exec", "spawn"]] = None,
         debug: Optional[bool] = None,
         reload: Optional[bool] = None,
-        loop_guard: Optional[str] = None,
+        loop_guard: Optional[Literal["auto", "off", "log", "strict"]] = None,
         server_timing: Optional[bool] = None,
-        loop: Optional[str] = None,
-        parser: Optional[str] = None,
+        loop: Optional[Literal["auto", "uvloop", "asyncio"]] = None,
+        parser: Optional[Literal["pixie", "httptools"]] = None,
         uds: Optional[str] = None,
         uds_mode: Optional[int] = None,
         fd: Optional[int] = None,
@@ -65,7 +124,7 @@ class Pixie(Application):
         allowed_hosts: Optional[Iterable[str]] = None,
         access_log: Optional[bool] = None,
         access_log_format: Optional[str] = None,
-        **limits: float,
+        **limits: Unpack[Limits],
     ) -> None:
         """Serve until SIGINT or SIGTERM; both let running requests end.
 

@@ -13,11 +13,13 @@ import asyncio
 import os
 import time
 from contextvars import ContextVar
+from itertools import count
 from typing import (
     Any,
     AsyncIterator,
     BinaryIO,
     Callable,
+    ClassVar,
     Dict,
     Iterable,
     List,
@@ -26,16 +28,17 @@ from typing import (
     Tuple,
     Union,
     cast,
+    overload,
 )
 
 from .about import log
 from .cookies import UNSET, MaybeSecrets, parse_cookies, secret_keys, unsign
-from .datastructures import Headers, MultiDict, T
+from .datastructures import Default, Headers, MultiDict, T
 from .errors import HTTPError, PixieError, ends_worker, fold
 from .forms import BodyFile, FileUpload, parse_form
 from .protocol.http11 import Head
 from .protocol.multipart import FORM_LIMITS, FormLimits, codec_of
-from .text import load_json, parse_urlencoded, percent_encode
+from .text import expression, load_json, parse_urlencoded, percent_encode
 
 MAX_BODY_BYTES = 16 * 1024 * 1024  # a route may ask for more or less; nginx 1 MiB
 MAX_CHUNK_BYTES = 256 * 1024  # a larger piece of a response is sent in several
@@ -131,6 +134,15 @@ class BodySource:
 ROOT_PATH: ContextVar[str] = ContextVar("root_path", default="")
 
 
+_REQUEST_ID = expression(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,64}")  # RFC 9110: a token
+_numbers = count(1)
+
+
+def next_number() -> int:
+    """Return a number that no other request of this run has, in 32 bits."""
+    return next(_numbers) & 0xFFFFFFFF
+
+
 class Request:
     """What a client asked for; handlers get it as `env`.
 
@@ -149,12 +161,15 @@ class Request:
         debug: whether error pages show tracebacks.
     """
 
+    run: ClassVar[str] = os.urandom(4).hex()  # of main, in workers too
+
     __slots__ = (
         "_after",
         "_body",
         "_cookies",
         "_form",
         "_headers",
+        "_id",
         "_query",
         "app",
         "body_file",
@@ -165,6 +180,7 @@ class Request:
         "fatal",
         "head",
         "host",
+        "number",
         "params",
         "prefix",
         "queue_seconds",
@@ -202,6 +218,7 @@ class Request:
         self.queue_seconds = 0.0
         self.run_seconds: Optional[float] = None  # None: it has not come to a handler
         self.fatal = False  # the handler tried to end its process
+        self.number = 0  # in this run; 0: nobody has asked
         # Filled in when first asked for.
         self.body_file: Optional[BodyFile] = None  # of a large one
         self._body: Optional[bytes] = b"" if source is None else None
@@ -209,9 +226,26 @@ class Request:
         self._query: Optional[MultiDict[str]] = None
         self._cookies: Optional[Dict[str, str]] = None
         self._form: Optional[Tuple[MultiDict[str], MultiDict[FileUpload]]] = None
+        self._id: Optional[str] = None
         self._after: List[Callable[[], object]] = []
 
     # The head.
+
+    @property
+    def request_id(self) -> str:
+        """What names this request in logs: its X-Request-ID, or one that is made.
+
+        A client's is taken where it is a token (RFC 9110 section 5.6.2) of at most 64
+        characters. One is made when somebody asks, of the run and a number, which main
+        and its workers know alike: so it is the same in both.
+        """
+        if self._id is None:
+            given = self.header("x-request-id") or ""
+            if not _REQUEST_ID.fullmatch(given):
+                self.number = self.number or next_number()
+                given = f"{Request.run}-{self.number:x}"
+            self._id = given
+        return self._id
 
     @property
     def raw_head(self) -> bytes:
@@ -277,6 +311,26 @@ class Request:
             self._cookies = parse_cookies(header)
         return self._cookies
 
+    @overload
+    def cookie(
+        self, name: str, default: None = None, *, secret: Literal[False] = False
+    ) -> Optional[str]: ...
+
+    @overload
+    def cookie(
+        self, name: str, default: Default, *, secret: Literal[False] = False
+    ) -> Union[str, Default]: ...
+
+    @overload
+    def cookie(
+        self,
+        name: str,
+        default: Any = None,
+        *,
+        secret: Union[MaybeSecrets, Literal[False]] = UNSET,
+        max_age: Optional[float] = None,
+    ) -> Any: ...
+
     def cookie(
         self,
         name: str,
@@ -289,7 +343,8 @@ class Request:
 
         Args:
             secret: what signed the cookie (str or bytes), or several; False for one
-                that is not signed. Left out, the application's secrets, if it has any.
+                that is not signed. Left out, the application's secrets, if it has any:
+                type checkers take its value for a str, though JSON may say others.
             max_age: how old the signature may be, in seconds.
 
         A signed cookie that is forged, too old or moved here from another name counts
@@ -496,5 +551,10 @@ def log_failure(request: Request, error: BaseException, midway: bool = False) ->
     where = f" in {route.path} ({route.placement.name})" if route is not None else ""
     where += ", in the middle of its answer" if midway else ""
     log.error(
-        "%s %s failed%s", request.method, request.head.target, where, exc_info=error
+        "%s %s failed%s, request %s",
+        request.method,
+        request.head.target,
+        where,
+        request.request_id,
+        exc_info=error,
     )

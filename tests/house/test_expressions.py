@@ -143,6 +143,7 @@ BY_NAME: Dict[str, Use] = {
     "_QUALITY": Use("fullmatch", VALUES),
     "_RANGE": Use("fullmatch", VALUES),
     "REPLACED": Use("each", ANSWER),
+    "_REQUEST_ID": Use("fullmatch", VALUES),
     "_REQUEST_LINE": Use("fullmatch", LINE),
     "_RESERVED_ON_WINDOWS": Use("fullmatch", PART_HEAD),
     "_ROOT_PATH": Use("fullmatch", VALUE),
