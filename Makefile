@@ -4,6 +4,8 @@
 # make types    mypy --strict, as for the oldest Python it knows and as for the newest
 # make format   let ruff repair what it can
 # make single   build the single file, pixie_web.py, from the chapters of the package
+# make bench    measure this and its peers side by side, in an environment of its own, twice;
+#               BENCH_ARGS="--rounds 5 --seconds 2" is handed to bench/run.py
 # make dist     build what a release consists of into dist/: sdist, wheel, single file
 # make clean    remove everything that the other targets made
 #
@@ -15,6 +17,8 @@ PYTHON ?= python3
 VENV ?= .venv
 EXTRAS ?= test
 PYTEST_ARGS ?=
+BENCH_VENV ?= .venv-bench
+BENCH_ARGS ?=
 
 bin = $(VENV)/bin
 # Named after interpreter and extras, so that another PYTHON or EXTRAS starts afresh.
@@ -22,7 +26,7 @@ release := $(shell $(PYTHON) -c 'import sys; print("%d.%d.%d" % sys.version_info
 comma := ,
 stamp = $(VENV)/.installed-$(release)-$(subst $(comma),-,$(EXTRAS))
 
-.PHONY: test suite lint types format single dist clean
+.PHONY: test suite lint types format single bench dist clean
 .NOTPARALLEL:
 
 test: lint types suite
@@ -47,6 +51,18 @@ format: $(stamp)
 single:
 	$(PYTHON) pixie_web/single.py pixie_web.py
 
+bench: $(BENCH_VENV)/.installed
+	$(BENCH_VENV)/bin/python bench/run.py $(BENCH_ARGS)
+	$(BENCH_VENV)/bin/python bench/run.py --name again $(BENCH_ARGS)
+	$(BENCH_VENV)/bin/python bench/charts.py
+
+# One by one: a peer that can't be installed here is left out, and the others are not.
+$(BENCH_VENV)/.installed: bench/requirements.txt
+	$(PYTHON) -m venv --clear $(BENCH_VENV)
+	@while read -r peer; do $(BENCH_VENV)/bin/python -m pip install --quiet "$$peer" \
+	    || echo "bench: $$peer is left out"; done <bench/requirements.txt
+	@touch $@
+
 dist: $(stamp)
 	rm -rf dist
 	$(bin)/python -m pip install --quiet build
@@ -62,6 +78,6 @@ $(stamp): pyproject.toml
 	@touch $@
 
 clean:
-	rm -rf $(VENV) build dist pixie_web.py *.egg-info
+	rm -rf $(VENV) $(BENCH_VENV) build dist pixie_web.py *.egg-info
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

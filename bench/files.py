@@ -136,11 +136,12 @@ def megabytes(pid: int) -> float:
 
 
 def cpu_seconds(pids: List[int]) -> float:
-    ticks = 0
-    for pid in pids:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        ticks += int(fields[11]) + int(fields[12])
-    return ticks / os.sysconf("SC_CLK_TCK")
+    """Return how long the processes have run: by their own clocks, to the microsecond.
+
+    /proc/<pid>/stat counts in hundredths of a second, of which 100 MB take two.
+    """
+    # clock_getcpuclockid(3), as Linux makes the number.
+    return sum(time.clock_gettime((~pid << 3) | 2) for pid in pids)
 
 
 Job = Callable[[], float]  # returns how much it got

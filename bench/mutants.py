@@ -84,6 +84,7 @@ ROOMS: Dict[str, Tuple[str, str]] = {
         "_open_file",
         "server heartbeats broken_streams access_log files placement patience",
     ),
+    "server/heads": ("", "heads"),
     "server/http1": ("", "server flow crowds conformance patience"),
     "server/listeners": ("Listener _bind_one", "listening patience server"),
     "server/server": ("connections_allowed", "patience server listening deployment"),

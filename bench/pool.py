@@ -34,13 +34,14 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Callable, Deque, Dict, Iterator, List, NamedTuple, Optional
 
+from wire import cpu_times, descendants, resident_bytes
+
 ROOT = Path(__file__).resolve().parent.parent
 WORKERS = 2
 PATIENCE_SECONDS = 20.0
 BURN_SECONDS = 0.02  # of CPU, for each request of the overload
 LEAST_WAIT_SECONDS = 3.0  # for what should come, or be gone, in milliseconds
 TOO_LONG = f"> {LEAST_WAIT_SECONDS:g} s"
-TICKS = os.sysconf("SC_CLK_TCK")
 
 WORK = """
 import os, sys, time
@@ -272,35 +273,10 @@ class Server:
         return pid
 
 
-def descendants(pid: int) -> List[int]:
-    """Return the ids of all processes below one."""
-    parents: Dict[int, int] = {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                fields = (entry / "stat").read_text().rpartition(")")[2].split()
-            except OSError:
-                continue
-            parents[int(entry.name)] = int(fields[1])
-    found = [pid]
-    for one in found:
-        found += [child for child, parent in parents.items() if parent == one]
-    return found[1:]
-
-
 def cpu_seconds(pid: int) -> Optional[float]:
     """Return the CPU time that a process has had; None when it is gone, or a zombie."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return None
-    return None if fields[0] == "Z" else (int(fields[11]) + int(fields[12])) / TICKS
-
-
-def resident_bytes(pid: int) -> int:
-    """Return the memory of a process."""
-    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE")
+    times = cpu_times(pid)
+    return None if times is None else sum(times)
 
 
 # The client ---------------------------------------------------------------------------

@@ -31,7 +31,7 @@ chapters, each of which uses only what stands above it:
     executors: dispatch
     declaring handling middleware application
     server: proxies access options transport exchange               clients
-    server: insistence http1 listeners server
+    server: insistence heads http1 listeners server
     settings launch lifespan
     watching reloading refreshing                                   while it is written
     runner pixie loading flags cli restarted

@@ -28,6 +28,7 @@ from typing import (
     Optional,
     Sequence,
     Tuple,
+    Union,
 )
 
 from .about import __version__
@@ -42,7 +43,7 @@ from .errors import (
     RouteError,
     companion,
 )
-from .executors.base import Handler, ProcessType, Route, proc_env
+from .executors.base import Handler, Outcome, ProcessType, Route, proc_env
 from .executors.dispatch import Executors
 from .executors.local import LoopStream, start_task
 from .executors.pool.frames import Program
@@ -51,14 +52,15 @@ from .handling import (
     answer,
     answer_async,
     ask_first,
+    body_is_there,
     error_response,
     join_triggers,
-    read_body,
+    receive_body,
     run_after,
     seal,
 )
 from .protocol.multipart import FormLimits
-from .requests import ROOT_PATH, BodySource, Request
+from .requests import ROOT_PATH, Request
 from .responses import Refusal, Response, StaticFile
 from .routing import Pattern
 from .staticfiles import resolve_file
@@ -79,9 +81,15 @@ class Application(Declarations):
     root_path = ""  # the same
 
     def __init__(
-        self, import_name: Optional[str] = None, *, secrets: MaybeSecrets = UNSET
+        self,
+        import_name: Optional[str] = None,
+        *,
+        secrets: MaybeSecrets = UNSET,
+        json: Any = None,
     ) -> None:
         super().__init__(secrets)
+        if json is not None:
+            self.json = json
         self.import_name = import_name
         self.debug = False
         self.imported_from = ""  # the module that the command line named
@@ -221,6 +229,7 @@ class Application(Declarations):
         for index, route in enumerate(self.routes):
             route.index = index
             route.triggers = join_triggers(route)
+            route.waits_first = bool(route.triggers[1])
         self.executors.place(self.routes)
         starts = [f for app in applications for f in app.worker_start_hooks]
         stops = [f for app in applications for f in app.worker_stop_hooks]
@@ -248,23 +257,73 @@ class Application(Declarations):
             ClientDisconnected, ProtocolError: the body did not arrive; no answer is
                 owed, or the one that the error says.
         """
+        outcome = self.begin(request)
+        return outcome if isinstance(outcome, Response) else await outcome
+
+    def own_begin(self) -> Optional[Callable[[Request, Any], Outcome]]:
+        """Return `begin`, or None where a subclass has a `handle` of its own."""
+        is_own = getattr(self.handle, "__func__", None) is Application.handle
+        return self.begin if is_own else None
+
+    def begin(self, request: Request, known: Any = None) -> Outcome:
+        """Do of `handle` all that waits for nothing.
+
+        Args:
+            known: the `known` of an earlier request with the very same head, or None.
+
+        Returns:
+            the response, or what to wait for until it is there.
+
+        Raises:
+            ClientDisconnected, ProtocolError: as `handle`, which a wait raises too.
+        """
         if not self.frozen:
             self.freeze()
         request.root_path = request.root_path or self.root_path
         if request.root_path != ROOT_PATH.get():  # of the last request here
             ROOT_PATH.set(request.root_path)
-        owner = request.app = self._owner(request)
-        json_default_hook.set(owner._json_default)
-        response = await owner._respond(request)
-        if isinstance(response.body, StaticFile):
-            try:
-                return resolve_file(request.method, deciding_headers(request), response)
-            except HTTPError as error:
-                return seal(owner, request, error_response(owner, request, error))
-        return response
+        owner: Application
+        owner, request.prefix, match = known or (
+            self._owner(request),  # which may set the prefix
+            request.prefix,
+            None,
+        )
+        request.app = owner
+        if json_default_hook.get() is not owner._json_default:
+            json_default_hook.set(owner._json_default)
+        try:
+            match = match or owner.router.match(request.method, request.path)
+        except BaseException as error:  # HTTPError, or a filter's own
+            return owner._unmatched(request, error)
+        if match.is_fixed:
+            request.known = owner, request.prefix, match
+        route = request.route = match.target
+        if match.args:
+            request.params = dict(match.args)
+        if route.waits_first or not body_is_there(route, request):
+            return owner._respond(route, request)
+        return owner._run(route, request)
+
+    def _run(self, route: Route, request: Request) -> Outcome:
+        """Answer where no body is awaited, nor a trigger ahead of the handler."""
+        outcome: Union[Outcome, Exception]
+        try:
+            outcome = self.executors.begin(route, request)
+        except (ClientDisconnected, ProtocolError):
+            raise
+        except Exception as error:
+            outcome = error
+        # PERF: most answers are bytes, sealed where the handler ran: no coroutine for
+        # these; 3 of 18 us.
+        if isinstance(outcome, Response) and not route.triggers[3]:
+            is_final = type(outcome.body) is bytes and outcome.is_sealed
+            return outcome if is_final else self._respond(route, request, outcome)
+        return self._respond(route, request, outcome)
 
     def _owner(self, request: Request) -> Application:
         """Return the application that answers for the path; it may be a mounted one."""
+        if not self._mounts:
+            return self
         path = request.head.path[len(request.prefix) :]
         for prefix, application in self._mounts:
             if path == prefix or path.startswith(f"{prefix}/"):
@@ -272,24 +331,31 @@ class Application(Declarations):
                 return application._owner(request)
         return self
 
-    async def _respond(self, request: Request) -> Response:
-        try:
-            match = self.router.match(request.method, request.path)
-        except BaseException as error:  # HTTPError, or a filter's own
-            return await self._unmatched(request, error)
-        route = request.route = match.target
-        request.params = dict(match.args)
+    async def _respond(
+        self,
+        route: Route,
+        request: Request,
+        outcome: Union[Outcome, Exception, None] = None,
+    ) -> Response:
+        """Answer, from where `begin` has left it.
 
+        Args:
+            outcome: of the handler; None: it has not begun.
+        """
         _, before, after, after_async = route.triggers
         response = None
         try:
-            if before:
+            if before and outcome is None:
                 response = await self._ask_first(before, request)
             if response is None:
-                route.executor.check_room(route)
-                if request.source is not None:
-                    await self._receive_body(route, request, request.source)
-                response = await self.executors.run(route, request)
+                if outcome is None:
+                    route.executor.check_room(route)
+                    if request.source is not None:
+                        await receive_body(route, request, request.source)
+                    outcome = self.executors.begin(route, request)
+                elif isinstance(outcome, Exception):
+                    raise outcome
+                response = outcome if isinstance(outcome, Response) else await outcome
                 after = ()  # they have run where the handler has
         except (ClientDisconnected, ProtocolError):
             raise
@@ -297,19 +363,18 @@ class Application(Declarations):
             response = error_response(self, request, error)
             if isinstance(response, Refusal) and not (before or after or after_async):
                 response.again = route.executor.refusals(route)
-        if not after and not after_async and response.is_sealed:
-            return response  # PERF: as most are; 1.5 us
-        return await self._finish(request, response, after, after_async)
+        if after or after_async or not response.is_sealed:
+            response = await self._finish(request, response, after, after_async)
+        return self._resolve(request, response)
 
-    async def _receive_body(
-        self, route: Route, request: Request, source: BodySource
-    ) -> None:
-        """Refuse a body that is too long, and read it, unless the handler will."""
-        if route.max_body_bytes is not None:
-            source.max_body_bytes = route.max_body_bytes
-        source.check(source.content_length or 0)
-        if not route.stream_body:
-            await read_body(request)
+    def _resolve(self, request: Request, response: Response) -> Response:
+        """Return the response, with the file that it names found."""
+        if isinstance(response.body, StaticFile):
+            try:
+                return resolve_file(request.method, deciding_headers(request), response)
+            except HTTPError as error:
+                return seal(self, request, error_response(self, request, error))
+        return response
 
     async def _unmatched(self, request: Request, error: BaseException) -> Response:
         """Answer where no route matched; the application's triggers run as ever."""
@@ -324,7 +389,8 @@ class Application(Declarations):
                 response = Response(None, 204, headers=headers).settle()
             else:
                 response = error_response(self, request, error)
-        return await self._finish(request, response, after, after_async)
+        response = await self._finish(request, response, after, after_async)
+        return self._resolve(request, response)
 
     async def _ask_first(
         self, triggers: Sequence[Handler], request: Request

@@ -161,7 +161,7 @@ def prefers_json(request: Request) -> bool:
 # The answer ---------------------------------------------------------------------------
 
 NO_HEADERS = Headers()
-_DECIDING_LINE = expression(rb"\n(?:accept-encoding|if-|range)", re.IGNORECASE)
+_DECIDING_LINE = expression(rb"(?i)\n(accept-encoding|if-[^\r\n:]+|range):([^\r\n]*)")
 CODED = expression(rb"^content-encoding:", re.IGNORECASE | re.MULTILINE)
 REPLACED = expression(
     rb"^(?:accept-ranges|content-range|etag|last-modified):[^\r\n]*\r\n",
@@ -175,11 +175,16 @@ _OF_CONTENT = expression(  # not in a 304 (RFC 9110 15.4.5), nor without content
 
 
 def deciding_headers(request: Request) -> Headers:
-    """Return the request's headers, or none if no line of them concerns a file.
+    """Return those of the request's headers that concern a file.
 
-    PERF: parsing them costs as much as all else that sends a cached file.
+    PERF: parsing all of them costs as much as all else that sends a cached file; of a
+    browser, whose one is Accept-Encoding, 6.0 us in place of 1.9.
     """
-    return request.headers if _DECIDING_LINE.search(request.raw_head) else NO_HEADERS
+    lines = _DECIDING_LINE.findall(request.raw_head)
+    if not lines:
+        return NO_HEADERS
+    texts = [(name.decode(), value.decode("latin-1")) for name, value in lines]
+    return Headers.from_wire([(name, value.strip("\t ")) for name, value in texts])
 
 
 def without_content(response: Response, status: int) -> Response:

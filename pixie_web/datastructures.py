@@ -59,8 +59,14 @@ class Headers:
     def from_wire(cls, lines: Iterable[Tuple[str, str]]) -> Headers:
         """Return Headers of lines that the parser has proved well-formed."""
         headers = cls()
-        for name, value in lines:
-            headers._lines.setdefault(name.lower(), []).append((name, value))
+        found = headers._lines
+        for line in lines:
+            name = line[0].lower()
+            # PERF: no list that is dropped where a name comes again, which is rare.
+            if name in found:
+                found[name].append(line)
+            else:
+                found[name] = [line]
         return headers
 
     def add(self, name: str, value: str) -> None:

@@ -41,6 +41,7 @@ from .requests import Request
 from .responses import Response, to_chunk
 from .routing import Router
 from .staticfiles import directory_file
+from .text import JSONLibrary, json_library
 
 if TYPE_CHECKING:
     from typing_extensions import TypedDict, Unpack
@@ -178,6 +179,12 @@ def _verbs(method: Union[str, Iterable[str]], methods: object) -> Tuple[str, ...
     return (method,) if isinstance(method, str) else tuple(method)
 
 
+_ONE_JSON = (
+    "app.json_default is asked by pixie_web's own JSON, and app.json stands in its "
+    "place: give the function to the library"
+)
+
+
 class Declarations:
     """What a program has declared on one application; mounted ones have their own.
 
@@ -207,7 +214,7 @@ class Declarations:
         self.pools: Dict[str, Dict[str, Any]] = {}
         self.pool_starts: Dict[str, Callable[[], object]] = {}
         self.frozen = False
-        self._json_default: Optional[Callable[[Any], object]] = None
+        self._json_default: Union[Callable[[Any], object], JSONLibrary, None] = None
 
     @property
     def secrets(self) -> MaybeSecrets:
@@ -468,7 +475,8 @@ class Declarations:
         Raises:
             RouteError: set to what is no plain `def`, or when the server has started.
         """
-        return self._json_default
+        hook = self._json_default
+        return None if isinstance(hook, JSONLibrary) else hook
 
     @json_default.setter
     def json_default(self, function: Optional[Callable[[Any], object]]) -> None:
@@ -479,7 +487,37 @@ class Declarations:
             raise RouteError(
                 f"app.json_default is a plain def that takes a value, got {function!r}"
             )
-        self._json_default = function
+        if function is not None and self.json is not None:
+            raise RouteError(_ONE_JSON)
+        if function is not None or self.json is None:
+            self._json_default = function
+
+    @property
+    def json_hook(self) -> Union[Callable[[Any], object], JSONLibrary, None]:
+        """The value of `json_default` or of `json`, of which there is but one."""
+        return self._json_default
+
+    @property
+    def json(self) -> Optional[JSONLibrary]:
+        """What writes answers and reads `env.json`, by its own rules; None: the usual.
+
+        It is set to a module that has `dumps` and `loads`, or to these two functions,
+        and holds in main and in workers. A mounted application that has neither this
+        nor `json_default` takes that of the one above it.
+
+        Raises:
+            PixieError: set to what can't read what it writes.
+            RouteError: there is a `json_default` already, or the server has started.
+        """
+        hook = self._json_default
+        return hook if isinstance(hook, JSONLibrary) else None
+
+    @json.setter
+    def json(self, choice: Any) -> None:
+        self.check_open("app.json")
+        if self.json_default is not None:
+            raise RouteError(_ONE_JSON)
+        self._json_default = None if choice is None else json_library(choice)
 
     def on_start(self, function: HandlerType) -> HandlerType:
         """Have `function()` called in main before it serves, after the pool exists."""

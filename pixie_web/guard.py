@@ -173,6 +173,8 @@ class LoopGuard:
                 if seconds > self.held_seconds:
                     self._note(looks, seconds, ran - before[0] > seconds / 2)
                 looks, before = [], (ran, delayed)
+                # It may have been held anew while that was written.
+                now, last = time.monotonic(), self._last_beat
             if now - last - BEAT_SECONDS > self.held_seconds:
                 beat = last
                 looks.append(self._look())

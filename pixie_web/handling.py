@@ -86,6 +86,37 @@ async def read_body(request: Request) -> None:
         source.hold(0)
 
 
+def body_is_there(route: Route, request: Request) -> bool:
+    """Return whether a request's body is there; take it, if it has come with its head.
+
+    PERF: no coroutine for a small one; 20 of 35 us.
+    """
+    source = request.source
+    if source is None:
+        return True
+    if route.stream_body:
+        return False
+    most = source.max_body_bytes
+    if route.max_body_bytes is not None:
+        most = route.max_body_bytes
+    if not 0 < (source.content_length or 0) <= min(most, SPOOL_BODY_BYTES):
+        return False
+    whole = source.take_whole()
+    if whole is None:
+        return False
+    request.body = whole
+    return True
+
+
+async def receive_body(route: Route, request: Request, source: BodySource) -> None:
+    """Refuse a body that is too long, and read it, unless the handler will."""
+    if route.max_body_bytes is not None:
+        source.max_body_bytes = route.max_body_bytes
+    source.check(source.content_length or 0)
+    if not route.stream_body:
+        await read_body(request)
+
+
 async def prime(response: Response, may_wait: bool = False) -> Response:
     """Run a stream to its first `yield`, which may be a Response for the head.
 
@@ -317,7 +348,7 @@ async def answer_async(route: Route, request: Request) -> Response:
             if route.kind == "async def":
                 value = await value
             response = to_response(value)
-            if is_stream(response.body):
+            if type(response.body) is not bytes and is_stream(response.body):
                 response = await prime(response, "async" in route.kind)
         except BaseException as error:
             if "async" in route.kind and isinstance(error, _ENDS_OF_TASKS):
@@ -325,7 +356,7 @@ async def answer_async(route: Route, request: Request) -> Response:
             response = failure(route.app, request, error)
     if after:
         response = await run_after(route.app, after, request, response)
-    return seal(route.app, request, response)
+    return response if response.is_sealed else seal(route.app, request, response)
 
 
 def answer(route: Route, request: Request) -> Response:

@@ -14,6 +14,7 @@ from .errors import PixieError
 from .executors.pool.worker import keep_log
 from .executors.pool.zygote import Launch, temporary_directory
 from .protocol.multipart import FORM_LIMITS, FormLimits
+from .text import OwnHandler
 
 
 def configure_logging() -> None:
@@ -21,9 +22,7 @@ def configure_logging() -> None:
     keep_log()
     if log.handlers or logging.getLogger().handlers:
         return
-    handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    log.addHandler(handler)
+    log.addHandler(OwnHandler())
     log.setLevel(logging.INFO)
 
 

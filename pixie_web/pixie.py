@@ -88,15 +88,24 @@ class Pixie(Application):
             several, of which the first signs and each verifies). An application that is
             mounted and has none takes those of the one above it. Left out, cookies are
             not signed; at least 16 bytes each, else.
+        json: what writes JSON answers and reads `env.json`: a module with `dumps` and
+            `loads` (ujson, orjson, rapidjson ...), or these two functions. Its own
+            rules hold then, docs/json.md has them. Left out: orjson where it is
+            installed, else `json`, by the same strict rules.
 
     Raises:
-        PixieError: a secret is empty or too short, or there is none in what is given.
+        PixieError: a secret is empty or too short, or there is none in what is given;
+            json can't read what it writes.
     """
 
     def __init__(
-        self, import_name: Optional[str] = None, *, secrets: MaybeSecrets = UNSET
+        self,
+        import_name: Optional[str] = None,
+        *,
+        secrets: MaybeSecrets = UNSET,
+        json: Any = None,
     ) -> None:
-        super().__init__(import_name, secrets=secrets)
+        super().__init__(import_name, secrets=secrets, json=json)
         self._kept: Dict[str, Any] = {}  # the arguments of a run() that did nothing
 
     def run(

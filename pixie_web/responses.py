@@ -41,6 +41,7 @@ from .text import (
     format_date,
     parse_date,
     percent_encode,
+    write_json,
 )
 
 if TYPE_CHECKING:
@@ -100,6 +101,11 @@ AnyBody = Union[Body, Iterator[Any], AsyncIterator[Any], None]
 def _content_type_line(content_type: str) -> bytes:
     check_header("Content-Type", content_type)
     return f"Content-Type: {content_type}\r\n".encode("latin-1")
+
+
+_HTML_LINE = f"Content-Type: {HTML}\r\n".encode()
+_OCTETS_LINE = f"Content-Type: {OCTETS}\r\n".encode()
+_JSON_LINE = f"Content-Type: {JSON}\r\n".encode()
 
 
 def _header_lines(headers: Headers) -> bytes:
@@ -265,23 +271,23 @@ class Response:
                 lines = self._block.decode("latin-1").split("\r\n")[:-1]
                 pairs = (line.partition(": ")[::2] for line in lines)
                 self._headers = Headers.from_wire(pairs)
-                self._block = None
+                self._block = self._content_type = None
         return self._headers
 
     @property
     def content_type(self) -> Optional[str]:
         """The Content-Type; a header of that name wins, until this is set anew."""
-        if self._headers is None and self._block is None:
-            return self._content_type
+        if self._headers is None and (self._block is None or self._content_type):
+            return self._content_type  # of which the block was rendered, if it was
         return self.headers.get("content-type", self._content_type)
 
     @content_type.setter
     def content_type(self, content_type: Optional[str]) -> None:
-        self._content_type = content_type
         if (
             self._block is not None or self._headers
         ) and "content-type" in self.headers:
             del self.headers["content-type"]
+        self._content_type = content_type
 
     def set_cookie(
         self,
@@ -400,7 +406,7 @@ class Response:
                 a cookie is too large when it is signed.
             TypeError: the value of an unsigned cookie is no text.
         """
-        block = self.plain_block()
+        block = self.plain_block() if self._block is None else self._block
         for name, value, attributes, signs in self._cookies:
             if signs and secrets is not UNSET:
                 value = sign(name, value, secrets, time.time())
@@ -434,8 +440,13 @@ class Response:
         return self._block is not None and not self._cookies
 
     def seal(self, secure: bool = False, secrets: MaybeSecrets = UNSET) -> Response:
-        """Return the response with its header block rendered; see `header_block`."""
-        if self.is_sealed:
+        """Return the response with its header block rendered; see `header_block`.
+
+        It is another one where the program may hold parts of this, and change them.
+        """
+        if self._headers is None and not self._cookies:
+            # PERF: most have a content type and no more; 1.2 us.
+            self._block = self.plain_block()
             return self
         block = self.header_block(secure, secrets)
         sealed = Response.from_block(self.status, block, self.body)
@@ -457,7 +468,7 @@ class Response:
             self.body = bytes(body)
             default = OCTETS
         elif isinstance(body, (dict, list)):
-            self.body = dump_json(body)
+            self.body = write_json(body)
             default = JSON
         elif body is None:
             self.body, default = b"", None
@@ -515,6 +526,13 @@ def to_response(value: object) -> Response:
     """
     if isinstance(value, Response):
         return value.settle()
+    if type(value) is str:
+        # PERF: sealed at once; settle() and seal() make the same of it in 1.5 us more.
+        return Response.from_block(200, _HTML_LINE, value.encode())
+    if type(value) is dict or type(value) is list:
+        return Response.from_block(200, _JSON_LINE, dump_json(value))
+    if type(value) is bytes:
+        return Response.from_block(200, _OCTETS_LINE, value)
     if value is None:
         return Response(None, 204).settle()
     if isinstance(value, (str, bytes, bytearray, memoryview, dict, list)):

@@ -191,6 +191,9 @@ class Pattern:
         self.names = tuple(names)
         self.is_static = not names
         self._readers = [(n, f.to_python) for n, f in zip(names, self._filters)]
+        # A filter of the program's own may give each request another value.
+        readers = {one.to_python for one in self._filters}
+        self.is_fixed = readers <= {str, int, parse_float}
         # What two patterns have in common that differ in the names of wildcards only.
         self.shape = _join(self._literals, [f"<{f.expression}>" for f in self._filters])
         expressions = _expressions(text, self._literals, self._filters)
@@ -254,13 +257,19 @@ class Match(Generic[Target]):
     """The target of a request, and the arguments that its path holds.
 
     `args` may be shared between requests and is not to be changed.
+
+    Attributes:
+        is_fixed: the same path has the same match each time.
     """
 
-    __slots__ = ("args", "target")
+    __slots__ = ("args", "is_fixed", "target")
 
-    def __init__(self, target: Target, args: Mapping[str, Any]) -> None:
+    def __init__(
+        self, target: Target, args: Mapping[str, Any], is_fixed: bool = True
+    ) -> None:
         self.target = target
         self.args = args
+        self.is_fixed = is_fixed
 
 
 class _Entry(NamedTuple):
@@ -399,11 +408,13 @@ class Router(Generic[Target]):
         entries = [table[method] for table in tables if method in table]
         if len(entries) > 1:
             entries.sort(key=lambda entry: entry.order)
+        is_fixed = True
         for _, pattern, target in entries:
             raw = pattern.match(path)
             if raw is not None:
+                is_fixed = is_fixed and pattern.is_fixed
                 try:
-                    return Match(target, pattern.convert(raw))
+                    return Match(target, pattern.convert(raw), is_fixed)
                 except ValueError:
                     continue
         return None

@@ -86,7 +86,8 @@ class Runner:
         if tether.is_tied and (settings["debug"] or tether.has_failed):
             self._pages = FreshPages(handle)
             handle = self._pages.handle
-        self._server = Server(handle, options)
+        begin = None if self._pages else application.own_begin()
+        self._server = Server(handle, options, begin)
         application.executors.loop_stats = self._server.held.stats
         self._stop: asyncio.Event
         self._signals = 0

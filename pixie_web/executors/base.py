@@ -22,6 +22,7 @@ from typing import (
     Sequence,
     Tuple,
     TypeVar,
+    Union,
     cast,
 )
 
@@ -83,6 +84,7 @@ proc_env = ProcessEnvironment()
 
 Handler = Callable[..., Any]
 HandlerType = TypeVar("HandlerType", bound=Handler)
+Outcome = Union[Response, Awaitable[Response]]  # what there is, or what is waited for
 
 
 def handler_kind(handler: Handler) -> str:
@@ -203,6 +205,7 @@ class Route:
         self.pattern: Pattern  # its compiled path
         self.executor: Executor  # from `freeze` on
         self.triggers: Tuple[Sequence[Handler], ...] = ((), (), (), ())
+        self.waits_first = False  # a trigger of it may wait, ahead of its body
         self.gate: Optional[Gate] = None
         self.counts = RouteCounts()
         self.was_warned_of = False  # that what it changes is lost
@@ -260,11 +263,11 @@ class Executor:
     def __init__(self, resources: Resources) -> None:
         pass
 
-    def run(self, route: Route, request: Request) -> Awaitable[Response]:
-        """Run a route and return its response.
+    def begin(self, route: Route, request: Request) -> Outcome:
+        """Run a route; return its response, or what to wait for until it is there.
 
         Raises:
-            HTTPError: 502, 503 or 504.
+            HTTPError: 502, 503 or 504; from the wait as well.
         """
         raise NotImplementedError
 

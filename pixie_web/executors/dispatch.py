@@ -20,6 +20,7 @@ from .base import (
     Executor,
     Gate,
     Handler,
+    Outcome,
     Resources,
     Route,
     RouteType,
@@ -169,21 +170,47 @@ class Executors:
                 route.gate.max_waiting = made_of.max_waiting
                 route.gate.max_waiting_bytes = made_of.max_waiting_bytes
 
-    async def run(self, route: Route, request: Request) -> Response:
-        """Run a route, and count what became of the request.
+    def begin(self, route: Route, request: Request) -> Outcome:
+        """Run a route, and count what becomes of the request.
+
+        Returns:
+            the response, or what to wait for until it is there.
 
         Raises:
-            HTTPError: 502, 503 or 504, as the placement's table says.
+            HTTPError: 502, 503 or 504, as the placement's table says; from the wait.
         """
-        counts, ran = route.counts, True
-        counts.active += 1
         began = time.monotonic()
+        route.counts.active += 1
+        outcome: Optional[Outcome] = None
+        if route.gate is None:
+            try:
+                outcome = route.executor.begin(route, request)
+            except BaseException:
+                self._count(route, request, began)
+                raise
+            if isinstance(outcome, Response):
+                # PERF: no coroutine for what need not wait; 2 of 18 us.
+                route.counts.failures += outcome.status >= 500
+                self._count(route, request, began)
+                return outcome
+        return self._go_on(route, request, began, outcome)
+
+    async def _go_on(
+        self,
+        route: Route,
+        request: Request,
+        began: float,
+        outcome: Optional[Outcome],
+    ) -> Response:
+        """Wait for what has begun, or for its turn to begin."""
+        counts, ran = route.counts, True
         try:
             if route.gate is not None:
                 # Who leaves it is the end of the handler: a stream's end, or what comes
                 # of it after its deadline.
                 await route.gate.enter(route, request)
-            response = await route.executor.run(route, request)
+            outcome = outcome or route.executor.begin(route, request)
+            response = outcome if isinstance(outcome, Response) else await outcome
             counts.failures += response.status >= 500
             return response
         except HTTPError as error:
@@ -195,14 +222,18 @@ class Executors:
             counts.disconnects += 1
             raise
         finally:
-            # PERF: all counting together is 0.6 us of the 55 us that a pool route costs
-            # main, and of the 25 us of a sync one.
-            counts.active -= 1
-            if request.queue_seconds:
-                counts.wait.add(request.queue_seconds)
-            request.run_seconds = time.monotonic() - began - request.queue_seconds
-            if ran:
-                counts.run.add(request.run_seconds)
+            self._count(route, request, began, ran)
+
+    def _count(
+        self, route: Route, request: Request, began: float, ran: bool = True
+    ) -> None:
+        counts, waited = route.counts, request.queue_seconds
+        counts.active -= 1
+        if waited:
+            counts.wait.add(waited)
+        request.run_seconds = time.monotonic() - began - waited
+        if ran:
+            counts.run.add(request.run_seconds)
 
     async def start(self) -> None:
         """Start what the executors need to run handlers."""

@@ -100,9 +100,9 @@ class Head:
 
     def lines(self) -> Iterator[Tuple[str, str]]:
         """Iterate over the header lines as (name, value), for `Headers.from_wire`."""
-        for line in self.raw.decode("latin-1").split("\r\n")[1:-2]:
-            name, _, value = line.partition(":")
-            yield name, value.strip("\t ")
+        lines = self.raw.decode("latin-1").split("\r\n")[1:-2]
+        parts = [line.partition(":") for line in lines]
+        return iter([(name, value.strip("\t ")) for name, _, value in parts])
 
 
 # What a head means --------------------------------------------------------------------
@@ -328,6 +328,12 @@ class RequestReader:
     def buffered(self) -> int:
         """The number of bytes that were fed and are not yet part of an event."""
         return len(self._buffer) - self._position
+
+    @property
+    def is_between(self) -> bool:
+        """Whether the next byte will be the first of a request."""
+        at_head = self._step is RequestReader._read_head and not self._eof
+        return at_head and not self.buffered and not self._empty_lines
 
     def feed(self, data: bytes) -> None:
         """Take the next bytes of the connection."""
@@ -608,6 +614,16 @@ _HEADER_BLOCK = expression(
 )
 
 
+def status_line(status: int) -> bytes:
+    """Return the first line of a response."""
+    return _STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status
+
+
+def has_body(method: str, status: int) -> bool:
+    """Return whether the answer to a request of this method may have a body."""
+    return method != "HEAD" and status >= 200 and status not in (204, 205, 304)
+
+
 class ResponseHead(NamedTuple):
     """The bytes that begin a response, and what follows from them."""
 
@@ -649,8 +665,7 @@ def response_head(
             status 304 the length that status 200 would have, or None.
         date_line: `Date: ...` CR LF.
     """
-    has_body = method != "HEAD" and status >= 200 and status not in (204, 205, 304)
-    chunked = False
+    chunked, with_body = False, has_body(method, status)
     framing = b""
     if status == 205:  # RFC 9110 section 15.3.6
         content_length = 0
@@ -659,9 +674,9 @@ def response_head(
     elif content_length is not None:
         framing = b"Content-Length: %d\r\n" % content_length
     elif version == "1.0":
-        keep_alive = keep_alive and not has_body
+        keep_alive = keep_alive and not with_body
     else:
-        chunked = has_body
+        chunked = with_body
         framing = b"Transfer-Encoding: chunked\r\n"
     if status < 200:
         pass  # the final response will say what becomes of the connection
@@ -669,9 +684,8 @@ def response_head(
         framing += b"Connection: close\r\n"
     elif version == "1.0":
         framing += b"Connection: keep-alive\r\n"
-    status_line = _STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status
-    data = b"%b%b%b%b\r\n" % (status_line, date_line, header_block, framing)
-    return ResponseHead(data, has_body, chunked, keep_alive)
+    data = b"%b%b%b%b\r\n" % (status_line(status), date_line, header_block, framing)
+    return ResponseHead(data, with_body, chunked, keep_alive)
 
 
 def encode_chunk(data: bytes) -> bytes:

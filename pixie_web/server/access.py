@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
-from typing import Any, Callable, ClassVar, Dict, Iterator, Mapping
+from functools import lru_cache
+from typing import Any, Callable, ClassVar, Dict, Iterator, Mapping, Tuple
 
+from ..about import log
 from ..protocol.http11 import Head
 from ..requests import Request
-from ..text import expression
+from ..text import OwnHandler, expression
 
 access_log = logging.getLogger("pixie_web.access")
 ACCESS_LOG_FORMAT = (
@@ -16,10 +18,13 @@ ACCESS_LOG_FORMAT = (
 )
 
 _UNPRINTABLE = expression(r"[^ !#-\[\]-~]")
+_ITEM = expression(r"%(?:%|\((\w+)\))")  # of a format
 
 
 def log_text(text: str) -> str:
     """Return a client's text for a line of the log: 'a"\\n' -> 'a\\x22\\x0a'."""
+    if not _UNPRINTABLE.search(text):
+        return text  # PERF: as nearly all: 0.2 us less
     return _UNPRINTABLE.sub(lambda found: f"\\x{ord(found.group()):02x}", text)
 
 
@@ -70,13 +75,39 @@ class AccessRecord(Mapping[str, Any]):
     def __init__(
         self, request: Request, status: int, count: int, seconds: float, outcome: str
     ) -> None:
-        self._of = request, status, count, seconds, outcome
+        self.of = request, status, count, seconds, outcome
 
     def __getitem__(self, name: str) -> Any:
-        return self.ITEMS[name](*self._of)
+        return self.ITEMS[name](*self.of)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.ITEMS)
 
     def __len__(self) -> int:
         return len(self.ITEMS)
+
+
+@lru_cache(maxsize=8)
+def _by_position(form: str) -> Tuple[str, Tuple[Callable[..., Any], ...]]:
+    """Return a format that takes its items in order, and what makes them."""
+    names = [name for name in _ITEM.findall(form) if name]
+    plain = _ITEM.sub(lambda one: "%" if one.group(1) else "%%", form)
+    return plain, tuple(AccessRecord.ITEMS[name] for name in names)
+
+
+def log_answer(form: str, record: AccessRecord) -> None:
+    """Log an answer, by a format of `AccessRecord`'s items."""
+    # PERF: a line of a handler that nobody has touched needs no record: 6 us in place
+    # of 38, beside 18 for the request (Python 3.13). A program's own handler gets one.
+    handler = log.handlers[0] if log.handlers else None
+    if not access_log.isEnabledFor(logging.INFO):
+        return
+    if isinstance(handler, OwnHandler) and handler.is_all_of(access_log):
+        plain, items = _by_position(form)
+        try:
+            text = plain % tuple([item(*record.of) for item in items])
+            handler.write_line("INFO", text)
+            return
+        except (OSError, ValueError):
+            pass  # logging has its own way to tell
+    access_log.info(form, record)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from typing import TYPE_CHECKING, Optional, Tuple, cast
+from typing import TYPE_CHECKING, Any, Optional, Tuple, cast
 
 from ..errors import ClientDisconnected, ProtocolError
 from ..protocol.http11 import (
@@ -23,8 +23,10 @@ from ..protocol.http11 import (
     LAST_CHUNK,
     MAX_JOINED_CHUNKS,
     Head,
+    RequestReader,
     ResponseHead,
     encode_chunk,
+    has_body,
     response_head,
 )
 from ..requests import NEVER, BodySource, Disconnect, Request
@@ -41,6 +43,36 @@ READ_AHEAD_BYTES = 65_536  # asyncio's own high-water mark
 MAX_DISCARD_BYTES = 65_536  # of a body nobody wanted; more: the connection closes
 SMALL_BODY_BYTES = 65_536  # goes out in one write with its head
 
+# What follows from the head of a usual answer: a body of known length, no end.
+_USUAL = ResponseHead(b"", has_body=True, chunked=False, keep_alive=True)
+
+
+class Turns:
+    """How much of one client's chunks is read before the others have their turn.
+
+    SECURITY: all that reads a body looks here. Else the chunks that a client sends at
+    once, tens of thousands, are read while everybody else waits.
+    """
+
+    def __init__(self, server: Server, reader: RequestReader) -> None:
+        self._server = server
+        self._reader = reader
+        self._chunks_before = 0  # when the others last had their turn
+
+    @property
+    def is_over(self) -> bool:
+        """Whether as many chunks as one event may have were read without a wait."""
+        return self._reader.chunks - self._chunks_before >= MAX_JOINED_CHUNKS
+
+    def begin(self) -> None:
+        """Count chunks anew: the others have had their turn."""
+        self._chunks_before = self._reader.chunks
+
+    async def let_others(self) -> None:
+        """Wait for a turn."""
+        await self._server.next_turn()
+        self.begin()
+
 
 class ConnectionBody(BodySource):
     """The body of the request that a connection is at."""
@@ -54,7 +86,6 @@ class ConnectionBody(BodySource):
         self._expects_continue = head.expects_continue
         self._held_bytes = 0
         self._waiter: Optional[asyncio.Future[None]] = None
-        self._ended = False
         self._was_dropped = False  # in part, since the answer had begun
         self.is_endless = False  # what follows it can't be told apart from it
         self.patience_seconds = options.body_idle_seconds
@@ -94,7 +125,7 @@ class ConnectionBody(BodySource):
         """Return the next bytes, waiting for them if need be; see BodySource."""
         if self._was_dropped:  # the rest, or its end, would pass for the whole
             raise ClientDisconnected("the answer has begun, and its body was dropped")
-        if self._ended:
+        if self.has_ended:
             return b""
         connection = self._connection
         if self._expects_continue:
@@ -102,8 +133,8 @@ class ConnectionBody(BodySource):
             self._expects_continue = False
             connection.write(CONTINUE)
         while True:
-            if connection.has_had_its_turn:
-                await connection.let_others()
+            if connection.turns.is_over:
+                await connection.turns.let_others()
             if connection.body is not self:
                 # SECURITY: a task that outlives its request must not take bytes of the
                 # next one, which a proxy may send for another client.
@@ -114,13 +145,25 @@ class ConnectionBody(BodySource):
                 self.earn(len(event))
                 return event
             if event is END:
-                self._ended = True
+                self.has_ended = True
                 connection.deadline = NEVER
                 connection.resume_reading()  # or nobody would see the client leave
                 return b""
             if connection.has_left:
                 raise ClientDisconnected("the client left in the middle of its request")
             await self._wait()
+
+    def take_whole(self) -> Optional[bytes]:
+        """Return the body, if all of it came with its head; see BodySource."""
+        reader, length = self._connection.reader, self.content_length
+        if not length or self._expects_continue or reader.buffered < length:
+            return None
+        if not self.hold(length):
+            return None  # whoever reads it piece by piece puts it into a file
+        content: Any = reader.next_event()
+        self.has_ended = reader.next_event() is END
+        whole: bytes = content
+        return whole
 
     async def _wait(self) -> None:
         connection = self._connection
@@ -129,7 +172,7 @@ class ConnectionBody(BodySource):
         connection.deadline = began + self.patience_seconds
         self._waiter = self._server.loop.create_future()
         await self._waiter
-        connection.begin_turn()
+        connection.turns.begin()
         self.spend(self._server.loop.time() - began)
 
     @property
@@ -152,21 +195,21 @@ class ConnectionBody(BodySource):
 
     async def drop(self) -> bool:
         """Drop the rest, if it is unread; return whether that reached its end."""
-        if self._ended:
+        if self.has_ended:
             return True
         self.is_endless = True
         if self._expects_continue:
             return False  # it may come or not: what follows can't be told apart
         connection, size = self._connection, 0
         while size <= MAX_DISCARD_BYTES:
-            if connection.has_had_its_turn:
-                await connection.let_others()
+            if connection.turns.is_over:
+                await connection.turns.let_others()
             try:
                 event = connection.reader.next_event()
             except ProtocolError:
                 return False
             if event is END:
-                self._ended = True
+                self.has_ended = True
                 self.is_endless = False
                 return True
             if not isinstance(event, bytes):
@@ -188,6 +231,7 @@ class HTTP1Connection(Connection):
 
     Attributes:
         reader: makes heads and bodies of the bytes.
+        turns: how long it may read on.
         body: of the request at hand, if it has one.
         has_left: the client has gone, or sends no more and has probably gone.
     """
@@ -201,12 +245,13 @@ class HTTP1Connection(Connection):
         super().__init__(server, accepted, network)
         # For the life of the connection.
         self.reader = server.make_reader()
+        self.turns = Turns(server, self.reader)
         self.has_left = False
-        self._chunks_before = 0  # of the reader's, when others last had their turn
         self._answered = False  # at least once
         self._continuing = False  # more pipelined requests are read in the next turn
         self._head_began = 0.0  # when the first byte of the next one came
         self._insistence: Optional[Insistence] = None  # its last answer was a refusal
+        self._lane_is_open = False  # between two requests, with nothing special at hand
         # For the request at hand.
         self.body: Optional[ConnectionBody] = None
         self._exchange: Optional[Exchange] = None
@@ -217,6 +262,15 @@ class HTTP1Connection(Connection):
 
     def data_received(self, data: bytes) -> None:
         """Take bytes: of a head, of a body that is pulled, or of what comes later."""
+        if self._lane_is_open:
+            # PERF: an ordinary request passes the reader by; 5 of 12 us.
+            self._lane_is_open = False
+            found = self.server.heads.find(data)
+            if found is not None:
+                self._start(*found)
+                if self._exchange is None:
+                    self._await_next()
+                return
         if self._lingering or (self._insistence and self._insistence.keeps(data)):
             return
         self.take(data)
@@ -320,6 +374,7 @@ class HTTP1Connection(Connection):
             if not isinstance(event, Head):
                 self._await_head(event)
                 return
+            self.server.heads.learn(event)
             self._start(event)
             if self._exchange is not None or self.is_ending:
                 return
@@ -340,8 +395,17 @@ class HTTP1Connection(Connection):
             self.deadline = self._head_began + self.server.options.head_seconds
         if self.server.closing:
             self.drain()
+        elif self._insistence is None:
+            self._lane_is_open = self.reader.is_between
 
-    def _start(self, head: Head) -> None:
+    def _await_next(self) -> None:
+        """The request that took the lane has been answered: the next one may."""
+        if self.server.closing or self._insistence is not None:
+            self.go_on()
+        elif not self._lingering:
+            self._lane_is_open = True
+
+    def _start(self, head: Head, known: Any = None) -> None:
         self.deadline = NEVER
         self._head_began = 0.0
         self._is_delimited = True
@@ -352,7 +416,9 @@ class HTTP1Connection(Connection):
         debug = self.server.options.debug
         request = Request(head, self.client, self.scheme, body, disconnect, debug)
         exchange = self._exchange = Exchange(self, request)
-        exchange.start()
+        exchange.start(known)
+        if known is None and body is None and not head.query_string:
+            self.server.heads.keep(head, request.known)
 
     def go_on(self) -> None:
         """An exchange that had to wait is over: there may be more requests."""
@@ -371,26 +437,6 @@ class HTTP1Connection(Connection):
         exchange.started = self._head_began or exchange.started
         exchange.refuse(error, error.status)
 
-    # Turns.
-
-    @property
-    def has_had_its_turn(self) -> bool:
-        """Whether as many chunks as one event may have were read without a wait.
-
-        SECURITY: all that reads a body looks here. Else the chunks that a client sends
-        at once, tens of thousands, are read while everybody else waits.
-        """
-        return self.reader.chunks - self._chunks_before >= MAX_JOINED_CHUNKS
-
-    def begin_turn(self) -> None:
-        """Count chunks anew: the others have had their turn."""
-        self._chunks_before = self.reader.chunks
-
-    async def let_others(self) -> None:
-        """Wait for a turn."""
-        await self.server.next_turn()
-        self.begin_turn()
-
     # What an exchange calls: this is its sink.
 
     async def drop_body(self) -> bool:
@@ -407,12 +453,21 @@ class HTTP1Connection(Connection):
     ) -> bool:
         """Send the head, and the body with it where that is at hand; see Sink."""
         goes_on = self.body is None or not self.body.is_endless
+        goes_on = goes_on and request.head.keep_alive and not self.server.closing
+        is_usual = goes_on and body and request.head.version == "1.1"
+        is_usual = is_usual and has_body(request.head.method, status)
+        if is_usual and len(body) <= SMALL_BODY_BYTES:
+            # PERF: as most answers are; 1.9 of 9 us.
+            self._head, self._is_delimited = _USUAL, True
+            beginning = self.server.beginning(status, block)
+            self.write(b"%b%d\r\n\r\n%b" % (beginning, len(body), body))
+            return True
         self._head = head = response_head(
             status,
             block,
             version=request.head.version,
             method=request.head.method,
-            keep_alive=request.head.keep_alive and goes_on and not self.server.closing,
+            keep_alive=goes_on,
             content_length=length,
             date_line=self.server.date_line(),
         )

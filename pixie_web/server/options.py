@@ -70,7 +70,10 @@ class ServerOptions(NamedTuple):
     debug: bool = False
     parser: str = "pixie"
 
+    def limits(self) -> WireLimits:
+        """Return what a request may cost that is no body."""
+        return WireLimits(*(getattr(self, name) for name in WireLimits._fields))
+
     def reader(self) -> Callable[[], RequestReader]:
         """Return what makes the reader of a connection, with the limits of this."""
-        limits = WireLimits(*(getattr(self, name) for name in WireLimits._fields))
-        return partial(reader_class(self.parser), limits)
+        return partial(reader_class(self.parser), self.limits())

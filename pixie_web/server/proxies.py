@@ -196,6 +196,9 @@ class AllowedHosts:
         names: hosts; a port counts for nothing. "*.example.com" is all that are below
             it, ".example.com" (as in Django) itself too, and "*" every host.
 
+    Attributes:
+        has_all: every host is served.
+
     Raises:
         PixieError: there is none, or one is no host.
     """
@@ -204,7 +207,7 @@ class AllowedHosts:
         self._names: Set[str] = set()
         self._ends: Tuple[str, ...] = ()
         names = set(names)
-        self._has_all = "*" in names
+        self.has_all = "*" in names
         if not names:
             # SECURITY: not every host instead, for want of a variable.
             raise PixieError('allowed_hosts is empty: leave it out, or say "*"')
@@ -223,7 +226,7 @@ class AllowedHosts:
 
     def allow(self, host: str) -> bool:
         """Return whether a request for this host, with or without port, is served."""
-        if self._has_all:
+        if self.has_all:
             return True
         name = _without_port(host)
         if name in self._names:

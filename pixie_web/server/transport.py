@@ -24,7 +24,9 @@ if TYPE_CHECKING:
     from .server import Server
 
 CROSSING_SECONDS = 0.25  # for what a client sent before it saw the end: a round trip
-SENDFILE_BYTES = 1024 * 1024  # per call, so one fast client does not hold the loop
+# Per call, so that one fast client does not hold the loop for more than half a ms, as
+# nginx' sendfile_max_chunk. PERF: half of that takes 1.07 times the CPU for 100 MB.
+SENDFILE_BYTES = 2 * 1024 * 1024
 
 
 def count_unsent(transport: asyncio.Transport) -> int:

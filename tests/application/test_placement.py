@@ -1137,7 +1137,7 @@ class Postponed(Executor):
         self._answer = resources.answer_async
         self._ran: List[str] = []
 
-    def run(self, route: Route, request: Request) -> Awaitable[Response]:
+    def begin(self, route: Route, request: Request) -> Awaitable[Response]:
         self._ran.append(route.path)
         return self._answer(route, request)
 

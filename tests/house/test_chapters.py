@@ -36,7 +36,7 @@ from shapes import lone_file
 from pixie_web.single import is_type_checking
 
 PACKAGE = pathlib.Path(__file__).resolve().parents[2] / "pixie_web"
-MAX_CODE_LINES = 10_208  # of all, joined; docs/design.md has why it was raised
+MAX_CODE_LINES = 10_665  # of all, joined; docs/design.md has why it was raised
 MAX_FUNCTION_LINES = 40  # of code, as the next one
 MAX_CLASS_LINES = 250
 MAX_FILE_LINES = 700  # all of them
@@ -67,7 +67,7 @@ POOL = (
 )
 SERVER = (
     "server/proxies server/access server/options server/transport server/exchange "
-    "server/insistence server/http1 server/listeners server/server"
+    "server/insistence server/heads server/http1 server/listeners server/server"
 )
 # Which chapters a chapter may import, when it runs. Those of its own line too, where
 # they stand above it.

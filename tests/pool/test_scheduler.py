@@ -31,7 +31,7 @@ from pixie_web.executors.pool.frames import (
     PoolOptions,
     cpu_count,
 )
-from pixie_web.executors.pool.links import STREAM_BUFFER_BYTES
+from pixie_web.executors.pool.links import GATHER_SECONDS, STREAM_BUFFER_BYTES
 from pixie_web.executors.pool.pool import Pool
 from pixie_web.executors.pool.zygote import EXITED
 from pixie_web.protocol.http11 import parse_head
@@ -737,7 +737,7 @@ async def test_a_worker_is_paused_and_read_from_again_at_the_byte(
         sizes = [first] * bool(first) + [eighth] * 8 + [1]
         for size in sizes[: pauses + bool(first)]:
             worker.chunk(b"x" * size)
-            await quiet()
+            await asyncio.sleep(2 * GATHER_SECONDS)  # what is small may be left so long
             assert worker.unread_bytes == 0
         worker.chunk(b"waits")
         for _ in range(taken):
@@ -780,9 +780,10 @@ async def test_a_broken_stream_gives_what_came_and_then_its_error() -> None:
         worker.begin()
         stream = (await asked).body
         worker.chunk(b"one", more=True)
+        await quiet()
         worker.chunk(b"two")
         worker.finish(Flag.BROKEN)
-        await quiet()
+        await asyncio.sleep(2 * GATHER_SECONDS)
         assert (await stream.__anext__(), stream.inside_chunk) == (b"one", True)
         assert (await stream.__anext__(), stream.inside_chunk) == (b"two", False)
         with pytest.raises(HTTPError, match="500"):

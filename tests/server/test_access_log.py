@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
+import io
 import json
+import logging
 import re
-from typing import List
+import time
+from typing import Any, Callable, Dict, Iterator, List, Tuple
 
 import pytest
 from pooling import half_close, reset
 from support import LOOPS, read_all, serve
 
 from pixie_web import Request
+from pixie_web.about import log
+from pixie_web.launch import configure_logging
 from pixie_web.protocol.http11 import parse_head
-from pixie_web.server.access import NO_HEAD, AccessRecord, log_text
+from pixie_web.server.access import (
+    ACCESS_LOG_FORMAT,
+    NO_HEAD,
+    AccessRecord,
+    access_log,
+    log_answer,
+    log_text,
+)
+from pixie_web.text import OwnHandler
 
 PROGRAM = """
 import json, logging, sys
@@ -161,3 +174,177 @@ def test_items_are_made_when_they_are_asked_for() -> None:
     assert made == ["referer"]
     assert len(record) == len(list(record)) == len(AccessRecord.ITEMS)
     assert AccessRecord(Request(NO_HEAD), 400, 0, 0.0, "")["request"] == "-"
+
+
+# Lines without a record ---------------------------------------------------------------
+
+
+@pytest.fixture
+def own(monkeypatch: pytest.MonkeyPatch) -> Iterator[OwnHandler]:
+    """Have the log as `run()` sets it up, into memory, until the end of the test."""
+    level = log.level
+    monkeypatch.setattr(log, "handlers", [])
+    with monkeypatch.context() as bare:
+        bare.setattr(logging.getLogger(), "handlers", [])
+        configure_logging()
+    # In place of the root, where pytest has handlers.
+    monkeypatch.setattr(log, "parent", logging.RootLogger(logging.WARNING))
+    (handler,) = log.handlers
+    assert isinstance(handler, OwnHandler)
+    handler.setStream(io.StringIO())
+    yield handler
+    log.setLevel(level)
+
+
+def an_answer(head: bytes = b"GET /a HTTP/1.1\r\nHost: x\r\n\r\n") -> AccessRecord:
+    request = Request(parse_head(head), ("10.0.0.1", 5))
+    return AccessRecord(request, 200, 5, 0.0256, "complete")
+
+
+def lines_of(handler: OwnHandler) -> List[str]:
+    stream = handler.stream
+    assert isinstance(stream, io.StringIO)
+    return stream.getvalue().splitlines()
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        ACCESS_LOG_FORMAT,
+        FORMAT,
+        "%(status)d",
+        "100%% of %%(status)s %(status)5d|%(target)-9s|%(target).2s|%(bytes)x",
+        "nothing",
+    ],
+)
+@pytest.mark.parametrize(
+    "head",
+    [b"GET /a HTTP/1.1\r\nHost: x\r\n\r\n", b'GET /"%5C%s HTTP/1.1\r\nHost: x\r\n\r\n'],
+)
+@pytest.mark.parametrize(
+    "now", [1_700_000_000.0, 1_700_000_000.1234, 1_699_999_999.999]
+)
+def test_a_line_is_that_of_its_record(
+    form: str, head: bytes, now: float, own: OwnHandler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("time.time", lambda: now)
+    monkeypatch.setattr("time.time_ns", lambda: int(now * 1000) * 1_000_000)
+    record = an_answer(head)
+    assert own.is_all_of(access_log)
+    log_answer(form, record)
+    monkeypatch.setattr(OwnHandler, "is_all_of", lambda self, logger: False)
+    log_answer(form, record)
+    line, of_record = lines_of(own)
+    assert line == of_record
+    assert line.endswith(form % record if form != "nothing" else "nothing")
+
+
+class Kept(logging.Handler):
+    """Keeps the records that it gets."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.records: List[logging.LogRecord] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.records.append(record)
+
+
+@pytest.mark.parametrize("where", ["pixie_web.access", "pixie_web", ""])
+def test_a_handler_of_the_program_gets_the_record_from_now_on(
+    where: str, own: OwnHandler
+) -> None:
+    assert own.is_all_of(access_log)
+    log_answer(ACCESS_LOG_FORMAT, an_answer())
+    logger = logging.getLogger(where) if where else log.parent
+    assert logger is not None
+    kept = Kept()
+    logger.addHandler(kept)
+    try:
+        log_answer(ACCESS_LOG_FORMAT, an_answer())
+    finally:
+        logger.removeHandler(kept)
+    (record,) = kept.records
+    assert isinstance(record.args, AccessRecord)
+    assert dict(record.args)["client"] == "10.0.0.1"
+    assert record.msg == ACCESS_LOG_FORMAT
+    assert len(lines_of(own)) == 2
+
+
+def refuse(record: logging.LogRecord) -> bool:
+    return False
+
+
+def mark(*args: Any, **kwargs: Any) -> logging.LogRecord:
+    record = logging.LogRecord(*args, **kwargs)
+    record.msg = f"marked {record.msg}"
+    return record
+
+
+def marked(handler: OwnHandler) -> None:
+    logging.setLogRecordFactory(mark)
+
+
+CHANGES: Dict[str, Tuple[Callable[[OwnHandler], object], List[str]]] = {
+    # What a program does to logging, and what is written then.
+    "nothing": (lambda own: None, ["x 200"]),
+    "a filter of the logger": (lambda own: access_log.addFilter(refuse), []),
+    "a filter of the handler": (lambda own: own.addFilter(refuse), []),
+    "a level of the logger": (lambda own: access_log.setLevel(logging.WARNING), []),
+    "a level of the log": (lambda own: log.setLevel(logging.WARNING), []),
+    "a level of the handler": (lambda own: own.setLevel(logging.WARNING), []),
+    "logging.disable": (lambda own: logging.disable(logging.INFO), []),
+    "the logger is disabled": (lambda own: setattr(access_log, "disabled", True), []),
+    "no propagation": (lambda own: setattr(access_log, "propagate", False), []),
+    "no handler": (lambda own: log.removeHandler(own), []),
+    "a factory of records": (marked, ["marked x 200"]),
+    "a formatter": (
+        lambda own: own.setFormatter(logging.Formatter("! %(message)s")),
+        ["! x 200"],
+    ),
+}
+
+
+@pytest.mark.parametrize("change, expected", CHANGES.values(), ids=CHANGES)
+def test_what_a_program_does_to_logging_holds_at_once(
+    change: Callable[[OwnHandler], object], expected: List[str], own: OwnHandler
+) -> None:
+    log_answer("x %(status)d", an_answer())
+    factory = logging.getLogRecordFactory()
+    try:
+        change(own)
+        log_answer("x %(status)d", an_answer())
+    finally:
+        logging.setLogRecordFactory(factory)
+        logging.disable(logging.NOTSET)
+        access_log.removeFilter(refuse)
+        access_log.setLevel(logging.NOTSET)
+        access_log.disabled, access_log.propagate = False, True
+    lines = lines_of(own)[1:]
+    assert [line[-len(text) :] for line, text in zip(lines, expected)] == expected
+    assert len(lines) == len(expected)
+
+
+def test_times_are_as_the_program_has_them_written(
+    own: OwnHandler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("time.time", lambda: 86_400.5)
+    monkeypatch.setattr(logging.Formatter, "converter", time.gmtime)
+    monkeypatch.setattr(logging.Formatter, "default_time_format", "%d.%m.%Y %H:%M:%S")
+    monkeypatch.setattr(logging.Formatter, "default_msec_format", "%s.%03d")
+    log_answer("x", an_answer())
+    assert lines_of(own) == ["02.01.1970 00:00:00.500 INFO x"]
+
+
+def test_a_stream_that_fails_is_reported_as_logging_does(
+    own: OwnHandler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Full(io.StringIO):
+        def write(self, text: str) -> int:
+            raise OSError("no space left on device")
+
+    seen: List[logging.LogRecord] = []
+    monkeypatch.setattr(own, "handleError", seen.append)
+    own.setStream(Full())
+    log_answer("x", an_answer())
+    assert [record.getMessage() for record in seen] == ["x"]

@@ -32,6 +32,8 @@ OF_THE_PACKAGE = [
     "application/test_debug_page.py",
     "application/test_loop_guard.py",
     "house/test_architecture.py",
+    "house/test_bench.py",
+    "house/test_budget.py",
     "house/test_chapters.py",
     "house/test_expressions.py",
     "house/test_fuzz.py",

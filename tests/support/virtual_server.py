@@ -24,6 +24,7 @@ from typing import Any, AsyncIterator, Awaitable, Callable, List, Optional
 from virtual_time import quiet
 
 from pixie_web import Request, Response
+from pixie_web.application import Application
 from pixie_web.server.options import ServerOptions
 from pixie_web.server.server import Server
 
@@ -162,7 +163,9 @@ async def serving(
         tls: a context.
         options: of the server.
     """
-    server = Server(handle, ServerOptions(**options))
+    application = getattr(handle, "__self__", None)
+    begin = application.own_begin() if isinstance(application, Application) else None
+    server = Server(handle, ServerOptions(**options), begin)
     with tempfile.TemporaryDirectory() as directory:
         path = os.path.join(directory, "socket")
         listening = socket.socket(socket.AF_UNIX)

@@ -84,6 +84,34 @@ def test_headers_compare_without_regard_to_case() -> None:
     assert request.headers is request.headers
 
 
+HEADER_NAMES = [
+    *("x-one", "X-ONE", "x-two", "X-Latin", "empty", "cookie", "host", "Connection"),
+    # None of these is there, whatever stands in another's value.
+    *("x", "one", "x-one:", "x-two: x-one", "x-three", "t /", "", " ", "\r\nx-one"),
+    *(
+        "a\r\nx-one",
+        "x-two: x\r\ncookie",
+        "\u212aey",
+        "\xe9",
+        "\ud800",
+        "?",
+        "key\u0130",
+    ),
+]
+
+
+@pytest.mark.parametrize("name", HEADER_NAMES, ids=ascii)
+def test_a_header_is_the_same_whether_all_have_been_parsed_or_not(name: str) -> None:
+    lines = [
+        *("X-One: 1", "x-two: x-one: 5", "X-ONE:\t2 \t", "Empty:", "Cookie: a=b; c"),
+        *("X-Latin: \xe9\xff", "cookie:d=e", "x-three-: 3", "Key: 5"),
+    ]
+    request, parsed = request_of("/", *lines), request_of("/", *lines)
+    value = parsed.headers.get(name)
+    assert request.header(name) == value == parsed.header(name)
+    assert request.header(name, "none") == parsed.header(name, "none")
+
+
 def test_the_query_is_a_multi_dict() -> None:
     query = request_of("/?a=1&a=2&b=%C3%BC+x&c&n=x").query
     assert (query["a"], query.getall("a"), query["b"], query["c"]) == (

@@ -15,6 +15,7 @@ from typing import (
     Dict,
     Iterable,
     Iterator,
+    List,
     Mapping,
     NamedTuple,
     Sequence,
@@ -56,6 +57,9 @@ class FrameType(IntEnum):
     FILE = 21
     LOG = 22  # its flags are the level
     LOST = 23  # with debug: the names of globals that a handler has changed
+
+
+_DATA = int(FrameType.DATA)  # PERF: each name of an Enum costs 0.1 us
 
 
 class Flag(IntEnum):
@@ -133,10 +137,20 @@ def decode_run(frame: bytes, flags: int) -> Request:
 
 
 class FrameBuffer:
-    """Turns what arrives from a worker into frames: (header, payload) pairs."""
+    """Turns what arrives from a worker into frames: (header, payload) pairs.
+
+    Pieces of a stream that have come together are one frame, with the flags of the last
+    one. Where one ends and the next one begins means nothing to a client (RFC 9112
+    section 7.1).
+
+    Attributes:
+        last_bytes: of the last piece that has come, as the worker sent it.
+    """
 
     def __init__(self) -> None:
         self._data = bytearray()
+        self._awaited = FRAME.size  # so many of it are needed to go on
+        self.last_bytes = 0
 
     def feed(self, data: bytes) -> Iterable[Tuple[Tuple[int, ...], bytes]]:
         """Take bytes and iterate over the frames that are complete now.
@@ -148,22 +162,42 @@ class FrameBuffer:
             header = FRAME.unpack_from(data)
             if len(data) == FRAME.size + header[0]:
                 # PERF: one whole frame, as almost always: a third of the time.
+                self.last_bytes = header[0]
                 return ((header, data[FRAME.size :]),)
         return self._split(data)
 
     def _split(self, data: bytes) -> Iterator[Tuple[Tuple[int, ...], bytes]]:
         self._data += data
-        at = 0
-        while len(self._data) - at >= FRAME.size:
-            header = FRAME.unpack_from(self._data, at)
-            if header[0] > MAX_FRAME_BYTES:
-                raise PixieError(f"a worker announced a frame of {header[0]} bytes")
-            end = at + FRAME.size + header[0]
-            if len(self._data) < end:
+        if len(self._data) < self._awaited:
+            return
+        # PERF: one copy, and names of its own: 0.4 us less for each piece.
+        data, unpack, head_size = bytes(self._data), FRAME.unpack_from, FRAME.size
+        self._data.clear()
+        pieces: List[bytes] = []
+        last: Tuple[int, ...] = ()
+        at, size, self._awaited = 0, len(data), head_size
+        while at + head_size <= size:
+            header = unpack(data, at)
+            start = at + head_size
+            end = start + header[0]
+            if end > size:
+                if header[0] > MAX_FRAME_BYTES:
+                    raise PixieError(f"a worker announced a frame of {header[0]} bytes")
+                self._awaited = end - at
                 break
-            yield header, bytes(memoryview(self._data)[at + FRAME.size : end])
+            if pieces and (header[1] != _DATA or header[4] != last[4]):
+                yield last, b"".join(pieces)
+                pieces = []
+            if header[1] == _DATA:
+                pieces.append(data[start:end])
+                last = header
+            else:
+                yield header, data[start:end]
             at = end
-        del self._data[:at]
+        self.last_bytes = last[0] if last else 0
+        if pieces:
+            yield last, b"".join(pieces)
+        self._data += data[at:]
 
 
 LOST_WARNING = (

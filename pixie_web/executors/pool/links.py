@@ -51,6 +51,10 @@ from .zygote import SIGNAL, START, ZygoteLink, unnamed_file
 STREAM_BUFFER_BYTES = 256 * 1024  # held for a slow client before its worker is paused
 STOP_SECONDS = 5.0  # for a worker that ends in good order: on_worker_stop
 BOOT_SECONDS = 60.0  # a worker that is not ready by then is replaced
+# Pieces this small that follow each other this fast gather in the pipe for as long:
+# main is woken once for all of them, and not for each.
+GATHERED_PIECE_BYTES = 512
+GATHER_SECONDS = 0.001
 
 Result = Union[Response, Exception]
 
@@ -154,6 +158,7 @@ class WorkerStream(AsyncIterator[bytes]):
         self._error: Optional[Exception] = None
         self._discarding = False
         self._paused = False
+        self._last_read = 0.0  # from its worker
 
     def put(self, chunk: bytes, has_more: bool) -> None:
         """Take a chunk from the worker, or a piece of one."""
@@ -165,6 +170,28 @@ class WorkerStream(AsyncIterator[bytes]):
         if self._held_bytes > STREAM_BUFFER_BYTES and not self._paused:
             self._paused = True
             self._worker.pause()
+
+    def gather(self, piece_bytes: int) -> None:
+        """Leave small pieces in the pipe for a moment, where one follows another.
+
+        The first one has been sent on by then, and so is each that comes alone. Larger
+        ones would fill the pipe, and their worker would have to wait.
+
+        Args:
+            piece_bytes: of the last one that has been read, just now.
+        """
+        # PERF: a generator that yields rows costs main 0.8 us for each in place of 8.7.
+        now, before = time.monotonic(), self._last_read
+        self._last_read = now
+        is_small = piece_bytes <= GATHERED_PIECE_BYTES
+        if is_small and now - before < GATHER_SECONDS and not self._paused:
+            self._worker.pause()
+            asyncio.get_running_loop().call_later(GATHER_SECONDS, self._gathered)
+
+    def _gathered(self) -> None:
+        self._last_read = time.monotonic()
+        if not self._paused:
+            self._worker.resume()
 
     def end(self, error: Optional[Exception] = None) -> None:
         """Note that no more will come: an orderly end, or an error."""
@@ -354,19 +381,17 @@ class WorkerLink:
         self._incoming, self._outgoing = files[:2]
         self.its_files = files[2:]  # for the zygote to hand on
         self.trace = Trace(files[-1])
-        self.pid = 0
+        self.pid = self.tasks = 0
         self.forked_threads = 1  # in its zygote; what more than one held, hangs
         self.state = "starting"
         self.job: Optional[Job] = None
         self.slot_is_stream: Optional[bool] = None
-        self.tasks = 0
         self.served: Set[Route] = set()
         self.born = self.idle_since = time.monotonic()
         # Workers that started together must not end together. Multiples of the golden
         # ratio lie apart.
         self.share = 0.9 + 0.1 * (number * 0.618034 % 1)
-        self.last_job = False
-        self.booted = False
+        self.last_job = self.booted = False
         self.why: Optional[Retirement] = None
         self.hung = self.ended = False
         self._timer: Optional[asyncio.TimerHandle] = None
@@ -559,6 +584,8 @@ class WorkerLink:
             self.feed(data)
         else:
             self.lose()  # it has died, or closed its pipe
+        if self.job is not None and self.job.stream is not None:
+            self.job.stream.gather(self._frames.last_bytes)
 
     def _take_rest(self) -> None:
         """Take what the process sent before it ended: its end may be known sooner."""

@@ -127,8 +127,9 @@ class StreamExecutor(Executor):
     def __init__(self, resources: Resources) -> None:
         self.pools = resources.pools
 
-    def run(self, route: Route, request: Request) -> Awaitable[Response]:
+    def begin(self, route: Route, request: Request) -> Awaitable[Response]:
         """Run a route in a worker of its pool."""
+        self.check_room(route)  # before anything is spent on it
         return self.pools[route.pool].run(route, request)
 
     def check_room(self, route: Route) -> None:

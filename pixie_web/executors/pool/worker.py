@@ -387,7 +387,7 @@ class Worker:
         """Answer one request; return whether this worker may take another."""
         request.disconnect = self._main_gone
         context = copy_context()
-        context.run(json_default_hook.set, route.app.json_default)
+        context.run(json_default_hook.set, route.app.json_hook)
         if request.root_path:
             context.run(ROOT_PATH.set, request.root_path)
         try:
