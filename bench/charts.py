@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from html import escape
 from pathlib import Path
 from statistics import median
@@ -32,6 +33,8 @@ IN_SUMMARY = [
     "page",
 ]
 IN_CHART = ["plain", "plain fresh", "json", "wildcard fresh", "browser fresh", "page"]
+
+NUMBER = re.compile(r"[\d.,]+")
 
 Row = Dict[str, Any]
 
@@ -90,8 +93,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
         return ""
     columns = zip(*rows)
     rule = [
-        "---:" if any(cell[:1].isdigit() for cell in column) else "---"
-        for column in columns
+        "---:" if any(map(NUMBER.fullmatch, column)) else "---" for column in columns
     ]
     lines = [head, rule, *rows]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines) + "\n"

@@ -28,7 +28,7 @@ def main() -> None:
     parser.add_argument("before", type=Path)
     here = Path(__file__).resolve().parent.parent
     parser.add_argument("after", type=Path, nargs="?", default=here)
-    parser.add_argument("--cases", default=",".join(ALL), help="%(default)s")
+    parser.add_argument("--cases", nargs="+", default=list(ALL), choices=list(ALL))
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=int, default=1, help="of a round")
     parser.add_argument("--loop", default="uvloop")
@@ -47,7 +47,7 @@ def main() -> None:
             command = [sys.executable, "ours.py"]
             servers[name] = Server(name, command, environment)
         jobs = {}
-        for title in options.cases.split(","):
+        for title in options.cases:
             for name, server in servers.items():
                 ALL[title].check(server.port)
                 measure = partial(server.measure, ALL[title], options.seconds)

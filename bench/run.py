@@ -205,7 +205,7 @@ def circumstances(options: argparse.Namespace) -> Dict[str, Any]:
     return {
         "began": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
         "commit": git("rev-parse", "--short=12", "HEAD"),
-        "is_changed_since": bool(git("status", "--porcelain", "pixie_web", "bench")),
+        "is_changed_since": bool(git("diff", "HEAD", "--", "pixie_web", "bench/*.py")),
         "machine": f"{os.cpu_count()} cores of {models[0].partition(':')[2].strip()}",
         "system": f"{platform.system()} {platform.release()}",
         "load_before": os.getloadavg()[0],

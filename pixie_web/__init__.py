@@ -21,7 +21,7 @@ Nothing but the standard library, Python 3.8 and later. The source is a package 
 chapters, each of which uses only what stands above it:
 
     about errors forks text cookies datastructures                  the foundation
-    protocol: http11 multipart                                      bytes, without I/O
+    protocol: http11 canonical multipart                            bytes, without I/O
     forms requests responses conditional staticfiles                messages
     templating: compiler templates
     routing
@@ -32,8 +32,9 @@ chapters, each of which uses only what stands above it:
     declaring handling middleware application
     server: proxies access options transport exchange               clients
     server: insistence heads http1 listeners server
-    settings launch lifespan
-    watching reloading refreshing                                   while it is written
+    settings launch lifespan loops
+    gateways: base wsgi asgi                             other servers' ways in
+    watching reloading refreshing                        while it is written
     runner pixie loading flags cli restarted
 
 `python -m pixie_web single` joins them into one file, `pixie_web.py`, which works
@@ -84,13 +85,14 @@ from .pixie import (
     static,
 )
 from .requests import Request
-from .responses import Response, abort, redirect
+from .responses import Event, Response, abort, redirect
 from .staticfiles import cached_file, static_file
 from .templating.templates import Template, template
 
 __all__ = [
     "BadValue",
     "ClientDisconnected",
+    "Event",
     "FileUpload",
     "HTTPError",
     "Headers",

@@ -74,7 +74,48 @@ async def _call_all(functions: Iterable[Callable[[], Any]]) -> None:
             await result
 
 
-class Application(Declarations):
+class Sharing(Declarations):
+    """What an application knows of the state that all processes share.
+
+    Attributes:
+        state_place: where it lies, while the server runs.
+    """
+
+    state_place: Optional[Tuple[Any, ...]] = None  # set by run()
+    _above: Optional[Tuple[Application, str]] = None  # where it is mounted
+    _state: Any = None
+
+    @property
+    def state(self) -> Any:
+        """State that all processes share, a `State`; docs/state.md.
+
+        It may be taken at any time, and used while the server runs: in handlers,
+        triggers and hooks. Mounted applications share that of the one above them.
+
+        Raises:
+            MissingExtra: this is the lone file, and it comes with the package.
+        """
+        if self._above is not None:
+            return self._above[0].state
+        if self._state is None:
+            self._state = companion("state", "app.state").State(place=self._find_state)
+        return self._state
+
+    def _find_state(self) -> Tuple[Any, ...]:
+        if self.state_place is None:
+            raise PixieError(
+                "app.state has no place: it is used while the server runs, in handlers "
+                "and hooks, and TMPDIR or state= is where it lies; another program "
+                "names the same: pixie_web.state.State(path)"
+            )
+        return self.state_place
+
+    def state_summary(self) -> Any:
+        """Return the part of `Application.stats` that is about it, or None."""
+        return None if self.state_place is None else self.state.summary()
+
+
+class Application(Sharing):
     """What `Pixie` does apart from serving: mounts, urls, and `handle`."""
 
     form_limits: FormLimits  # set by run(); the defaults without it
@@ -95,7 +136,6 @@ class Application(Declarations):
         self.imported_from = ""  # the module that the command line named
         self.executors = Executors(answer, answer_async)
         self._mounts: List[Tuple[str, Application]] = []
-        self._above: Optional[Tuple[Application, str]] = None  # where it is mounted
 
     def mount(self, prefix: str, application: Application) -> None:
         """Have another application answer for all paths below `prefix`.
@@ -154,7 +194,9 @@ class Application(Declarations):
             }
             for path, route in self.placed_routes()
         ]
-        return {"version": __version__, **self.executors.stats(), "routes": routes}
+        state = self.state_summary()
+        counted = {**self.executors.stats(), "state": state, "routes": routes}
+        return {"version": __version__, **counted}
 
     def status(self, path: str = "/status", **options: Any) -> None:
         """Serve what `stats` tells: a live page, as JSON, and to Prometheus.

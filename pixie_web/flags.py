@@ -26,6 +26,7 @@ While it is written
 What runs it
   workers  pool routes that run at once; auto: one for each CPU
   threads  thread routes that run at once
+  server  another server in place of this one: uvicorn, gunicorn ...
   loop  uvloop or asyncio; auto: uvloop where it is installed
   parser  pixie, or httptools where it is installed
   pool_start  how workers start: zygote, exec or spawn
@@ -36,6 +37,10 @@ Clients and proxies
   root_path  the path that a proxy takes off
   access_log  log each request
   access_log_format  what of it, as %(name)s
+What processes share
+  state  where app.state lies: memory, a path, or redis://...
+  state_max_bytes  of all its values
+  state_durable  each change waits for the disk
 Limits of a connection
   keep_alive_seconds  between two requests
   head_seconds  for the head of a request

@@ -133,7 +133,7 @@ class BodyFile:
                 self._lock.release()
 
 
-class _Window(io.RawIOBase):
+class BodyWindow(io.RawIOBase):
     """A stretch of a body's file, as a read-only file of its own."""
 
     def __init__(self, source: BodyFile, start: int, size: int) -> None:
@@ -237,7 +237,7 @@ class FileUpload:
         start = self._part.offset
         if isinstance(self._body, bytes):
             return io.BytesIO(self._body[start : start + self.size])
-        window = _Window(self._body, start, self.size)
+        window = BodyWindow(self._body, start, self.size)
         return cast(BinaryIO, io.BufferedReader(window, 64 * 1024))
 
     def _copy(self, target: BinaryIO) -> None:

@@ -45,6 +45,7 @@ def hand_down(application: Application) -> Dict[str, Any]:
     return {
         "form_limits": getattr(application, "form_limits", FORM_LIMITS),
         "root_path": application.root_path,
+        "state_place": application.state_place,
         "secrets": [
             None
             if secrets is UNSET
@@ -58,6 +59,7 @@ def take_over(application: Application, inheritance: Mapping[str, Any]) -> None:
     """Set in a worker what `hand_down` returned in main."""
     limits, root_path = inheritance["form_limits"], inheritance["root_path"]
     apply_settings(application, limits, root_path)
+    application.state_place = inheritance["state_place"]
     for one, keys in zip(application.family(), inheritance["secrets"]):
         one.secrets = UNSET if keys is None else [bytes.fromhex(key) for key in keys]
 

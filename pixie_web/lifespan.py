@@ -9,7 +9,7 @@ from typing import Any, Dict, Mapping, Sequence, cast
 
 from .about import LONE, log
 from .application import Application
-from .errors import companion
+from .errors import PixieError, companion
 from .executors.dispatch import EXECUTORS
 from .executors.pool.frames import PoolOptions, Program, cpu_count
 from .executors.pool.links import STOP_SECONDS
@@ -36,13 +36,22 @@ class Lifespan:
     Args:
         application: the one that answers, and what is mounted below it.
         settings: all of them, as `read_settings` returns them.
+        forks: this process is its own, so that what starts the workers may be forked.
+        inline: pool routes run in threads, whatever the settings of their pools say.
 
     Attributes:
         pools: of worker processes, by their name; those that some route needs.
     """
 
-    def __init__(self, application: Application, settings: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        application: Application,
+        settings: Mapping[str, Any],
+        forks: bool = True,
+        inline: bool = False,
+    ) -> None:
         self.pools: Dict[str, Pool] = {}
+        self._forks, self._inline = forks, inline
         self._application = application
         self._settings = settings
         self._stop_seconds = STOP_SECONDS
@@ -66,6 +75,7 @@ class Lifespan:
         limits = FormLimits(**{name: settings[name] for name in FormLimits._fields})
         apply_settings(application, limits, settings["root_path"])
         try:
+            self._place_state()
             self._make_pools(application.freeze(), unwanted)
         except BaseException:
             self.abandon()
@@ -95,6 +105,7 @@ class Lifespan:
         """End what `prepare` has forked: all there is to do if `start` never comes."""
         for pool in self.pools.values():
             pool.end_zygote()
+        self._remove_state()
 
     async def start(self) -> None:
         """Start workers, and run what `on_start` declared; end them if it fails."""
@@ -116,6 +127,7 @@ class Lifespan:
             if self._guard is not None:
                 self._guard.stop()
             await self._application.executors.stop(self._stop_seconds)
+            self._remove_state()
 
     def hurry(self) -> None:
         """Have `stop`, also one under way, kill what it would wait for."""
@@ -136,10 +148,29 @@ class Lifespan:
         finally:
             await self.stop()
 
+    def _place_state(self) -> None:
+        """Find a place for `app.state`, which nobody has to use."""
+        names = ("state", "state_max_bytes", "state_durable")
+        where, *bounds = (self._settings[name] for name in names)
+        try:
+            module = companion("state", "app.state")
+            self._application.state_place = module.server_place(where, *bounds)
+        except PixieError:  # the lone file, or no temporary directory
+            if where != "memory":
+                raise
+
+    def _remove_state(self) -> None:
+        place, self._application.state_place = self._application.state_place, None
+        if place is not None:
+            self._application.state.close()
+            companion("state", "app.state").remove_place(place)
+
     def _make_pools(self, program: Program, unwanted: Sequence[int]) -> None:
         """Make the pools that some route needs, and start their zygotes."""
         routes = program.routes
         wanted = {r.pool for r in routes if EXECUTORS[r.placement].in_worker}
+        if self._inline:
+            return
         start_by = self._choose_start() if wanted else ""
         launch = partial(describe_launch, self._application)
         for name in sorted(wanted):
@@ -170,6 +201,8 @@ class Lifespan:
             return "spawn"  # a fork without exec aborts in Apple's libraries
         if chosen not in ("auto", "zygote"):
             return chosen
+        if not self._forks:
+            return "auto"
         threads = count_lasting_threads()
         if threads == 1:
             return "zygote"

@@ -10,6 +10,7 @@ inherit.
 from __future__ import annotations
 
 import os
+from functools import partial
 from typing import (
     TYPE_CHECKING,
     Any,
@@ -19,12 +20,17 @@ from typing import (
     Literal,
     Mapping,
     Optional,
+    Type,
     Union,
+    cast,
 )
 
 from .application import Application
 from .cookies import UNSET, MaybeSecrets
-from .errors import PixieError
+from .errors import PixieError, companion
+from .gateways.asgi import ASGIGateway
+from .gateways.base import Gateway
+from .gateways.wsgi import WSGIGateway
 from .reloading import Reloader, describe_call, tether
 from .runner import Runner
 from .settings import read_settings, say
@@ -107,6 +113,7 @@ class Pixie(Application):
     ) -> None:
         super().__init__(import_name, secrets=secrets, json=json)
         self._kept: Dict[str, Any] = {}  # the arguments of a run() that did nothing
+        self._gateways: Dict[Type[Gateway], Gateway] = {}
 
     def run(
         self,
@@ -122,6 +129,7 @@ class Pixie(Application):
         server_timing: Optional[bool] = None,
         loop: Optional[Literal["auto", "uvloop", "asyncio"]] = None,
         parser: Optional[Literal["pixie", "httptools"]] = None,
+        server: Optional[str] = None,
         uds: Optional[str] = None,
         uds_mode: Optional[int] = None,
         fd: Optional[int] = None,
@@ -133,6 +141,9 @@ class Pixie(Application):
         allowed_hosts: Optional[Iterable[str]] = None,
         access_log: Optional[bool] = None,
         access_log_format: Optional[str] = None,
+        state: Optional[str] = None,
+        state_max_bytes: Optional[int] = None,
+        state_durable: Optional[bool] = None,
         **limits: Unpack[Limits],
     ) -> None:
         """Serve until SIGINT or SIGTERM; both let running requests end.
@@ -154,6 +165,8 @@ class Pixie(Application):
             loop: "uvloop" or "asyncio"; uvloop by default, where it is installed.
             parser: "pixie", the default, or "httptools": the same requests, refused and
                 accepted, and quicker where a body comes in many small chunks.
+            server: another one that serves: "gunicorn", "waitress", "cheroot",
+                "uvicorn", "hypercorn" or "granian"; docs/gateways.md.
             server_timing: tell each client, in the Server-Timing header, how long its
                 request waited and ran.
             uds, uds_mode: the path of a Unix socket to listen on, instead of host and
@@ -171,6 +184,12 @@ class Pixie(Application):
                 and env.url are then what the client says.
             access_log: log each request.
             access_log_format: with %(name)s for the items of `AccessRecord`.
+            state: where `app.state` lies: "memory", the default, lives as long as the
+                server; a path lives on; "redis://host/0" is shared by many machines.
+            state_max_bytes: how large it may grow, 32 MiB by default; Redis has bounds
+                of its own.
+            state_durable: have each change wait for the disk, so that a power cut loses
+                none.
             limits: the other fields of `ServerOptions`, and those of `PoolOptions` and
                 `FormLimits`.
 
@@ -184,6 +203,65 @@ class Pixie(Application):
             self._kept = given
             return
         self._start(Runner.run, given)
+
+    @property
+    def wsgi(self) -> WSGIGateway:
+        """The application as a WSGI callable, for gunicorn, waitress and others.
+
+        Settings come from variables PIXIE_*; the server listens, and logs accesses.
+
+        Raises:
+            PixieError: a variable is no good.
+        """
+        return cast(WSGIGateway, self._gateway(WSGIGateway))
+
+    @property
+    def asgi(self) -> ASGIGateway:
+        """The same as an ASGI callable, for uvicorn, hypercorn, granian and others."""
+        return cast(ASGIGateway, self._gateway(ASGIGateway))
+
+    def _gateway(self, kind: Type[Gateway]) -> Gateway:
+        if kind not in self._gateways:
+            self._gateways[kind] = kind(self, self._kept)
+        return self._gateways[kind]
+
+    def __call__(self, *arguments: Any) -> Any:
+        """Be what a server takes it for: WSGI by two arguments, ASGI by three or one.
+
+        So `gunicorn app:app` works, which finds names and not `app:app.wsgi`.
+        """
+        if len(arguments) == 2:
+            return self.wsgi(*arguments)
+        if len(arguments) == 1:  # version 2: the rest comes in a second call
+            return partial(self.asgi, *arguments)
+        return self.asgi(*arguments)
+
+    def mount(
+        self, prefix: str, application: Union[Application, Callable[..., Any]]
+    ) -> None:
+        """Have another application answer for all paths below `prefix`.
+
+        Its handlers see the path without the prefix, which is `env.prefix`. It may be
+        a WSGI application, of Flask or Django: that runs in threads; docs/hosting.md.
+        """
+        is_own = isinstance(application, (Application, type))
+        if is_own or not callable(application):
+            super().mount(prefix, cast(Application, application))
+        else:
+            hosting = companion("hosting", "the mount of a WSGI application")
+            hosting.mount(self, prefix, application)
+
+    def test(self, **options: Any) -> Any:
+        """Return a client for tests, in the style of httpx; docs/testing.md shows it.
+
+        Args:
+            options: `pool` ("real" or "inline"), `base_url`, `headers`, `cookies`,
+                `follow_redirects`, `client`, and settings of run().
+
+        Raises:
+            MissingExtra: this is the lone file, and the client comes with the package.
+        """
+        return companion("testing", "app.test()").TestClient(self, **options)
 
     def check(self, **given: Any) -> None:
         """Do all of a start but the listening, and stop; arguments as for `run`.
@@ -200,6 +278,11 @@ class Pixie(Application):
             settings = read_settings(given, os.environ)
             if start is Runner.run:
                 self._reload(settings, tls)
+            if settings["server"] and start is Runner.run:
+                if tls is not None:
+                    raise PixieError("another server takes a certfile, no ssl_context")
+                companion("servers", "run(server=...)").serve(self, given, settings)
+                return
             start(Runner(self, settings, tls))
         except (PixieError, OSError) as error:
             say(f"pixie_web: {error}")
@@ -210,6 +293,8 @@ class Pixie(Application):
         """Be the reloader until the end, if that is wanted and there is none yet."""
         tether.settings, tether.tls = settings, tls
         if settings["reload"] and not tether.is_tied:
+            if settings["server"]:
+                raise PixieError("reload is for the server of pixie_web itself")
             call = tether.call or describe_call()
             raise SystemExit(Reloader(call, settings).run())
 

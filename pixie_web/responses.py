@@ -1,18 +1,18 @@
-"""A response, and the values that become one.
+"""A response, and the values that become one; its header block is rendered once.
 
-A response is finished in the same place. Its header block is rendered once, to bytes,
-by whichever process ran the handler; the server adds only what belongs to the
-connection: Date, Connection, and the framing of the body.
+The server adds what is the connection's: Date, Connection, the framing of the body.
 """
 
 from __future__ import annotations
 
+import os
 import time
 from functools import lru_cache
 from typing import (
     TYPE_CHECKING,
     Any,
     AsyncIterator,
+    BinaryIO,
     Callable,
     Dict,
     Iterable,
@@ -81,6 +81,21 @@ class FileSlice(NamedTuple):
     length: int
     delete_after: bool = False
     descriptor: Optional[int] = None  # of a file that has no path
+
+
+def _open_file(path: str, flags: int) -> int:
+    # Not through a link, and not waiting for a pipe's other end, that took its place.
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+
+
+def open_slice(body: FileSlice) -> BinaryIO:
+    """Return the file that a body lies in, open; its `offset` is still to be sought.
+
+    Raises:
+        OSError: it is gone, or it is a link now.
+    """
+    source = body.path if body.descriptor is None else os.dup(body.descriptor)
+    return open(source, "rb", opener=_open_file)
 
 
 class StaticFile(NamedTuple):
@@ -484,6 +499,51 @@ class Response:
         return f"<Response {self.status} {type(self.body).__name__}>"
 
 
+class Event(str):
+    """A server-sent event (WHATWG HTML section 9.2), as text to be yielded.
+
+    A stream whose first chunk is one is sent as `text/event-stream`, uncached. Without
+    data no event happens, but the head is sent, and `retry` is heard.
+
+    Args:
+        data: text, or what JSON can say; each line of it becomes one of the event's.
+        event: its name (str); browsers call it "message" when left out.
+        id: what a browser sends as `Last-Event-ID` when it comes back (str or int).
+        retry: milliseconds (int) until it comes back when the connection breaks.
+
+    Raises:
+        ValueError: a name or an id has more than one line, or NUL.
+    """
+
+    def __new__(
+        cls,
+        data: Any = None,
+        *,
+        event: Optional[str] = None,
+        id: Union[str, int, None] = None,
+        retry: Optional[int] = None,
+    ) -> Event:
+        lines = []
+        # SECURITY: a line feed in a name would begin a field, or an event, of its own.
+        for name, value in ("event", event), ("id", id), ("retry", retry):
+            text = "" if value is None else str(value)
+            if not {"\r", "\n", "\0"}.isdisjoint(text):
+                raise ValueError(f"the {name} of an event is one line, got {text!r}")
+            lines += [] if value is None else [f"{name}: {text}"]
+        if data is not None:
+            text = data if isinstance(data, str) else write_json(data).decode()
+            text = text.replace("\r\n", "\n").replace("\r", "\n")
+            lines += [f"data: {line}" for line in text.split("\n")]
+        return super().__new__(cls, "\n".join(lines or [":"]) + "\n\n")
+
+
+EVENT_HEADERS = {
+    "Content-Type": "text/event-stream",
+    "Cache-Control": "no-store",
+    "X-Accel-Buffering": "no",  # of nginx, which would wait for more
+}
+
+
 class Refusal(Response):
     """The answer of who is too busy: ready to be sent.
 
@@ -572,7 +632,10 @@ def open_stream(response: Response, first: object) -> Tuple[Response, bytes]:
             raise TypeError("a first yielded Response has a body of str or bytes")
         response.body = body
         return response, chunk
-    if response.content_type is None and first is not None:
+    if response.content_type is None and isinstance(first, Event):
+        for name, value in EVENT_HEADERS.items():
+            response.headers.setdefault(name, value)
+    elif response.content_type is None and first is not None:
         response.content_type = HTML if isinstance(first, str) else OCTETS
     return response, b"" if first is None else to_chunk(first)
 
@@ -619,29 +682,19 @@ def redirect(url: str, status: int = 303) -> NoReturn:
     raise HTTPError(status, headers={"Location": location})
 
 
-def error_page(
-    error: HTTPError, traceback_text: str = "", as_json: bool = False
-) -> Response:
-    """Return the page for an error: its status and text, and a traceback if given.
-
-    Of an error that has JSON to say, it is that; and JSON for whoever prefers it.
-    """
-    if error.status in (204, 304):
-        return Response("", error.status, headers=error.headers).settle()
-    if error.json is not None:
-        return Response(error.json, error.status, headers=error.headers).settle()
-    reason = REASONS.get(error.status, "Error")
-    if as_json:
-        said = {"status": error.status, "title": reason, "detail": error.text}
-        if traceback_text:
-            said["traceback"] = traceback_text.splitlines()
-        return Response(said, error.status, headers=error.headers).settle()
-    title = f"{error.status} {reason}"
+def error_page(error: HTTPError, trace: str = "", as_json: bool = False) -> Response:
+    """Return the page for an error, or JSON: its status and text, or its own JSON."""
+    status, reason = error.status, REASONS.get(error.status, "Error")
+    page: AnyBody = error.json
+    if page is None and as_json:
+        more = {"traceback": trace.splitlines()} if trace else {}
+        page = {"status": status, "title": reason, "detail": error.text, **more}
+    if status in (204, 304) or page is not None:
+        body: AnyBody = "" if status in (204, 304) else page
+        return Response(body, status, headers=error.headers).settle()
+    title = escape(f"{status} {reason}")
     text = f"<p>{escape(error.text)}</p>\n" if error.text != reason else ""
-    trace = f"<pre>{escape(traceback_text)}</pre>\n" if traceback_text else ""
-    page = (
-        f'<!doctype html>\n<html lang="en">\n<meta charset="utf-8">\n'
-        f"<title>{escape(title)}</title>\n<h1>{escape(title)}</h1>\n"
-        f"{text}{trace}</html>\n"
-    )
-    return Response(page, error.status, HTML, error.headers).settle()
+    text += f"<pre>{escape(trace)}</pre>\n" if trace else ""
+    page = f'<!doctype html>\n<html lang="en">\n<meta charset="utf-8">\n<title>{title}'
+    page += f"</title>\n<h1>{title}</h1>\n{text}</html>\n"
+    return Response(page, status, HTML, error.headers).settle()

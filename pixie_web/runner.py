@@ -11,12 +11,11 @@ import threading
 import time
 from contextlib import ExitStack
 from functools import partial
-from typing import Any, List, Mapping, Optional, Sequence, Tuple, cast
+from typing import Any, List, Mapping, Optional, Sequence, Tuple
 
 from .about import __version__, log
 from .application import Application
-from .errors import MissingExtra, PixieError
-from .executors.pool.links import STOP_SECONDS
+from .errors import PixieError
 from .executors.pool.worker import reopen_log_files
 from .forks import (
     OUR_SIGNALS,
@@ -26,6 +25,7 @@ from .forks import (
     undo_nothing_in_copies,
 )
 from .lifespan import Lifespan
+from .loops import cancel_tasks, new_loop
 from .refreshing import FreshPages
 from .reloading import tether
 from .server.listeners import (
@@ -40,23 +40,6 @@ from .server.listeners import (
 from .server.options import ServerOptions
 from .server.server import Server
 from .settings import check_no_loop_runs, say
-
-
-async def _cancel_tasks() -> None:
-    """Cancel what is still running, and give it a moment for its `finally`.
-
-    The same for async generators that a program has left half way.
-    """
-    tasks = asyncio.all_tasks() - {asyncio.current_task()}
-    for task in tasks:
-        task.cancel()
-    if tasks:
-        await asyncio.wait(tasks, timeout=STOP_SECONDS)
-    closing = asyncio.get_running_loop().shutdown_asyncgens()
-    try:
-        await asyncio.wait_for(closing, STOP_SECONDS)
-    except asyncio.TimeoutError:
-        log.error("async generators did not end when they were closed")
 
 
 class Runner:
@@ -126,7 +109,7 @@ class Runner:
             self._tls = tls_context(*self._certificate())
 
     def _open_loop(self, undo: ExitStack) -> asyncio.AbstractEventLoop:
-        loop = self._new_loop()
+        loop = new_loop(self._settings["loop"])
         undo.callback(self._close_loop, loop)
         asyncio.set_event_loop(loop)
         undo_in_copies(self._undo_in_copy)
@@ -135,7 +118,7 @@ class Runner:
 
     def _close_loop(self, loop: asyncio.AbstractEventLoop) -> None:
         try:
-            loop.run_until_complete(_cancel_tasks())
+            loop.run_until_complete(cancel_tasks())
         finally:
             asyncio.set_event_loop(None)
             loop.close()
@@ -185,20 +168,6 @@ class Runner:
         for one in sockets:
             undo.callback(one.close)
         return sockets
-
-    def _new_loop(self) -> asyncio.AbstractEventLoop:
-        wanted = self._settings["loop"]
-        if wanted != "asyncio":
-            try:
-                import uvloop
-
-                return cast(asyncio.AbstractEventLoop, uvloop.new_event_loop())
-            except ImportError:
-                if wanted == "uvloop":
-                    raise MissingExtra(
-                        "loop=\"uvloop\" needs: pip install 'pixie-web[fast]'"
-                    ) from None
-        return asyncio.new_event_loop()
 
     async def _serve(self, sockets: Sequence[socket.socket]) -> None:
         self._stop = asyncio.Event()

@@ -25,12 +25,16 @@ DEFAULT_SETTINGS: Dict[str, Any] = {
     "loop_guard": "auto",
     "threads": MAX_THREADS,
     "loop": "auto",
+    "server": "",  # our own
     "uds": "",
     "uds_mode": UNIX_SOCKET_MODE,
     "fd": -1,  # none
     "root_path": "",
     "certfile": "",
     "keyfile": "",
+    "state": "memory",
+    "state_max_bytes": 32 * 1024 * 1024,
+    "state_durable": False,
     **PoolOptions()._asdict(),
     **ServerOptions()._asdict(),
     **FORM_LIMITS._asdict(),

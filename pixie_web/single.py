@@ -33,7 +33,7 @@ from typing import Dict, Iterator, List, NamedTuple, Optional, Sequence, Set, Tu
 
 CHAPTERS = """
     about errors forks text cookies datastructures
-    protocol/http11 protocol/multipart
+    protocol/http11 protocol/canonical protocol/multipart
     forms requests responses conditional staticfiles
     templating/compiler templating/templates
     routing
@@ -45,7 +45,9 @@ CHAPTERS = """
     declaring handling middleware application
     server/proxies server/access server/options server/transport server/exchange
     server/insistence server/heads server/http1 server/listeners server/server
-    settings launch lifespan watching reloading refreshing runner pixie
+    settings launch lifespan loops
+    gateways/base gateways/wsgi gateways/asgi
+    watching reloading refreshing runner pixie
     loading flags cli restarted
 """.split()
 

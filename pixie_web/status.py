@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
-from typing import Any, Dict, Iterable, Iterator, List, Mapping, Tuple
+from typing import Any, Dict, Iterable, Iterator, List, Mapping, Optional, Tuple
 
 from .application import Application
 from .errors import RouteError
@@ -118,6 +118,26 @@ HISTOGRAMS = (
 )
 
 
+STATE_METRICS = (
+    ("state_keys", "gauge", "Keys of the state.", "keys"),
+    ("state_bytes", "gauge", "Bytes that the state takes.", "bytes"),
+    ("state_bytes_limit", "gauge", "Bytes that it may take.", "max_bytes"),
+    ("state_operations_total", "counter", "Calls of the state.", "operations"),
+    ("state_waits_total", "counter", "Calls that had to wait for others.", "waits"),
+    ("state_subscribers", "gauge", "Subscribers of channels.", "subscribers"),
+)
+
+
+def state_lines(state: Optional[Mapping[str, Any]]) -> Iterator[str]:
+    """Iterate over the lines about `app.state`, if anybody has used it."""
+    for name, kind, text, key in STATE_METRICS if state else ():
+        samples: List[Sample] = [("", "", state[key])] if state else []
+        yield from metric(f"pixie_web_{name}", kind, text, samples)
+    text = "Seconds that calls of the state had to wait for others."
+    waited: List[Sample] = [("", "", state["wait_seconds"])] if state else []
+    yield from metric("pixie_web_state_wait_seconds_total", "counter", text, waited)
+
+
 def main_lines(stats: Mapping[str, Any]) -> Iterator[str]:
     """Iterate over the lines about main and its threads."""
     version = ("", labelled(version=stats["version"]), 1)
@@ -183,6 +203,7 @@ def render_metrics(stats: Mapping[str, Any]) -> str:
     lines = [
         *main_lines(stats),
         *pool_lines(stats["pools"]),
+        *state_lines(stats["state"]),
         *route_lines(stats["routes"], stats["bounds_seconds"]),
     ]
     return "\n".join(lines) + "\n"
@@ -383,9 +404,24 @@ function showTiles(now, rate) {
       count("timeouts")),
     tile("Crashes", sum(crashes, ([, n]) => n),
       causes.join(", ") || "none", undefined, crashes.length),
+    ...stateTiles(now.state),
     tile("Turned away", count("rejections"), "too busy: 503", undefined,
       count("rejections")));
   byId("tiles").replaceChildren(...boxes);
+}
+function stateTiles(state) {
+  if (!state) return [];
+  const part = state.max_bytes ? state.bytes / state.max_bytes : undefined;
+  const limit = state.max_bytes ? ` of ${bytes(state.max_bytes)}` : "";
+  const longest = time(state.longest_wait_seconds);
+  const waits = state.waits
+    ? `${state.waits} waited, ${longest} at most` : "none waited";
+  return [
+    tile("State", bytes(state.bytes) + limit, `${state.keys} keys, ${state.store}`,
+      part, part > 0.9),
+    tile("State calls", state.operations, waits),
+    tile("Subscribers", state.subscribers, `${state.channels} channels`),
+  ];
 }
 function showRate() {
   const most = Math.max(1, ...rates);

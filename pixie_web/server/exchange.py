@@ -39,7 +39,7 @@ from ..errors import (
     no_descriptor,
 )
 from ..requests import MAX_CHUNK_BYTES, Request, log_failure, off_the_loop
-from ..responses import FileSlice, Refusal, Response, error_page
+from ..responses import FileSlice, Refusal, Response, error_page, open_slice
 from ..text import expression
 from .access import AccessRecord, log_answer
 
@@ -124,16 +124,6 @@ class Sink(Protocol):
 
     def go_on(self) -> None:
         """An exchange that had to wait is over: there may be more requests."""
-
-
-def _open_file(path: str, flags: int) -> int:
-    # Not through a link, and not waiting for a pipe's other end, that took its place.
-    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-
-
-def _open_slice(body: FileSlice) -> BinaryIO:
-    source = body.path if body.descriptor is None else os.dup(body.descriptor)
-    return open(source, "rb", opener=_open_file)
 
 
 @types.coroutine
@@ -441,7 +431,7 @@ class Exchange:
         file: Any = None
         if isinstance(body, FileSlice):
             try:
-                file = _open_slice(body)
+                file = open_slice(body)
             except OSError as error:  # it went between the look at it and now
                 await self._send(self._page_instead(error))
                 return

@@ -517,6 +517,18 @@ def made_up_stats() -> Dict[str, Any]:
         "threads": {"size": 40, "busy": 0, "waiting": 0},
         "pools": [pool],
         "bounds_seconds": [0.25, 1.0],
+        "state": {
+            "store": "file",
+            "keys": 3,
+            "channels": 1,
+            "bytes": 8192,
+            "max_bytes": 65536,
+            "operations": 9,
+            "waits": 2,
+            "wait_seconds": 0.5,
+            "longest_wait_seconds": 0.4,
+            "subscribers": 5,
+        },
         "routes": [route],
     }
 
@@ -538,6 +550,11 @@ LINES = [
     'pixie_web_worker_memory_bytes{pool="default"} 2000',
     'pixie_web_worker_crashes_total{pool="default",cause="SIGSEGV"} 1',
     'pixie_web_worker_kills_total{pool="default"} 1',
+    "pixie_web_state_keys 3",
+    "pixie_web_state_bytes_limit 65536",
+    "pixie_web_state_waits_total 2",
+    "pixie_web_state_wait_seconds_total 0.5",
+    "pixie_web_state_subscribers 5",
     f"pixie_web_request_timeouts_total{{{LABELS}}} 2",
 ]
 

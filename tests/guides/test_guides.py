@@ -14,7 +14,16 @@ import pixie_web
 from pixie_web import Pixie, Template
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
-PAGES = ["compression.md", "cookies.md", "from-bottle.md", "json.md"]
+PAGES = [
+    "compression.md",
+    "cookies.md",
+    "from-bottle.md",
+    "gateways.md",
+    "hosting.md",
+    "json.md",
+    "state.md",
+    "testing.md",
+]
 
 
 @pytest.fixture(autouse=True)
@@ -30,7 +39,7 @@ def fresh_functions() -> Any:
     """Return the public names, those of the default application on another one."""
     app = Pixie()
     methods = {name: getattr(app, name) for name in ("get", "post", "run")}
-    return SimpleNamespace(**{**vars(pixie_web), **methods})
+    return SimpleNamespace(**{**vars(pixie_web), **methods, "app": app})
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -38,9 +47,10 @@ def test_the_examples_of_a_page_run(
     page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PIXIE_WORKERS", "0")  # a page is no module to be imported
     text = (DOCS / page).read_text(encoding="utf-8")
-    if page == "from-bottle.md":
-        # It declares on the default application, which other tests use as well.
+    if page in ("from-bottle.md", "state.md"):
+        # They declare on the default application, which other tests use as well.
         text = text.replace("from pixie_web import", "from fresh import")
         monkeypatch.setitem(sys.modules, "fresh", fresh_functions())
     names: Dict[str, Any] = {"__name__": "guide"}

@@ -36,7 +36,7 @@ from shapes import lone_file
 from pixie_web.single import is_type_checking
 
 PACKAGE = pathlib.Path(__file__).resolve().parents[2] / "pixie_web"
-MAX_CODE_LINES = 10_665  # of all, joined; docs/design.md has why it was raised
+MAX_CODE_LINES = 11_494  # of all, joined; docs/design.md has why it was raised
 MAX_FUNCTION_LINES = 40  # of code, as the next one
 MAX_CLASS_LINES = 250
 MAX_FILE_LINES = 700  # all of them
@@ -53,11 +53,14 @@ PRIVATE_REACHES: Dict[str, Set[str]] = {
 }
 
 # What is no chapter: it is not in the single file.
-COMPANIONS = {"devtools", "guard", "httptools", "starter", "status"}
+COMPANIONS = {  # files, and a folder
+    *("hosting", "httptools", "servers", "state", "status", "testing"),
+    *("devtools", "guard", "starter"),
+}
 AROUND = {"__init__", "__main__", "single"}
 
 FOUNDATION = "about errors text cookies datastructures"
-PROTOCOL = "protocol/http11 protocol/multipart"
+PROTOCOL = "protocol/http11 protocol/canonical protocol/multipart"
 MESSAGES = "forms requests responses conditional staticfiles"
 BASE = "executors/base executors/streams"
 POOL = (
@@ -116,10 +119,18 @@ LAYERS = {
     "refreshing": f"{FOUNDATION} requests responses",
     "runner": (
         f"{FOUNDATION} forks executors/pool/links executors/pool/worker application "
-        "server/options server/listeners server/server settings lifespan "
+        "server/options server/listeners server/server settings lifespan loops "
         "reloading refreshing"
     ),
-    "pixie": f"{FOUNDATION} application settings reloading runner",
+    "pixie": (
+        f"{FOUNDATION} application settings gateways/base gateways/wsgi gateways/asgi "
+        "reloading runner"
+    ),
+    "loops": f"{FOUNDATION} executors/pool/links",
+    "gateways/base gateways/wsgi gateways/asgi": (
+        f"{FOUNDATION} forks {PROTOCOL} {MESSAGES} executors/local application "
+        "server/access server/options server/proxies settings lifespan loops"
+    ),
     "loading": f"{FOUNDATION} {POOL} application launch runner pixie",
     "flags": f"{FOUNDATION} settings",
     "cli": f"{FOUNDATION} executors/pool/worker settings reloading pixie loading flags",
@@ -145,7 +156,8 @@ def chapter_names() -> List[str]:
     files = [path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py")]
     names = [path.with_suffix("").as_posix() for path in files]
     outside = COMPANIONS | AROUND
-    return sorted(n for n in names if n not in outside and "__init__" not in n)
+    inside = (n for n in names if n.partition("/")[0] not in outside)
+    return sorted(n for n in inside if "__init__" not in n)
 
 
 @pytest.fixture(params=chapter_names())
@@ -528,6 +540,18 @@ def test_no_chapter_is_longer_than_its_limit(chapter: str, text: str) -> None:
 
 def test_the_chapters_together_are_shorter_than_their_limit(book: str) -> None:
     assert len(code_lines(book)) <= MAX_CODE_LINES
+
+
+@pytest.mark.parametrize("path", sorted((PACKAGE / "state").glob("*.py")))
+def test_a_companion_in_rooms_keeps_the_same_sizes(path: pathlib.Path) -> None:
+    source = path.read_text(encoding="utf-8")
+    functions, classes = function_lengths(source), class_lengths(source)
+    assert {n: c for n, c in functions.items() if c > MAX_FUNCTION_LINES} == {}
+    assert {n: c for n, c in classes.items() if c > MAX_CLASS_LINES} == {}
+    assert source.count("\n") <= MAX_FILE_LINES
+    foreign = {use.name for use in foreign_imports(source)}
+    allowed = {"redis", "redis.backoff", "redis.retry"}
+    assert foreign == (allowed if path.stem == "redis_store" else set())
 
 
 def test_code_lines_leave_out_blanks_comments_and_docstrings() -> None:

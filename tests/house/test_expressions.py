@@ -122,6 +122,7 @@ BY_NAME: Dict[str, Use] = {
     "_DNS_NAME": Use("fullmatch", VALUES),
     "_DOMAIN": Use("fullmatch", ANSWER),
     "_DOT_FILE": Use("search", PATH),
+    "_COOKIE_LINE": Use("fullmatch", LINE),
     "_DECIDING_LINE": Use("each", PROVED_HEAD),
     "ENTITY_TAG": Use("each", VALUES),
     "_CODED_BODY": Use("search", ANSWER),

@@ -105,6 +105,41 @@ def test_what_is_not_ordinary_is_left_to_the_reader(first: str) -> None:
     assert heads.find(head_bytes(first)) is None
 
 
+COOKIES = [
+    b"Cookie: a=c",
+    b"Cookie: ",
+    b"Cookie: \t \xff~",
+    b"Cookie: " + b"x" * 500,
+]
+NO_COOKIES = [
+    b"Cookie:a=b",
+    b"cookie: a=b",
+    b"Cookie: a=b\x00",
+    b"Cookie: a=b\x7f",
+    b"Cookie: a=b\rX: y",
+    b"Cookie: a=b\nX: y",
+    b"Cookie: a=b\r\n folded",
+    b"Cookie: a=b\r\nX: y",
+    b"Cookie: a=b\r\nCookie: c=d",
+    b"Cookie : a=b",
+    b"X-Cookie: a=b",
+    b"Cookie: " + b"x" * 600,
+]
+
+
+@pytest.mark.parametrize("line", [*COOKIES, *NO_COOKIES])
+def test_another_cookie_is_proved_by_itself(line: bytes) -> None:
+    heads = learned(
+        head_bytes("GET /first HTTP/1.1", COOKIE),
+        limits=WireLimits(max_header_line_bytes=550),
+    )
+    data = head_bytes("GET /?a=b HTTP/1.1", COOKIE.replace(b"Cookie: a=b", line))
+    if line in COOKIES:
+        assert fields(found(heads, data)) == fields(parse_head(data))
+    else:
+        assert heads.find(data) is None
+
+
 NOT_LEARNED = [
     b"GET / HTTP/1.0\r\nHost: a\r\n\r\n",
     b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n",
@@ -275,6 +310,8 @@ def any_request(chance: random.Random) -> bytes:
     """Return a request, most often an ordinary one, perhaps with a byte changed."""
     lines = [b"Host: example.com"] * (chance.random() < 0.9)
     lines += chance.sample(LINES, chance.choice([0, 0, 1, 2, 4]))
+    if chance.random() < 0.3:
+        lines.append(b"Cookie: n=%d" % chance.randrange(100))
     first = f"{chance.choice(METHODS)} {chance.choice(TARGETS)} HTTP/1.1"
     if chance.random() < 0.05:
         first = first.replace("1.1", chance.choice(["1.0", "1.2", "2.0", "1.1 "]))

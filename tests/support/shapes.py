@@ -31,6 +31,9 @@ OF_THE_PACKAGE = [
     "application/test_status.py",
     "application/test_debug_page.py",
     "application/test_loop_guard.py",
+    "application/test_testing.py",
+    "gateways/test_hosting.py",
+    "gateways/test_servers.py",
     "house/test_architecture.py",
     "house/test_bench.py",
     "house/test_budget.py",
@@ -40,6 +43,7 @@ OF_THE_PACKAGE = [
     "house/test_importing.py",
     "house/test_single.py",
     "protocol/test_parsers.py",
+    "state",
 ]
 
 _made: Optional[TemporaryDirectory[str]] = None

@@ -117,6 +117,17 @@ class Server:
             stderr=subprocess.PIPE,
             pass_fds=descriptors,
         )
+        self._read_log()
+        try:
+            banner = self.wait_for_log(BANNER)
+        except BaseException:
+            self.kill()
+            raise
+        found = BANNER.search(banner)
+        assert found is not None
+        self.port = int(found.group(1))
+
+    def _read_log(self) -> None:
         assert self.process.stderr is not None
         self._pipe = self.process.stderr.fileno()
         os.set_blocking(self._pipe, False)
@@ -126,14 +137,6 @@ class Server:
         self._ended = False
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
-        try:
-            banner = self.wait_for_log(BANNER)
-        except BaseException:
-            self.kill()
-            raise
-        found = BANNER.search(banner)
-        assert found is not None
-        self.port = int(found.group(1))
 
     @property
     def pid(self) -> int:

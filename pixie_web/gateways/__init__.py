@@ -1,0 +1,1 @@
+"""Other servers' ways in: WSGI and ASGI."""
