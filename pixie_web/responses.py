@@ -5,14 +5,12 @@ The server adds what is the connection's: Date, Connection, the framing of the b
 
 from __future__ import annotations
 
-import os
 import time
 from functools import lru_cache
 from typing import (
     TYPE_CHECKING,
     Any,
     AsyncIterator,
-    BinaryIO,
     Callable,
     Dict,
     Iterable,
@@ -81,21 +79,6 @@ class FileSlice(NamedTuple):
     length: int
     delete_after: bool = False
     descriptor: Optional[int] = None  # of a file that has no path
-
-
-def _open_file(path: str, flags: int) -> int:
-    # Not through a link, and not waiting for a pipe's other end, that took its place.
-    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-
-
-def open_slice(body: FileSlice) -> BinaryIO:
-    """Return the file that a body lies in, open; its `offset` is still to be sought.
-
-    Raises:
-        OSError: it is gone, or it is a link now.
-    """
-    source = body.path if body.descriptor is None else os.dup(body.descriptor)
-    return open(source, "rb", opener=_open_file)
 
 
 class StaticFile(NamedTuple):
@@ -590,7 +573,7 @@ def to_response(value: object) -> Response:
         # PERF: sealed at once; settle() and seal() make the same of it in 1.5 us more.
         return Response.from_block(200, _HTML_LINE, value.encode())
     if type(value) is dict or type(value) is list:
-        return Response.from_block(200, _JSON_LINE, dump_json(value))
+        return Response.from_block(200, _JSON_LINE, write_json(value))
     if type(value) is bytes:
         return Response.from_block(200, _OCTETS_LINE, value)
     if value is None:

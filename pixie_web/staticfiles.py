@@ -26,6 +26,7 @@ from functools import lru_cache
 from typing import (
     Any,
     AsyncIterator,
+    BinaryIO,
     Dict,
     List,
     NamedTuple,
@@ -82,6 +83,21 @@ _UNSAFE_ON_WINDOWS = (
 # SECURITY: .git, .env and .htpasswd are put beside what is served, and not for it. What
 # lies in .well-known is for everybody (RFC 8615), as certbot's challenges are.
 _DOT_FILE = expression(r"^\.(?!well-known(?:/|$))|/\.")
+
+
+def _open_file(path: str, flags: int) -> int:
+    # Not through a link, and not waiting for a pipe's other end, that took its place.
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+
+
+def open_slice(body: FileSlice) -> BinaryIO:
+    """Return the file that a body lies in, open; its `offset` is still to be sought.
+
+    Raises:
+        OSError: it is gone, or it is a link now.
+    """
+    source = body.path if body.descriptor is None else os.dup(body.descriptor)
+    return open(source, "rb", opener=_open_file)
 
 
 def is_safe_name(filename: str, windows: bool = os.name == "nt") -> bool:

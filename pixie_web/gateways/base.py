@@ -42,10 +42,11 @@ from ..lifespan import Lifespan
 from ..protocol.canonical import HeaderLine
 from ..protocol.http11 import Head
 from ..requests import MAX_CHUNK_BYTES, BodySource, Request, log_failure, off_the_loop
-from ..responses import FileSlice, Response, error_page, open_slice
+from ..responses import FileSlice, Response, error_page
 from ..server.options import ServerOptions
 from ..server.proxies import AllowedHosts, TrustedProxies, clean_root_path
 from ..settings import read_settings
+from ..staticfiles import open_slice
 
 _NO_BODY = (204, 205, 304)
 

@@ -39,7 +39,8 @@ from ..errors import (
     no_descriptor,
 )
 from ..requests import MAX_CHUNK_BYTES, Request, log_failure, off_the_loop
-from ..responses import FileSlice, Refusal, Response, error_page, open_slice
+from ..responses import FileSlice, Refusal, Response, error_page
+from ..staticfiles import open_slice
 from ..text import expression
 from .access import AccessRecord, log_answer
 

@@ -636,7 +636,7 @@ def frozen(app: Pixie) -> Pixie:
         (lambda app: app.mount("admin", Pixie()), 'a path such as "/admin", got'),
         (lambda app: app.mount("/", Pixie()), 'a path such as "/admin", got'),
         (lambda app: app.mount("/<x>", Pixie()), 'a path such as "/admin", got'),
-        (lambda app: app.mount("/a", a_def), "mount takes an application"),
+        (lambda app: app.mount("/a", 42), "mount takes an application"),
         (lambda app: app.mount("/a", app), "not below itself"),
         (mounted_below_itself, "not below itself"),
         (mounted_twice, "/a is mounted already"),
