@@ -154,7 +154,9 @@ def test_an_argument_wins_over_a_variable_and_that_over_the_default() -> None:
 
 @pytest.mark.parametrize("name", DEFAULT_SETTINGS)
 def test_every_setting_has_a_variable(name: str) -> None:
-    word = {"pool_start": "exec", "root_path": "/app"}.get(name, "asyncio")
+    word = {"pool_start": "exec", "loop_guard": "log", "root_path": "/app"}.get(
+        name, "asyncio"
+    )
     texts: Dict[type, Tuple[str, Any]] = {
         str: (word, word),
         int: ("7", 7),
