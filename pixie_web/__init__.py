@@ -34,7 +34,8 @@ chapters, each of which uses only what stands above it:
     server: insistence heads http1 listeners server
     settings launch lifespan loops
     gateways: base wsgi asgi                             other servers' ways in
-    runner pixie loading cli
+    watching reloading refreshing                        while it is written
+    runner pixie loading flags cli restarted
 
 `python -m pixie_web single` joins them into one file, `pixie_web.py`, which works
 alone: copied into a project it is an installation, and `python pixie_web.py app:app`

@@ -170,12 +170,12 @@ class Application(Sharing):
         """All routes, in order of declaration, those of mounted applications last."""
         return tuple(route for one in self.family() for route in one.own_routes)
 
-    def _placed_routes(self, prefix: str = "") -> Iterator[Tuple[str, Route]]:
+    def placed_routes(self, prefix: str = "") -> Iterator[Tuple[str, Route]]:
         """Iterate over all routes, each after its path with the mounts' prefixes."""
         for route in self.own_routes:
             yield prefix + route.path, route
         for mount, application in self._mounts:
-            yield from application._placed_routes(prefix + mount)
+            yield from application.placed_routes(prefix + mount)
 
     def stats(self) -> Dict[str, Any]:
         """Return what runs now and what has been counted; docs/status.md has the table.
@@ -192,7 +192,7 @@ class Application(Sharing):
                 "placement": route.placement.name,
                 **route.counts.stats(),
             }
-            for path, route in self._placed_routes()
+            for path, route in self.placed_routes()
         ]
         state = self.state_summary()
         counted = {**self.executors.stats(), "state": state, "routes": routes}

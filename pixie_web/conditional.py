@@ -128,6 +128,36 @@ def accepted_codings(header: str, available: Tuple[str, ...]) -> Tuple[str, ...]
     return tuple(sorted(accepted, key=weights.__getitem__, reverse=True))
 
 
+def _accepted(member: str) -> Tuple[str, float]:
+    """Return the media type of a member of Accept, and its weight."""
+    media_type, *parameters = (part.strip(" \t") for part in member.split(";"))
+    for one in parameters:
+        quality = _QUALITY.fullmatch(one)
+        if quality:
+            return media_type, float(quality.group(1))
+    return media_type, 1.0
+
+
+def prefers_json(request: Request) -> bool:
+    """Return whether a client would rather have JSON than HTML (RFC 9110 12.5.1).
+
+    Of two that weigh the same the one that is named is preferred to a `*/*`.
+    """
+    if b"json" not in request.head.raw:  # PERF: nearly all; Accept is not looked for
+        return False
+    json, html = (0.0, 0), (0.0, 0)
+    for member in (request.header("accept") or "").lower().split(","):
+        media_type, quality = _accepted(member)
+        kind, _, name = media_type.partition("/")
+        if (kind, name) == ("*", "*"):
+            json, html = max(json, (quality, 0)), max(html, (quality, 0))
+        elif media_type == "application/json" or name.endswith("+json"):
+            json = max(json, (quality, 2))
+        elif media_type in ("text/html", "application/xhtml+xml"):
+            html = max(html, (quality, 2))
+    return json > html and json[0] > 0
+
+
 # The answer ---------------------------------------------------------------------------
 
 NO_HEADERS = Headers()

@@ -22,12 +22,15 @@ from typing import (
     Tuple,
     TypeVar,
     Union,
+    overload,
 )
 
 from .errors import BadValue, HTTPError, MissingValue
 from .text import check_header
 
 T = TypeVar("T")
+Default = TypeVar("Default")
+Made = TypeVar("Made")
 
 
 class Headers:
@@ -146,6 +149,26 @@ class MultiDict(Generic[T]):
         self._values: Dict[str, List[T]] = {}
         for name, value in pairs:
             self._values.setdefault(name, []).append(value)
+
+    @overload
+    def get(
+        self, name: str, default: None = None, type: None = None
+    ) -> Optional[T]: ...
+
+    @overload
+    def get(
+        self, name: str, default: Default, type: None = None
+    ) -> Union[T, Default]: ...
+
+    @overload
+    def get(
+        self, name: str, default: None = None, *, type: Callable[[T], Made]
+    ) -> Optional[Made]: ...
+
+    @overload
+    def get(
+        self, name: str, default: Default, type: Callable[[T], Made]
+    ) -> Union[Made, Default]: ...
 
     def get(
         self,

@@ -10,11 +10,13 @@ from __future__ import annotations
 import inspect
 import os
 from typing import (
+    TYPE_CHECKING,
     Any,
     Callable,
     Dict,
     Iterable,
     List,
+    Literal,
     Optional,
     Protocol,
     Tuple,
@@ -41,9 +43,33 @@ from .routing import Router
 from .staticfiles import directory_file
 from .text import JSONLibrary, json_library
 
+if TYPE_CHECKING:
+    from typing_extensions import TypedDict, Unpack
+
 Trigger = TypeVar("Trigger", bound=Callable[..., Any])
 Paths = Union[str, Iterable[str]]
-Where = Union[RouteType, str, None]
+Placement = Literal["sync", "thread", "asnc", "pool", "stream"]
+OnDisconnect = Literal["finish", "stop", "kill"]
+Where = Union[RouteType, Placement, None]
+
+if TYPE_CHECKING:
+
+    class RouteOptions(TypedDict, total=False):
+        """What the verbs hand on to `route`."""
+
+        name: Optional[str]
+        before: Iterable[Handler]
+        after: Iterable[Handler]
+        timeout: Optional[float]
+        limit: Optional[int]
+        queue_timeout: Optional[float]
+        max_waiting: Optional[int]
+        pool: Optional[str]
+        on_disconnect: Optional[OnDisconnect]
+        max_body_bytes: Optional[int]
+        stream_body: bool
+        heartbeat: Union[str, bytes, None]
+        heartbeat_seconds: float
 
 
 class Declare(Protocol):
@@ -222,7 +248,7 @@ class Declarations:
         queue_timeout: Optional[float] = None,
         max_waiting: Optional[int] = None,
         pool: Optional[str] = None,
-        on_disconnect: Optional[str] = None,
+        on_disconnect: Optional[OnDisconnect] = None,
         max_body_bytes: Optional[int] = None,
         stream_body: bool = False,
         heartbeat: Union[str, bytes, None] = None,
@@ -300,31 +326,45 @@ class Declarations:
         if self.frozen:
             raise RouteError(f"{what}: nothing is declared once the server has started")
 
-    def get(self, path: Paths, route_type: Where = None, **options: Any) -> Declare:
+    def get(
+        self, path: Paths, route_type: Where = None, **options: Unpack[RouteOptions]
+    ) -> Declare:
         """Declare a route for GET (and HEAD); arguments as for `route`."""
         return self.route(path, route_type, "GET", **options)
 
-    def post(self, path: Paths, route_type: Where = None, **options: Any) -> Declare:
+    def post(
+        self, path: Paths, route_type: Where = None, **options: Unpack[RouteOptions]
+    ) -> Declare:
         """Declare a route for POST; arguments as for `route`."""
         return self.route(path, route_type, "POST", **options)
 
-    def put(self, path: Paths, route_type: Where = None, **options: Any) -> Declare:
+    def put(
+        self, path: Paths, route_type: Where = None, **options: Unpack[RouteOptions]
+    ) -> Declare:
         """Declare a route for PUT; arguments as for `route`."""
         return self.route(path, route_type, "PUT", **options)
 
-    def delete(self, path: Paths, route_type: Where = None, **options: Any) -> Declare:
+    def delete(
+        self, path: Paths, route_type: Where = None, **options: Unpack[RouteOptions]
+    ) -> Declare:
         """Declare a route for DELETE; arguments as for `route`."""
         return self.route(path, route_type, "DELETE", **options)
 
-    def patch(self, path: Paths, route_type: Where = None, **options: Any) -> Declare:
+    def patch(
+        self, path: Paths, route_type: Where = None, **options: Unpack[RouteOptions]
+    ) -> Declare:
         """Declare a route for PATCH; arguments as for `route`."""
         return self.route(path, route_type, "PATCH", **options)
 
-    def head(self, path: Paths, route_type: Where = None, **options: Any) -> Declare:
+    def head(
+        self, path: Paths, route_type: Where = None, **options: Unpack[RouteOptions]
+    ) -> Declare:
         """Declare a route for HEAD alone; arguments as for `route`."""
         return self.route(path, route_type, "HEAD", **options)
 
-    def options(self, path: Paths, route_type: Where = None, **options: Any) -> Declare:
+    def options(
+        self, path: Paths, route_type: Where = None, **options: Unpack[RouteOptions]
+    ) -> Declare:
         """Declare a route for OPTIONS, in place of the automatic answer."""
         return self.route(path, route_type, "OPTIONS", **options)
 

@@ -20,6 +20,7 @@ swallow it.
 
 from __future__ import annotations
 
+import os
 import types
 from typing import Any, Dict, List, Mapping, Optional, Union, cast
 
@@ -197,6 +198,51 @@ class RequestTimeout(BaseException):
 def ends_worker(error: BaseException) -> bool:
     """Return whether an error is the deadline of a worker: no failure to answer."""
     return isinstance(error, RequestTimeout) and error.of_deadline
+
+
+# Tracebacks ---------------------------------------------------------------------------
+
+_OWN_CODE = (
+    __file__ if LONE else os.path.join(os.path.dirname(__file__), ""),
+    os.path.join(os.path.dirname(os.__file__), "importlib", ""),
+    "<frozen importlib",
+    "<frozen runpy",
+    os.path.join(os.path.dirname(os.__file__), "runpy.py"),
+)
+
+
+def is_own_code(filename: str) -> bool:
+    """Return whether code is this framework's, or that of Python which imports."""
+    return filename.startswith(_OWN_CODE)
+
+
+def fold(error: BaseException) -> None:
+    """Take out of an error's traceback, and its causes', what is this framework's.
+
+    What the program's own code has called last stays. Where nothing is the program's,
+    all does; but a syntax error says by itself where it is.
+    """
+    seen: List[int] = []
+    following: Optional[BaseException] = error
+    while following is not None and id(following) not in seen:
+        seen.append(id(following))
+        steps = []
+        step = following.__traceback__
+        while step is not None:
+            steps.append((step, is_own_code(step.tb_frame.f_code.co_filename)))
+            step = step.tb_next
+        own = [is_own for _, is_own in steps]
+        last = len(own) - own[::-1].index(False) if False in own else 0
+        kept = [
+            one for at, (one, is_own) in enumerate(steps) if at >= last or not is_own
+        ]
+        if not last and isinstance(following, SyntaxError):
+            kept = []
+        rest: Optional[types.TracebackType] = None
+        for one in reversed(kept):
+            rest = types.TracebackType(rest, one.tb_frame, one.tb_lasti, one.tb_lineno)
+        following.__traceback__ = rest
+        following = following.__cause__ or following.__context__
 
 
 def companion(name: str, feature: str, extra: str = "") -> types.ModuleType:

@@ -6,8 +6,16 @@ import asyncio
 from typing import Any, List, Optional, Sequence, Tuple, cast
 
 from .about import log
+from .conditional import prefers_json
 from .declaring import Declarations, Triggers
-from .errors import ClientDisconnected, HTTPError, ends_worker
+from .errors import (
+    ClientDisconnected,
+    HTTPError,
+    MissingExtra,
+    companion,
+    ends_worker,
+    fold,
+)
 from .executors.base import BusyError, Handler, Route
 from .executors.streams import Chunks, run_to_end
 from .requests import BodySource, Request, log_failure, off_the_loop
@@ -143,7 +151,7 @@ def handle_error(handler: Handler, request: Request, error: BaseException) -> Re
     try:
         response = finish(handler(request, error))
     except HTTPError as other:
-        return error_page(other)
+        return error_page(other, "", prefers_json(request))
     if response.status == 200:
         response.status = error.status if isinstance(error, HTTPError) else 500
     if isinstance(error, HTTPError):
@@ -156,6 +164,7 @@ def trace(error: BaseException) -> str:
     """Return an error's traceback as text."""
     import traceback
 
+    fold(error)
     return "".join(traceback.format_exception(type(error), error, error.__traceback__))
 
 
@@ -176,6 +185,27 @@ def _find_error_handler(
     return application.status_handlers.get(500)
 
 
+def debug_page(
+    request: Request, error: BaseException, may_tell_values: bool = True
+) -> Response:
+    """Return a page that tells where an error comes from; it never raises.
+
+    It is the companion's; the lone file, and whatever goes wrong with that, has the
+    traceback alone.
+    """
+    as_json = prefers_json(request)
+    try:
+        tools = companion("devtools", "the debug page")
+        page = tools.answer_failure(request, error, may_tell_values, as_json)
+        return cast(Response, page)
+    except BaseException as failure:
+        if ends_worker(failure):
+            raise
+        if not isinstance(failure, MissingExtra):
+            log.error("there is no debug page", exc_info=failure)
+        return error_page(HTTPError(500), trace(error), as_json)
+
+
 def error_response(
     application: Declarations, request: Request, error: BaseException
 ) -> Response:
@@ -189,19 +219,20 @@ def error_response(
         if handler is not None:
             response = handle_error(handler, request, error)
         elif isinstance(error, BusyError):
-            return error.page()
+            return error.page(prefers_json(request))
         elif isinstance(error, HTTPError):
-            response = error_page(error)
+            response = error_page(error, "", prefers_json(request))
+        elif request.debug:
+            response = debug_page(request, error)
         else:
-            text = trace(error) if request.debug else ""
-            response = error_page(HTTPError(500), text)
+            response = error_page(HTTPError(500), "", prefers_json(request))
         # Refuses here what can't be sent later.
         response.header_block(secrets=application.secrets)
     except BaseException as failure:
         if ends_worker(failure):
             raise
         log_failure(request, failure)
-        return error_page(HTTPError(500))
+        return error_page(HTTPError(500), "", prefers_json(request))
     return response
 
 

@@ -96,14 +96,31 @@ def describe_main() -> Optional[Tuple[str, str]]:
     return None if path is None else (package, os.path.abspath(path))
 
 
+def interpreter(chapter: str, function: str) -> List[str]:
+    """Return the command of a new interpreter that calls a function of a chapter.
+
+    Only that knows the directory of this framework as the first of sys.path.
+    """
+    import subprocess
+
+    path, core = os.path.abspath(__file__), ROOT
+    if core == "__main__":
+        core = os.path.splitext(os.path.basename(path))[0]
+    for _ in __name__.split("."):
+        path = os.path.dirname(path)
+    entry = core if LONE else f"{core}.{chapter}"
+    code = f"import sys; sys.path.insert(0, {path!r}); import {entry} as c; "
+    code += f"del sys.path[0]; c.{function}()"
+    flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
+    return [sys.executable, *flags, "-c", code]
+
+
 def describe_launch(application: Application) -> Launch:
     """Return what a new interpreter needs to find an application.
 
     Raises:
         PixieError: it could not.
     """
-    import subprocess
-
     module, name = find_application(application)
     modules = [application.imported_from, module]
     modules += [route.handler.__module__ for route in application.routes]
@@ -112,15 +129,6 @@ def describe_launch(application: Application) -> Launch:
     main_program = describe_main() if "__main__" in modules else None
     if "__main__" in modules and main_program is None:
         raise PixieError("a new process can't import a program that is no file")
-    path = os.path.abspath(__file__)
-    core = ROOT
-    if core == "__main__":
-        core = os.path.splitext(os.path.basename(path))[0]
-    for _ in __name__.split("."):
-        path = os.path.dirname(path)
-    entry = core if LONE else f"{core}.loading"  # where `boot` is
-    code = f"import sys; sys.path.insert(0, {path!r}); import {entry} as c; c.boot()"
-    flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
     origin = {
         "argv": sys.argv,
         "path": sys.path,
@@ -130,4 +138,4 @@ def describe_launch(application: Application) -> Launch:
         "inheritance": hand_down(application),
         "temporary": temporary_directory(),
     }
-    return Launch([sys.executable, *flags, "-c", code], origin)
+    return Launch(interpreter("loading", "boot"), origin)

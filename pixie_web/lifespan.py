@@ -7,7 +7,7 @@ import sys
 from functools import partial
 from typing import Any, Dict, Mapping, Sequence, cast
 
-from .about import log
+from .about import LONE, log
 from .application import Application
 from .errors import PixieError, companion
 from .executors.dispatch import EXECUTORS
@@ -21,6 +21,7 @@ from .executors.pool.zygote import (
     warn_of_connections,
 )
 from .forks import this_process
+from .handling import answer, answer_async
 from .launch import apply_settings, configure_logging, describe_launch
 from .protocol.multipart import FormLimits
 from .settings import import_ahead, read_settings
@@ -54,6 +55,7 @@ class Lifespan:
         self._application = application
         self._settings = settings
         self._stop_seconds = STOP_SECONDS
+        self._guard: Any = None
 
     def prepare(self, unwanted: Sequence[int] = ()) -> None:
         """Fix the routes, and fork what starts the workers.
@@ -79,9 +81,25 @@ class Lifespan:
             self.abandon()
             raise
         bounds = ("threads", "max_waiting", "max_waiting_bytes")
-        application.executors.equip(
-            pools=self.pools, **{name: settings[name] for name in bounds}
-        )
+        own = {name: settings[name] for name in bounds}
+        application.executors.equip(pools=self.pools, **own, **self._make_guard())
+
+    def _make_guard(self) -> Dict[str, Any]:
+        """Make the guard of the loop, where it is wanted; return what it stands before.
+
+        Raises:
+            MissingExtra: it is asked for, and this is the lone file.
+        """
+        kind = self._settings["loop_guard"]
+        plain = {"answer": answer, "answer_async": answer_async}
+        is_wanted = self._settings["debug"] and not LONE if kind == "auto" else True
+        if kind == "off" or not is_wanted:
+            return plain
+        self._guard = companion("guard", f'loop_guard="{kind}"').LoopGuard()
+        if kind != "strict":
+            return plain
+        asynchronous = self._guard.guard_async(answer_async)
+        return {"answer": self._guard.guard(answer), "answer_async": asynchronous}
 
     def abandon(self) -> None:
         """End what `prepare` has forked: all there is to do if `start` never comes."""
@@ -91,6 +109,8 @@ class Lifespan:
 
     async def start(self) -> None:
         """Start workers, and run what `on_start` declared; end them if it fails."""
+        if self._guard is not None:
+            self._guard.start()
         try:
             await self._application.executors.start()
             await self._application.start()
@@ -104,6 +124,8 @@ class Lifespan:
         try:
             await self._application.stop()
         finally:
+            if self._guard is not None:
+                self._guard.stop()
             await self._application.executors.stop(self._stop_seconds)
             self._remove_state()
 

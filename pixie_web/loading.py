@@ -56,11 +56,11 @@ def load_application(target: str) -> Pixie:
     return app
 
 
-def import_main(package: str, path: str) -> None:
-    """Run the main program again, as `__mp_main__`, and let it be `__main__`."""
-    module = types.ModuleType("__mp_main__")
+def import_main(package: str, path: str, name: str = "__mp_main__") -> None:
+    """Run the main program again, under another name perhaps; let it be `__main__`."""
+    module = types.ModuleType(name)
     module.__file__, module.__package__ = path, package
-    sys.modules["__main__"] = sys.modules["__mp_main__"] = module
+    sys.modules["__main__"] = sys.modules[name] = module
     with open(path, "rb") as file:
         code = compile(file.read(), path, "exec", dont_inherit=True)
     exec(code, vars(module))

@@ -12,11 +12,13 @@ from __future__ import annotations
 import os
 from functools import partial
 from typing import (
+    TYPE_CHECKING,
     Any,
     Callable,
     Dict,
     Iterable,
     Literal,
+    Mapping,
     Optional,
     Type,
     Union,
@@ -29,8 +31,58 @@ from .errors import PixieError, companion
 from .gateways.asgi import ASGIGateway
 from .gateways.base import Gateway
 from .gateways.wsgi import WSGIGateway
+from .reloading import Reloader, describe_call, tether
 from .runner import Runner
 from .settings import read_settings, say
+
+if TYPE_CHECKING:
+    from typing_extensions import TypedDict, Unpack
+
+
+if TYPE_CHECKING:
+
+    class Limits(TypedDict, total=False):
+        """Those settings of `run` that have no argument of their own."""
+
+        min_workers: Union[int, Literal["auto"]]
+        max_streams: Union[int, Literal["auto"]]
+        worker_idle_seconds: float
+        nice: int
+        timeout_grace_seconds: float
+        max_crashes: int
+        max_waiting: int
+        max_waiting_bytes: int
+        max_tasks_per_worker: int
+        max_worker_age_seconds: float
+        max_worker_bytes: int
+        worker_memory_limit_bytes: int
+        keep_alive_seconds: float
+        head_seconds: float
+        body_idle_seconds: float
+        send_idle_seconds: float
+        min_bytes_per_second: float
+        linger_seconds: float
+        tls_handshake_seconds: float
+        drain_seconds: float
+        max_connections: int
+        max_connections_per_client: int
+        max_pipelined_requests: int
+        max_request_line_bytes: int
+        max_header_line_bytes: int
+        max_headers: int
+        max_head_bytes: int
+        max_chunk_line_bytes: int
+        max_extension_bytes: int
+        max_trailer_bytes: int
+        max_body_bytes: int
+        max_memory_body_bytes: int
+        max_fields: int
+        max_form_bytes: int
+        max_field_bytes: int
+        max_file_bytes: int
+        max_parts: int
+        max_part_headers: int
+        max_part_head_bytes: int
 
 
 class Pixie(Application):
@@ -70,11 +122,13 @@ class Pixie(Application):
         *,
         workers: Union[int, Literal["auto"], None] = None,
         threads: Optional[int] = None,
-        pool_start: Optional[str] = None,
+        pool_start: Optional[Literal["auto", "zygote", "exec", "spawn"]] = None,
         debug: Optional[bool] = None,
+        reload: Optional[bool] = None,
+        loop_guard: Optional[Literal["auto", "off", "log", "strict"]] = None,
         server_timing: Optional[bool] = None,
-        loop: Optional[str] = None,
-        parser: Optional[str] = None,
+        loop: Optional[Literal["auto", "uvloop", "asyncio"]] = None,
+        parser: Optional[Literal["pixie", "httptools"]] = None,
         server: Optional[str] = None,
         uds: Optional[str] = None,
         uds_mode: Optional[int] = None,
@@ -90,7 +144,7 @@ class Pixie(Application):
         state: Optional[str] = None,
         state_max_bytes: Optional[int] = None,
         state_durable: Optional[bool] = None,
-        **limits: float,
+        **limits: Unpack[Limits],
     ) -> None:
         """Serve until SIGINT or SIGTERM; both let running requests end.
 
@@ -102,6 +156,9 @@ class Pixie(Application):
                 them in threads of main, for debugging.
             threads: how many `thread` routes run at once; 40 by default.
             debug: show tracebacks in error pages.
+            loop_guard: "log" names handlers that hold the event loop for over 100 ms,
+                "strict" answers them 500, for tests; "off". With `debug` "log".
+            reload: start the program anew when one of its files changes.
             pool_start: how workers start: "zygote" (forked; the default on Linux),
                 "exec" (forked from a process that imports the program again; when
                 threads run already), or "spawn" (each imports it again; elsewhere).
@@ -219,6 +276,8 @@ class Pixie(Application):
         try:
             tls = given.pop("ssl_context", None)
             settings = read_settings(given, os.environ)
+            if start is Runner.run:
+                self._reload(settings, tls)
             if settings["server"] and start is Runner.run:
                 if tls is not None:
                     raise PixieError("another server takes a certfile, no ssl_context")
@@ -227,7 +286,17 @@ class Pixie(Application):
             start(Runner(self, settings, tls))
         except (PixieError, OSError) as error:
             say(f"pixie_web: {error}")
+            tether.problem = str(error)
             raise SystemExit(1) from None
+
+    def _reload(self, settings: Mapping[str, Any], tls: Any) -> None:
+        """Be the reloader until the end, if that is wanted and there is none yet."""
+        tether.settings, tether.tls = settings, tls
+        if settings["reload"] and not tether.is_tied:
+            if settings["server"]:
+                raise PixieError("reload is for the server of pixie_web itself")
+            call = tether.call or describe_call()
+            raise SystemExit(Reloader(call, settings).run())
 
 
 app = Pixie()  # the default application; its methods are functions of this module

@@ -10,6 +10,7 @@ little travels.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import time
 from contextvars import ContextVar
@@ -18,6 +19,7 @@ from typing import (
     AsyncIterator,
     BinaryIO,
     Callable,
+    ClassVar,
     Dict,
     Iterable,
     List,
@@ -26,16 +28,17 @@ from typing import (
     Tuple,
     Union,
     cast,
+    overload,
 )
 
 from .about import log
 from .cookies import UNSET, MaybeSecrets, parse_cookies, secret_keys, unsign
-from .datastructures import Headers, MultiDict, T
-from .errors import HTTPError, PixieError, ends_worker
+from .datastructures import Default, Headers, MultiDict, T
+from .errors import HTTPError, PixieError, ends_worker, fold
 from .forms import BodyFile, FileUpload, parse_form
 from .protocol.http11 import Head
 from .protocol.multipart import FORM_LIMITS, FormLimits, codec_of
-from .text import parse_urlencoded, percent_encode, read_json
+from .text import expression, parse_urlencoded, percent_encode, read_json
 
 MAX_BODY_BYTES = 16 * 1024 * 1024  # a route may ask for more or less; nginx 1 MiB
 MAX_CHUNK_BYTES = 256 * 1024  # a larger piece of a response is sent in several
@@ -136,6 +139,35 @@ class BodySource:
 ROOT_PATH: ContextVar[str] = ContextVar("root_path", default="")
 
 
+_REQUEST_ID = expression(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,64}")  # RFC 9110: a token
+_numbers = itertools.count(1)
+
+
+def next_number() -> int:
+    """Return a number that no other request of this run has, in 32 bits."""
+    return next(_numbers) & 0xFFFFFFFF
+
+
+def _read_cookie(
+    name: str,
+    value: Optional[str],
+    default: Any,
+    secret: Union[MaybeSecrets, Literal[False]],
+    max_age: Optional[float],
+) -> Any:
+    if secret is False or secret is UNSET:
+        return default if value is None else value
+    keys = secret_keys(secret)
+    try:
+        return (
+            default
+            if value is None
+            else unsign(name, value, keys, max_age, time.time())
+        )
+    except ValueError:
+        return default
+
+
 class Request:
     """What a client asked for; handlers get it as `env`.
 
@@ -156,12 +188,15 @@ class Request:
             same head (see `Application.begin`).
     """
 
+    run: ClassVar[str] = os.urandom(4).hex()  # of main, in workers too
+
     __slots__ = (
         "_after",
         "_body",
         "_cookies",
         "_form",
         "_headers",
+        "_id",
         "_query",
         "app",
         "body_file",
@@ -173,6 +208,7 @@ class Request:
         "head",
         "host",
         "known",
+        "number",
         "params",
         "prefix",
         "queue_seconds",
@@ -211,6 +247,7 @@ class Request:
         self.queue_seconds = 0.0
         self.run_seconds: Optional[float] = None  # None: it has not come to a handler
         self.fatal = False  # the handler tried to end its process
+        self.number = 0  # in this run; 0: nobody has asked
         # Filled in when first asked for.
         self.body_file: Optional[BodyFile] = None  # of a large one
         self._body: Optional[bytes] = b"" if source is None else None
@@ -218,9 +255,25 @@ class Request:
         self._query: Optional[MultiDict[str]] = None
         self._cookies: Optional[Dict[str, str]] = None
         self._form: Optional[Tuple[MultiDict[str], MultiDict[FileUpload]]] = None
+        self._id: Optional[str] = None
         self._after: List[Callable[[], object]] = []
 
     # The head.
+
+    @property
+    def request_id(self) -> str:
+        """What names this request in logs: its X-Request-ID, or one that is made.
+
+        A client's is taken where it is a token (RFC 9110 section 5.6.2) of at most 64
+        characters. One is made when somebody asks, of the run and a number, which main
+        and its workers know alike: so it is the same in both.
+        """
+        if self._id is None:
+            self._id = self.header("x-request-id") or ""
+            if not _REQUEST_ID.fullmatch(self._id):
+                self.number = self.number or next_number()
+                self._id = f"{Request.run}-{self.number:x}"
+        return self._id
 
     @property
     def raw_head(self) -> bytes:
@@ -304,6 +357,22 @@ class Request:
             self._cookies = parse_cookies("; ".join(self._values("cookie")))
         return self._cookies
 
+    @overload
+    def cookie(self, name: str, default: None = None) -> Optional[str]: ...
+
+    @overload
+    def cookie(self, name: str, default: Default) -> Union[str, Default]: ...
+
+    @overload
+    def cookie(
+        self,
+        name: str,
+        default: Any = None,
+        *,
+        secret: Union[MaybeSecrets, Literal[False]] = UNSET,
+        max_age: Optional[float] = None,
+    ) -> Any: ...
+
     def cookie(
         self,
         name: str,
@@ -316,7 +385,8 @@ class Request:
 
         Args:
             secret: what signed the cookie (str or bytes), or several; False for one
-                that is not signed. Left out, the application's secrets, if it has any.
+                that is not signed. Left out, the application's secrets, if it has any:
+                type checkers take its value for a str, though JSON may say others.
             max_age: how old the signature may be, in seconds.
 
         A signed cookie that is forged, too old or moved here from another name counts
@@ -325,20 +395,9 @@ class Request:
         Raises:
             PixieError: the secret is empty or too short, whatever the client sent.
         """
-        value = self.cookies.get(name)
         if secret is UNSET:
             secret = cast(MaybeSecrets, getattr(self.app, "secrets", UNSET))
-        if secret is False or secret is UNSET:
-            return default if value is None else value
-        keys = secret_keys(secret)
-        try:
-            return (
-                default
-                if value is None
-                else unsign(name, value, keys, max_age, time.time())
-            )
-        except ValueError:
-            return default
+        return _read_cookie(name, self.cookies.get(name), default, secret, max_age)
 
     # The body.
 
@@ -522,9 +581,15 @@ def log_failure(request: Request, error: BaseException, midway: bool = False) ->
     if isinstance(error, RuntimeError) and "can't start new thread" in str(error):
         hint = "worker_memory_limit_bytes counts stacks, see threading.stack_size"
         error.args = (f"{error}; {hint}",)
+    fold(error)
     route = request.route
     where = f" in {route.path} ({route.placement.name})" if route is not None else ""
     where += ", in the middle of its answer" if midway else ""
     log.error(
-        "%s %s failed%s", request.method, request.head.target, where, exc_info=error
+        "%s %s failed%s, request %s",
+        request.method,
+        request.head.target,
+        where,
+        request.request_id,
+        exc_info=error,
     )

@@ -1,8 +1,6 @@
-"""A response, and the values that become one.
+"""A response, and the values that become one; its header block is rendered once.
 
-A response is finished in the same place. Its header block is rendered once, to bytes,
-by whichever process ran the handler; the server adds only what belongs to the
-connection: Date, Connection, and the framing of the body.
+The server adds what is the connection's: Date, Connection, the framing of the body.
 """
 
 from __future__ import annotations
@@ -667,22 +665,19 @@ def redirect(url: str, status: int = 303) -> NoReturn:
     raise HTTPError(status, headers={"Location": location})
 
 
-def error_page(error: HTTPError, traceback_text: str = "") -> Response:
-    """Return the page for an error: its status and text, and a traceback if given.
-
-    Of an error that has JSON to say, it is that.
-    """
-    if error.status in (204, 304):
-        return Response("", error.status, headers=error.headers).settle()
-    if error.json is not None:
-        return Response(error.json, error.status, headers=error.headers).settle()
-    reason = REASONS.get(error.status, "Error")
-    title = f"{error.status} {reason}"
+def error_page(error: HTTPError, trace: str = "", as_json: bool = False) -> Response:
+    """Return the page for an error, or JSON: its status and text, or its own JSON."""
+    status, reason = error.status, REASONS.get(error.status, "Error")
+    page: AnyBody = error.json
+    if page is None and as_json:
+        more = {"traceback": trace.splitlines()} if trace else {}
+        page = {"status": status, "title": reason, "detail": error.text, **more}
+    if status in (204, 304) or page is not None:
+        body: AnyBody = "" if status in (204, 304) else page
+        return Response(body, status, headers=error.headers).settle()
+    title = escape(f"{status} {reason}")
     text = f"<p>{escape(error.text)}</p>\n" if error.text != reason else ""
-    trace = f"<pre>{escape(traceback_text)}</pre>\n" if traceback_text else ""
-    page = (
-        f'<!doctype html>\n<html lang="en">\n<meta charset="utf-8">\n'
-        f"<title>{escape(title)}</title>\n<h1>{escape(title)}</h1>\n"
-        f"{text}{trace}</html>\n"
-    )
-    return Response(page, error.status, HTML, error.headers).settle()
+    text += f"<pre>{escape(trace)}</pre>\n" if trace else ""
+    page = f'<!doctype html>\n<html lang="en">\n<meta charset="utf-8">\n<title>{title}'
+    page += f"</title>\n<h1>{title}</h1>\n{text}</html>\n"
+    return Response(page, status, HTML, error.headers).settle()

@@ -8,7 +8,9 @@ import signal
 import socket
 import sys
 import threading
+import time
 from contextlib import ExitStack
+from functools import partial
 from typing import Any, List, Mapping, Optional, Sequence, Tuple
 
 from .about import __version__, log
@@ -24,6 +26,8 @@ from .forks import (
 )
 from .lifespan import Lifespan
 from .loops import cancel_tasks, new_loop
+from .refreshing import FreshPages
+from .reloading import tether
 from .server.listeners import (
     bind,
     bind_unix,
@@ -60,9 +64,17 @@ class Runner:
         self._lifespan = Lifespan(application, settings)
         names = ServerOptions._fields
         options = ServerOptions(**{name: settings[name] for name in names})
-        self._server = Server(application.handle, options, application.own_begin())
+        handle: Any = application.handle
+        self._pages: Optional[FreshPages] = None
+        if tether.is_tied and (settings["debug"] or tether.has_failed):
+            self._pages = FreshPages(handle)
+            handle = self._pages.handle
+        begin = None if self._pages else application.own_begin()
+        self._server = Server(handle, options, begin)
+        application.executors.loop_stats = self._server.held.stats
         self._stop: asyncio.Event
         self._signals = 0
+        self._stopped_by = ""
         self._takes_signals = False
         self._tls = tls
 
@@ -71,7 +83,11 @@ class Runner:
         with ExitStack() as undo:
             self._prepare(undo)
             sockets = self._bind(undo)
+            began = time.monotonic()
             self._open_loop(undo).run_until_complete(self._serve(sockets))
+        seconds = time.monotonic() - began
+        if not tether.is_tied:  # it is its reloader that tells
+            say(f"pixie_web: stopped by {self._stopped_by} after {seconds:.1f} s")
 
     def check(self) -> None:
         """Start all but the listening, and stop."""
@@ -82,7 +98,8 @@ class Runner:
     def _prepare(self, undo: ExitStack) -> None:
         check_no_loop_runs()
         inherited = self._settings["fd"]
-        self._lifespan.prepare([inherited] if inherited >= 0 else [])
+        unwanted = [inherited] if inherited >= 0 else []
+        self._lifespan.prepare([*unwanted, *tether.descriptors()])
         undo.callback(self._lifespan.abandon)
         pools = self._lifespan.pools.values()
         self._server.bound_connections(
@@ -116,7 +133,7 @@ class Runner:
         if self._takes_signals:
             default_signals(*OUR_SIGNALS)
         null = os.open(os.devnull, os.O_RDWR)
-        own = self._server.descriptors()
+        own = self._server.descriptors() | {*tether.descriptors()}
         for pool in self._lifespan.pools.values():
             own |= pool.descriptors()
         for descriptor in own:
@@ -132,12 +149,16 @@ class Runner:
     def _bind(self, undo: ExitStack) -> List[socket.socket]:
         settings = self._settings
         host, port, path, fd = (settings[key] for key in ("host", "port", "uds", "fd"))
+        sockets = tether.take_sockets(settings)
         try:
-            if fd >= 0:
+            if sockets:
+                pass  # those of the program before
+            elif fd >= 0:
                 sockets = [inherit(fd)]
             elif path:
                 sockets = [bind_unix(path, settings["uds_mode"])]
-                undo.callback(remove_unix, os.path.abspath(path), identity(path))
+                if not tether.is_tied:  # else it stays for the next program
+                    undo.callback(remove_unix, os.path.abspath(path), identity(path))
             else:
                 sockets = bind(host, port)
         except (OSError, ValueError) as error:  # UnicodeError: of a host
@@ -153,9 +174,16 @@ class Runner:
         self._take_signals(asyncio.get_running_loop())
         await self._lifespan.start()
         try:
-            await self._server.listen(sockets, self._tls, self._settings["fd"] >= 0)
+            are_kept = tether.is_tied or self._settings["fd"] >= 0
+            await self._server.listen(sockets, self._tls, are_kept)
             self._print_banner(sockets)
+            if tether.is_tied:
+                tether.listening(self._settings, sockets)
+                end = partial(self._on_signal, signal.SIGTERM)
+                tether.watch(self._server.loop, end)
             await self._stop.wait()
+            if self._pages is not None:
+                self._pages.end()
             await self._server.close()
         finally:
             await self._lifespan.stop()
@@ -164,8 +192,8 @@ class Runner:
         if threading.current_thread() is not threading.main_thread():
             return  # they come to that thread alone
         self._takes_signals = True
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, self._on_signal)
+        for number in [signal.SIGTERM] + [signal.SIGINT] * (not tether.is_tied):
+            loop.add_signal_handler(number, self._on_signal, number)
         loop.add_signal_handler(signal.SIGHUP, self._on_hangup)
 
     def _on_hangup(self) -> None:
@@ -184,9 +212,10 @@ class Runner:
                 log.error("%s; the one in use stays", error)
         log.info("SIGHUP: %s; new code needs a restart", what)
 
-    def _on_signal(self) -> None:
+    def _on_signal(self, number: signal.Signals) -> None:
         self._signals += 1
         if self._signals == 1:
+            self._stopped_by = number.name
             self._stop.set()
             running = self._server.running
             if running:
@@ -214,6 +243,6 @@ class Runner:
         python = ".".join(map(str, sys.version_info[:3]))
         ends = "Ctrl-C stops it" if self._takes_signals else "it ends with its process"
         say(
-            f"pixie_web {__version__} on {address} ({ends})\n"
+            f"pixie_web {__version__} on {address} ({ends}), "
             f"main process {os.getpid()}, {workers}, {kind}, Python {python}"
         )

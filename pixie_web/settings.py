@@ -21,6 +21,8 @@ DEFAULT_SETTINGS: Dict[str, Any] = {
     "host": "localhost",
     "port": 8000,
     "pool_start": "auto",
+    "reload": False,
+    "loop_guard": "auto",
     "threads": MAX_THREADS,
     "loop": "auto",
     "server": "",  # our own
@@ -50,6 +52,7 @@ _BOUNDS = {
 }
 _WORDS = {
     "loop": ("auto", "uvloop", "asyncio"),
+    "loop_guard": ("auto", "off", "log", "strict"),
     "pool_start": ("auto", "zygote", "exec", "spawn"),
 }
 _AUTO = ("workers", "max_streams")  # names that end so take "auto", inside -1

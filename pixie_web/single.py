@@ -47,7 +47,8 @@ CHAPTERS = """
     server/insistence server/heads server/http1 server/listeners server/server
     settings launch lifespan loops
     gateways/base gateways/wsgi gateways/asgi
-    runner pixie loading cli
+    watching reloading refreshing runner pixie
+    loading flags cli restarted
 """.split()
 
 PACKAGE = Path(__file__).resolve().parent
@@ -383,7 +384,10 @@ def merge(imports: Sequence[Import]) -> str:
     text = import_lines(running)
     for_types -= running
     if for_types:
-        block = textwrap.indent(import_lines(for_types), "    ")
+        # What checkers bring along stands apart, as linters want it.
+        foreign = {one for one in for_types if one[0] == "typing_extensions"}
+        parts = filter(None, map(import_lines, (for_types - foreign, foreign)))
+        block = textwrap.indent("\n".join(parts), "    ")
         text += f"\nif TYPE_CHECKING:\n{block}"
     return text
 

@@ -313,14 +313,14 @@ class BusyError(HTTPError):
         after = {"Retry-After": str(retry_seconds)}
         super().__init__(503, "Too busy; try again.", after)
 
-    def page(self) -> Refusal:
+    def page(self, as_json: bool = False) -> Refusal:
         """Return the answer, which is prepared once for each number of seconds."""
-        return Refusal(503, *_busy_page(self.headers["Retry-After"]))
+        return Refusal(503, *_busy_page(self.headers["Retry-After"], as_json))
 
 
 @lru_cache(maxsize=256)
-def _busy_page(retry_seconds: str) -> Tuple[bytes, bytes]:
-    page = error_page(BusyError(int(retry_seconds)))
+def _busy_page(retry_seconds: str, as_json: bool) -> Tuple[bytes, bytes]:
+    page = error_page(BusyError(int(retry_seconds)), "", as_json)
     return page.header_block(), cast(bytes, page.body)
 
 

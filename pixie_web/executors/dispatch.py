@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from typing import Any, Dict, Optional, Sequence, Type, Union
+from typing import Any, Callable, Dict, Optional, Sequence, Type, Union
 
 from ..errors import ClientDisconnected, HTTPError, RouteError
 from ..requests import Request
@@ -133,6 +133,9 @@ def set_bounds(
         route.gate = Gate(limit)
 
 
+_NEVER_HELD = {"times": 0, "seconds": 0.0, "longest_seconds": 0.0}
+
+
 class Executors:
     """Runs each route by the executor of its placement, and counts what becomes of it.
 
@@ -145,6 +148,7 @@ class Executors:
         self._began = time.monotonic()
         self._resources = Resources(answer, answer_async)
         self._routes: Sequence[Route] = ()
+        self.loop_stats: Callable[[], Dict[str, float]] = dict  # of who has the loop
         self._table: Dict[RouteType, Executor]
         self.equip()
 
@@ -246,6 +250,7 @@ class Executors:
             "pid": os.getpid(),
             "uptime_seconds": time.monotonic() - self._began,
             "memory_bytes": resident_bytes(os.getpid()),
+            "loop_held": {**_NEVER_HELD, **self.loop_stats()},
         }
         for executor in self._table.values():
             stats.update(executor.stats())

@@ -60,6 +60,7 @@ class AccessRecord(Mapping[str, Any]):
         "host": lambda request, *_: log_text(request.host or "-"),
         "referer": lambda request, *_: log_text(request.header("referer") or "-"),
         "user_agent": lambda request, *_: log_text(request.header("user-agent") or "-"),
+        "request_id": lambda request, *_: request.request_id,
         "route": lambda request, *_: request.route.path if request.route else "-",
         "placement": lambda request, *_: (
             request.route.placement.name if request.route else "-"

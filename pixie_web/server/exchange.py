@@ -28,6 +28,7 @@ from typing import (
 )
 
 from ..about import log
+from ..conditional import prefers_json
 from ..errors import (
     AnswerLost,
     ClientDisconnected,
@@ -454,7 +455,7 @@ class Exchange:
     def _page_instead(self, error: OSError) -> Response:
         """Return what is sent in place of a file that can't be opened."""
         if error.errno not in (errno.EMFILE, errno.ENFILE):
-            return error_page(HTTPError(404))
+            return error_page(HTTPError(404), "", prefers_json(self.request))
         return error_page(no_descriptor(self.request, error))
 
     def send_piece(self, piece: bytes) -> None:

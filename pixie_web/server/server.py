@@ -40,6 +40,7 @@ MAX_CONNECTIONS = 10_000  # where descriptors allow it
 SPARE_DESCRIPTORS = 64  # for files, of those that a process may still open
 DESCRIPTORS_PER_WORKER = 3  # in main: two pipes, and the file for tracebacks
 SWEEP_SECONDS = 0.5
+HELD_LOOP_SECONDS = 0.1
 MAX_BEGINNINGS = 64  # of answers, in one second: more of them have headers of their own
 CLOSING_SWEEP_SECONDS = 0.05  # its moments are short, and somebody waits for the end
 LAST_MOMENT_SECONDS = 1.0  # for a request of who has just come, when the server ends
@@ -58,6 +59,28 @@ def descriptors_left() -> float:
     listing = "/proc/self/fd" if os.path.isdir("/proc/self/fd") else "/dev/fd"
     taken = len(os.listdir(listing)) - 1 if os.path.isdir(listing) else 3
     return float("inf") if limit == resource.RLIM_INFINITY else limit - taken
+
+
+class HeldLoop:
+    """How often, and for how long, the loop had no time for the sweep when it was due.
+
+    Whatever holds the loop then is noticed, and nothing is done for a request. So of
+    what holds it for less than SWEEP_SECONDS a part is seen.
+    """
+
+    def __init__(self) -> None:
+        self.times, self.seconds, self.longest_seconds = 0, 0.0, 0.0
+
+    def note(self, late_seconds: float) -> None:
+        """Count a sweep that comes so late."""
+        if late_seconds > HELD_LOOP_SECONDS:
+            self.times += 1
+            self.seconds += late_seconds
+            self.longest_seconds = max(self.longest_seconds, late_seconds)
+
+    def stats(self) -> Dict[str, float]:
+        """Return what was counted."""
+        return dict(vars(self))
 
 
 class Server:
@@ -102,6 +125,8 @@ class Server:
         self.now = 0.0  # the loop's time, as of the last sweep
         self._listeners: List[Listener] = []
         self._sweeper: Optional[asyncio.TimerHandle] = None
+        self._sweep_due = NEVER
+        self.held = HeldLoop()
         self._empty: Optional[asyncio.Future[None]] = None
         self._turns: Deque[asyncio.Future[None]] = deque()  # who waits for one
         self.waiting = Waiting()  # who keeps asking, though we are too busy
@@ -319,8 +344,10 @@ class Server:
 
     def _sweep(self) -> None:
         self.now = self.loop.time()
+        self.held.note(self.now - self._sweep_due)
         for connection in list(self.connections):
             if connection.deadline < self.now:
                 connection.out_of_time()
         pause = CLOSING_SWEEP_SECONDS if self.closing else SWEEP_SECONDS
-        self._sweeper = self.loop.call_later(pause, self._sweep)
+        self._sweep_due = self.now + pause
+        self._sweeper = self.loop.call_at(self._sweep_due, self._sweep)

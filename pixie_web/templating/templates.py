@@ -55,7 +55,8 @@ def _unbound_name(error: NameError) -> Optional[str]:
     return found.group(1) if found and isinstance(loader, TemplateSource) else None
 
 
-def _directories(path: Union[_Directory, Sequence[_Directory]]) -> _Directories:
+def directories_of(path: Union[_Directory, Sequence[_Directory]]) -> _Directories:
+    """Return the directories of a path, which may be a single one."""
     return (path,) if isinstance(path, (str, os.PathLike)) else tuple(path)
 
 
@@ -180,7 +181,7 @@ class Execution:
     ) -> Dict[str, object]:
         """Render the template `name` here; it sees all variables of this one."""
         given = {**self.given, **_own(names), **variables}
-        cls, path = type(self.template), _directories(self.template.path)
+        cls, path = type(self.template), directories_of(self.template.path)
         template = _find_template(cls, name, path, self.template.cache)
         if isinstance(template, cls):
             return _own(Execution(template, given, self.output).run())
@@ -237,7 +238,7 @@ class Template:
         path: Union[_Directory, Sequence[_Directory], None] = None,
         syntax: Optional[str] = None,
     ) -> None:
-        self.path = _directories(self.path if path is None else path)
+        self.path = directories_of(self.path if path is None else path)
         if source is None:
             if filename is None:
                 raise TypeError("Template() takes the source, or filename=")
@@ -268,7 +269,7 @@ class Template:
         Raises:
             TemplateError: no regular file of that name there, or a wrong template.
         """
-        directories = _directories(cls.path if path is None else path)
+        directories = directories_of(cls.path if path is None else path)
         cache = cls.cache if cache is None else cache
         return _find_template(cls, name, directories, cache)
 

@@ -20,6 +20,7 @@ from backtracking import CHARACTERS, Hostile, Matcher, TooManySteps, hostile_tex
 
 import pixie_web
 from pixie_web import RouteError, single
+from pixie_web.devtools import MAX_LINE_CHARACTERS, MAX_MESSAGE_CHARACTERS
 from pixie_web.protocol.http11 import (
     MAX_CHUNK_LINE_BYTES,
     MAX_HEAD_BYTES,
@@ -37,7 +38,7 @@ PACKAGE = pathlib.Path(pixie_web.__file__).parent
 FILES = sorted(path for path in PACKAGE.rglob("*.py") if path.name != "single.py")
 CHAPTERS = [
     importlib.import_module("pixie_web." + name.replace("/", "."))
-    for name in [*single.CHAPTERS, "status"]
+    for name in [*single.CHAPTERS, "status", "devtools"]
 ]
 VALUES_BY_NAME = {k: v for one in CHAPTERS for k, v in vars(one).items()}
 MOST_COUNTED = 8_192  # characters; with more it would take long to count, not to match
@@ -84,6 +85,8 @@ FORM = Text(FORM_LIMITS.max_form_bytes, r"[\x00-\xff]")
 ANSWER = Text(MAX_HEAD_BYTES)  # a header that a handler sets
 TEMPLATE = Text(100_000)
 MESSAGE = Text(8_000)  # of an exception
+SHOWN = Text(MAX_LINE_CHARACTERS, growth=4.6)  # on the debug page
+SHOWN_MESSAGE = Text(MAX_MESSAGE_CHARACTERS, steps=1_000)
 # What the program's author writes is its own, and short: here a square may be. A filter
 # in a path (`<name:re:...>`, `app.filter`) is the author's too, and read by `re` as it
 # is: nothing here is known of it.
@@ -128,6 +131,8 @@ BY_NAME: Dict[str, Use] = {
     "_HEADER_BLOCK": Use("fullmatch", ANSWER),
     "_HEADER_NAME": Use("match", LINE),
     "_HOST": Use("fullmatch", VALUES),
+    "_HTML": Use("search", ANSWER),
+    "_CODED_PAGE": Use("search", ANSWER),
     "_HTTP_DATE": Use("fullmatch", VALUES),
     "_ITEM": Use("each", DECLARED),
     "_LONE_RETURN": Use("each", TEMPLATE),
@@ -140,10 +145,16 @@ BY_NAME: Dict[str, Use] = {
     "_QUALITY": Use("fullmatch", VALUES),
     "_RANGE": Use("fullmatch", VALUES),
     "REPLACED": Use("each", ANSWER),
+    "_REQUEST_ID": Use("fullmatch", VALUES),
     "_REQUEST_LINE": Use("fullmatch", LINE),
     "_RESERVED_ON_WINDOWS": Use("fullmatch", PART_HEAD),
     "_ROOT_PATH": Use("fullmatch", VALUE),
     "_RULING_HEADER": Use("each", PROVED_HEAD),
+    "SECRET_IN_CALL": Use("each", SHOWN),
+    "SECRET_IN_SOURCE": Use("each", SHOWN),
+    "SECRET_IN_TEXT": Use("each", SHOWN_MESSAGE),
+    "SECRET_IN_URL": Use("each", SHOWN_MESSAGE),
+    "SECRET_NAME": Use("search", SHOWN),
     "_TOKEN": Use("fullmatch", VALUES),
     "_UNPRINTABLE": Use("each", HEAD),
     "_UNSAFE_IN_FILENAME": Use("each", PART_HEAD),
@@ -187,6 +198,7 @@ BY_CALL: Dict[Tuple[str, str], Use] = {
     ("is_safe_name", "_UNSAFE_ON_WINDOWS if windows else _UNSAFE_NAME"): Use(
         "search", PATH, compiled(_UNSAFE_NAME, _UNSAFE_ON_WINDOWS)
     ),
+    ("make", r'r"\w[\w.-]*"'): Use("fullmatch", DECLARED, compiled(r"\w[\w.-]*")),
     ("mount", 'r"(/[^/<>]+)+"'): Use("fullmatch", DECLARED, compiled(r"(/[^/<>]+)+")),
     ("safe_filename", r'r"[/\\]"'): Use("each", PART_HEAD, compiled(r"[/\\]")),
 }

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any, Dict, List, Tuple
 
 import pytest
-from shapes import place_lone_file
+from runs import SEED, place_example, python
 from support import (
+    BANNER,
     LOOPS,
     PATIENCE_SECONDS,
     STARTS,
@@ -29,24 +30,6 @@ from pixie_web import Pixie, PixieError
 from pixie_web.executors.pool.frames import cpu_count
 from pixie_web.settings import DEFAULT_SETTINGS, read_settings
 
-SEED = """\
-from pixie_web import route, run, Response, RouteType, proc_env
-
-@route("/", RouteType.sync)
-def index(env):
-    return Response(f"Hello world from process type {proc_env.proc_type}")
-
-@route("/async", RouteType.asnc)
-async def index_async(env):
-    return Response(f"Hello world (async) from process type {proc_env.proc_type}")
-
-@route("/cpu", RouteType.pool)
-def cpu_bound(env):
-    return Response(f"Hello world (CPU-bound) from process type {proc_env.proc_type}")
-
-if __name__ == "__main__":
-    run()          # http://localhost:8000
-"""
 ANSWERS = {
     "/": "Hello world from process type ProcessType.main",
     "/async": "Hello world (async) from process type ProcessType.main",
@@ -63,20 +46,6 @@ def answers(server: Server) -> Dict[str, str]:
     return {path: server.get(path).text for path in ANSWERS}
 
 
-def python(
-    *arguments: str, directory: Path, **environment: str
-) -> subprocess.CompletedProcess[str]:
-    """Run the interpreter to its end."""
-    return subprocess.run(
-        [sys.executable, "-W", "error", *arguments],
-        cwd=str(directory),
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE_SECONDS,
-    )
-
-
 # The example, as a program, as a module, and beside a copy of the one file ------------
 
 
@@ -87,17 +56,18 @@ def test_the_example_runs(loop: str) -> None:
         assert server.stop() == 0
 
 
-def test_the_banner_tells_where_and_what() -> None:
+def test_one_line_tells_of_the_start_and_one_of_the_stop() -> None:
     with serve(SEED, workers=3, loop="asyncio") as server:
-        server.wait_for_log("main process")
-        first, second = server.log.splitlines()[:2]
+        server.get("/")
+        first = server.log.splitlines()[0]
+        assert server.stop() == 0
+        last = server.log.splitlines()[-1]
     version = ".".join(map(str, sys.version_info[:3]))
     assert first == (
-        f"pixie_web {pixie_web.__version__} on {server.url} (Ctrl-C stops it)"
-    )
-    assert second == (
+        f"pixie_web {pixie_web.__version__} on {server.url} (Ctrl-C stops it), "
         f"main process {server.pid}, 3 workers, asyncio, Python {version}"
     )
+    assert re.fullmatch(r"pixie_web: stopped by SIGTERM after \d+\.\d s", last)
 
 
 def test_a_program_without_pool_routes_has_no_workers() -> None:
@@ -110,15 +80,7 @@ def test_a_program_without_pool_routes_has_no_workers() -> None:
 @pytest.fixture
 def lone(tmp_path: Path) -> Path:
     """Return a directory that holds the one file, and the example as app.py."""
-    place_lone_file(tmp_path)
-    (tmp_path / "app.py").write_text(SEED, encoding="utf-8")
-    (tmp_path / "other.py").write_text(
-        SEED.replace("run()", "run(port=1)").replace(
-            "if __name__", "if True or __name__"
-        ),
-        encoding="utf-8",
-    )
-    return tmp_path
+    return place_example(tmp_path)
 
 
 LONE = {"PIXIE_HOST": "127.0.0.1", "PIXIE_PORT": "0", "PIXIE_WORKERS": "1"}
@@ -179,122 +141,6 @@ def test_another_directory_may_be_named(lone: Path, tmp_path: Path) -> None:
         server.stop()
 
 
-# The command line ---------------------------------------------------------------------
-
-
-def test_routes_lists_the_routes(lone: Path) -> None:
-    done = python("pixie_web.py", "routes", "app", directory=lone)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout == (
-        "GET  /       sync  index\nGET  /async  asnc  index_async\n"
-        "GET  /cpu    pool  cpu_bound\n"
-    )
-
-
-def test_check_says_whether_it_can_be_served(lone: Path) -> None:
-    assert python("pixie_web.py", "check", "app", directory=lone).returncode == 0
-    (lone / "app.py").write_text(SEED.replace("/async", "/<x>"), encoding="utf-8")
-    done = python("pixie_web.py", "check", "app", directory=lone)
-    assert done.returncode == 1
-    assert done.stderr == (
-        "pixie_web: /<x>: write def index_async(env, x): got an unexpected keyword "
-        "argument 'x'\n"
-    )
-
-
-@pytest.mark.parametrize(
-    "more, arguments, error",
-    [
-        ("app.route('/x', pool='gpu')(print)", [], "/x: there is no pool 'gpu'; decla"),
-        ("app.on_worker_start(lambda: 1 / 0)", [], "no worker can boot: the log says"),
-        (
-            "app.pool('gpu', workers=1, on_worker_start=lambda: 1 / 0)\n"
-            "app.route('/x', pool='gpu')(lambda env: None)",
-            [],
-            "no worker of the pool gpu can boot: the log says why",
-        ),
-        ("app.on_start(lambda: 1 / 0)", [], "ZeroDivisionError: division by zero"),
-        ("", ["--certfile", "/none"], "can't use the certificate /none: No such fil"),
-        ("", ["--workers", "-1"], 'workers is a whole number from 0, or "auto", got'),
-        ("run(loop='twisted')", [], 'loop is "uvloop" or "asyncio", got'),
-        ("", ["--min-workers", "0"], ""),
-        ("", ["--pool-start", "spawn"], ""),
-    ],
-)
-def test_check_does_all_of_the_start_but_the_listening(
-    more: str, arguments: List[str], error: str, lone: Path
-) -> None:
-    program = SEED.replace("import route", "import app, route")
-    program = program.partition("if __name__")[0] + more
-    (lone / "app.py").write_text(program, encoding="utf-8")
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        at = ["--host", "127.0.0.1", "--port", str(taken.getsockname()[1])]
-        done = python("pixie_web.py", "check", "app", *at, *arguments, directory=lone)
-    assert (done.returncode, error in done.stderr) == (int(bool(error)), True)
-    if not error:
-        assert done.stdout.count("\n") == 3
-
-
-def test_version_and_help(lone: Path) -> None:
-    done = python("pixie_web.py", "--version", directory=lone)
-    assert (done.returncode, done.stdout.strip()) == (0, pixie_web.__version__)
-    done = python("pixie_web.py", "--help", directory=lone)
-    assert done.returncode == 0
-    for name in DEFAULT_SETTINGS:
-        assert f"--{name.replace('_', '-')} VALUE" in done.stdout
-
-
-@pytest.mark.parametrize(
-    "arguments, error",
-    [
-        (["none"], "no module 'none' in "),
-        (["none:app"], "no module 'none' in "),
-        (["none.py"], "no module 'none' in "),
-        (["away/none.py"], "no module 'none' in "),
-        (["empty.none"], "no module 'empty.none' in "),
-        ([":app"], "write module:name or file.py, got ':app'"),
-        (["empty"], "empty has no Pixie application 'app'"),
-        (["empty:app"], "empty has no Pixie application 'app'"),
-        (["app:index"], "app has no Pixie application 'index'"),
-        (["app:none"], "app has no Pixie application 'none'"),
-        (["app", "--port", "99999"], "port is from 0 to 65535, got 99999"),
-        (
-            ["app", "--loop", "twisted"],
-            'loop is "uvloop" or "asyncio", got \'twisted\'',
-        ),
-    ],
-    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
-)
-def test_what_can_not_be_served_is_one_line(
-    arguments: List[str], error: str, lone: Path
-) -> None:
-    (lone / "empty.py").write_text("", encoding="utf-8")
-    done = python("pixie_web.py", *arguments, directory=lone)
-    assert done.returncode == 1
-    assert error in done.stderr
-    assert done.stderr.startswith("pixie_web: ")
-    assert len(done.stderr.splitlines()) == 1
-
-
-@pytest.mark.parametrize(
-    "arguments", [[], ["serve", "app"], ["app", "--nope"], ["app", "--port", "x"]]
-)
-def test_a_wrong_command_line_shows_the_usage(arguments: List[str], lone: Path) -> None:
-    done = python("pixie_web.py", *arguments, directory=lone)
-    assert done.returncode == 2
-    assert done.stderr.startswith("usage: pixie_web")
-
-
-def test_an_error_of_the_program_keeps_its_traceback(lone: Path) -> None:
-    (lone / "app.py").write_text("import no_such_module\n", encoding="utf-8")
-    done = python("pixie_web.py", "app", directory=lone)
-    assert done.returncode == 1
-    assert "ModuleNotFoundError: No module named 'no_such_module'" in done.stderr
-    assert 'app.py", line 1' in done.stderr
-
-
 # Settings -----------------------------------------------------------------------------
 
 
@@ -308,7 +154,9 @@ def test_an_argument_wins_over_a_variable_and_that_over_the_default() -> None:
 
 @pytest.mark.parametrize("name", DEFAULT_SETTINGS)
 def test_every_setting_has_a_variable(name: str) -> None:
-    word = {"pool_start": "exec", "root_path": "/app"}.get(name, "asyncio")
+    word = {"pool_start": "exec", "loop_guard": "log", "root_path": "/app"}.get(
+        name, "asyncio"
+    )
     texts: Dict[type, Tuple[str, Any]] = {
         str: (word, word),
         int: ("7", 7),
@@ -673,7 +521,7 @@ def test_off_the_main_thread_it_serves_without_signals(loop: str) -> None:
     program = NOT_MAIN + "one = threading.Thread(target=start)\none.start()\n"
     program += "one.join()\n"
     with serve(program, loop=loop, expects="threads run already") as server:
-        assert "(it ends with its process)" in server.log.splitlines()[1]
+        assert "(it ends with its process)" in server.wait_for_log(BANNER)
         assert server.get("/cpu").text == "from a worker"
         below = children(server.pid)
         assert server.stop() == -signal.SIGTERM  # Python's own doing

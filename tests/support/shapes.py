@@ -29,6 +29,8 @@ IS_SINGLE = SHAPE == "single"
 # What has no single shape: companions, the sources, and what is run on them.
 OF_THE_PACKAGE = [
     "application/test_status.py",
+    "application/test_debug_page.py",
+    "application/test_loop_guard.py",
     "application/test_testing.py",
     "gateways/test_hosting.py",
     "gateways/test_servers.py",

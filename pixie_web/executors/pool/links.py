@@ -30,7 +30,7 @@ from ...about import log
 from ...errors import AnswerLost, HTTPError, PixieError, no_descriptor
 from ...forms import BodyFile
 from ...protocol.http11 import MAX_HEAD_BYTES, is_header_block
-from ...requests import NEVER
+from ...requests import NEVER, Request
 from ...responses import FileSlice, Response, StaticFile
 from ...text import dump_json, load_json
 from ..base import Route
@@ -410,7 +410,7 @@ class WorkerLink:
                 os.close(descriptor)
         self._loop.add_reader(self._incoming, self._readable)
         setup = dict(self.owner.options._asdict(), origin=self.zygote.origin)
-        setup.update(number=self.number, pool=self.owner.name)
+        setup.update(number=self.number, pool=self.owner.name, run=Request.run)
         setup["log_level"] = log.getEffectiveLevel()
         data = dump_json(setup)
         self._write(FRAME.pack(len(data), FrameType.BOOT, 0, 0, 0) + data)

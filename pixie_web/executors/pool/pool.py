@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any, Awaitable, Callable, Dict, Optional, Tuple
 
 from ...errors import ClientDisconnected
-from ...requests import Disconnect, Request
+from ...requests import Disconnect, Request, next_number
 from ...responses import FileSlice, Refusal, Response
 from ..base import WORKER_TIMEOUT_SECONDS, Executor, Resources, Route, proc_env
 from .frames import FrameType, encode_run
@@ -24,8 +24,6 @@ class Pool(Supervisor):
     own. Who has a slot has a worker: the Supervisor keeps these, its Scheduler says
     whose turn it is, and here each job has a client behind it.
     """
-
-    _requests = 0  # the number of the last one
 
     async def start(self) -> None:
         """Start the workers; jobs that come before they are ready wait for them."""
@@ -62,7 +60,7 @@ class Pool(Supervisor):
             HTTPError: 503 when too much waits, it waited too long, or workers keep
                 dying of it, 504 at the deadline, 502 when the worker died.
         """
-        self._requests = number = (self._requests + 1) & 0xFFFFFFFF
+        number = request.number = request.number or next_number()
         # Written here, so that what can't travel (env.context) fails its own request.
         frame = encode_run(route, number, request)
         answer: asyncio.Future[Response]

@@ -274,7 +274,7 @@ class Worker:
                 self._request_number = number
                 route = program.routes[index]
                 request = decode_run(frame, flags)
-                request.route = route
+                request.route, request.number = route, number
                 if not route.pattern.is_static:
                     texts = route.pattern.match(request.path) or ()
                     request.params = route.pattern.convert(texts)
@@ -305,6 +305,7 @@ class Worker:
     def _boot(self, setup: Dict[str, Any]) -> None:
         proc_env.proc_type = ProcessType.pool
         proc_env.worker = setup["number"]
+        Request.run = setup["run"]
         proc_env.pool = None
         self._send_log(setup)
         self._bound(setup)

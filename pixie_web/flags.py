@@ -1,0 +1,190 @@
+"""The flags of the command line: one for each setting, in groups, with a line each."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any, Dict, List, NamedTuple, Sequence
+
+from .errors import PixieError
+from .settings import DEFAULT_SETTINGS, convert_setting
+
+# A group is named by a line that is not indented.
+_TEXTS = """
+Where it listens
+  host  the address to bind; localhost binds both IP families
+  port  the port; 0 takes a free one
+  uds  the path of a Unix socket, in place of host and port
+  uds_mode  the permissions of that socket, octal
+  fd  a bound socket that the program was started with
+  certfile  the certificate chain, PEM: serve HTTPS
+  keyfile  the key of the certificate, PEM
+While it is written
+  debug  show where errors come from, on their pages
+  reload  start anew when a file of the program changes
+  loop_guard  log what holds the loop, or strict; auto: log with debug
+  server_timing  tell each client how long its request waited and ran
+What runs it
+  workers  pool routes that run at once; auto: one for each CPU
+  threads  thread routes that run at once
+  server  another server in place of this one: uvicorn, gunicorn ...
+  loop  uvloop or asyncio; auto: uvloop where it is installed
+  parser  pixie, or httptools where it is installed
+  pool_start  how workers start: zygote, exec or spawn
+  drain_seconds  for running requests, when the server is told to end
+Clients and proxies
+  trusted_proxies  addresses, networks or unix, whose word on clients is believed
+  allowed_hosts  the hosts that are served
+  root_path  the path that a proxy takes off
+  access_log  log each request
+  access_log_format  what of it, as %(name)s
+What processes share
+  state  where app.state lies: memory, a path, or redis://...
+  state_max_bytes  of all its values
+  state_durable  each change waits for the disk
+Limits of a connection
+  keep_alive_seconds  between two requests
+  head_seconds  for the head of a request
+  body_idle_seconds  that a body may be late
+  send_idle_seconds  in which a client takes nothing of its answer
+  min_bytes_per_second  of a body or an answer; 0: no least rate
+  linger_seconds  after a refusal, for the client to read it
+  tls_handshake_seconds  for a TLS handshake
+  max_connections  at once; 0: as many as descriptors allow
+  max_connections_per_client  of one address; 0: no limit
+  max_pipelined_requests  answered in one turn of the loop
+Limits of a request
+  max_body_bytes  of a body, where its route does not say otherwise
+  max_memory_body_bytes  of all bodies in memory; then files
+  max_request_line_bytes  of the first line
+  max_header_line_bytes  of each header line
+  max_headers  header lines
+  max_head_bytes  of the whole head
+  max_chunk_line_bytes  of the size line of a chunk
+  max_extension_bytes  of chunk extensions
+  max_trailer_bytes  of all trailer lines
+Limits of a form
+  max_fields  fields
+  max_form_bytes  of all text
+  max_field_bytes  of one text field
+  max_file_bytes  of one file
+  max_parts  parts of a multipart form
+  max_part_headers  header lines of a part
+  max_part_head_bytes  of all header lines of a part
+The pool
+  min_workers  kept while there is nothing to do; auto: all
+  max_streams  streams at once; auto: four for each worker
+  worker_idle_seconds  then a worker that is one too many ends
+  nice  how far workers stand below main
+  timeout_grace_seconds  from a deadline to the end of the worker
+  max_crashes  of a route; then it is switched off for a while
+  max_waiting  requests that wait for a worker
+  max_waiting_bytes  of their bodies in memory
+  max_tasks_per_worker  then it is replaced; 0: never
+  max_worker_age_seconds  the same; 0: never
+  max_worker_bytes  the same, of its memory; 0: never
+  worker_memory_limit_bytes  then it gets a MemoryError; 0: no limit
+"""
+_MAY_BE_TEXT = ("_mode", "workers", "max_streams")  # octal, "auto"
+
+
+class UsageError(PixieError):
+    """A command line is not understood."""
+
+
+class Given(NamedTuple):
+    """What a command line says: its words, and settings by their names."""
+
+    words: List[str]
+    settings: Dict[str, Any]
+
+
+def did_you_mean(word: str, known: Sequence[str]) -> str:
+    """Return "; did you mean x?", or "" where nothing known is like the word."""
+    from difflib import get_close_matches
+
+    found = get_close_matches(word, known, 1)
+    return f"; did you mean {found[0]}?" if found else ""
+
+
+def _is_switch(name: str) -> bool:
+    return isinstance(DEFAULT_SETTINGS[name], bool)
+
+
+def flag_of(name: str) -> str:
+    """Return the flag that sets a setting to what it is not by default."""
+    words = name.replace("_", "-")
+    return f"--no-{words}" if DEFAULT_SETTINGS[name] is True else f"--{words}"
+
+
+def _read_value(flag: str, name: str, text: str) -> Any:
+    """Return the value of a flag, of the kind that its setting has."""
+    default = DEFAULT_SETTINGS[name]
+    if not isinstance(default, (int, float)) or name.endswith(_MAY_BE_TEXT):
+        return text  # it is looked at with all the others
+    try:
+        return convert_setting(name, text, type(default))
+    except PixieError as error:
+        raise UsageError(f"{flag}: {error}") from None
+
+
+def read_flags(arguments: Sequence[str]) -> Given:
+    """Return what a command line says; flags may stand anywhere, and the last one wins.
+
+    Raises:
+        UsageError: an unknown flag, a value that is missing, or one too many.
+    """
+    given = Given([], {})
+    left = list(arguments)
+    known = {f"--{name.replace('_', '-')}": name for name in DEFAULT_SETTINGS}
+    switches = {k: v for k, v in known.items() if _is_switch(v)}
+    negations = {f"--no-{flag[2:]}": name for flag, name in switches.items()}
+    while left:
+        flag, equals, value = left.pop(0).partition("=")
+        if not flag.startswith("-") or flag == "-":
+            given.words.append(flag + equals + value)
+        elif flag in switches or flag in negations:
+            if equals:
+                raise UsageError(f"{flag} takes no value; the other way: --no-...")
+            name = switches.get(flag) or negations[flag]
+            given.settings[name] = flag in switches
+        elif flag in known:
+            if not equals and (not left or left[0].startswith("--")):
+                raise UsageError(f"{flag} needs a value")
+            value = value if equals else left.pop(0)
+            given.settings[known[flag]] = _read_value(flag, known[flag], value)
+        else:
+            similar = did_you_mean(flag, [*known, *negations])
+            raise UsageError(f"there is no flag {flag}{similar}")
+    return given
+
+
+def _shown_default(name: str) -> str:
+    default = DEFAULT_SETTINGS[name]
+    if isinstance(default, bool) or default in ("", sys.maxsize) or name == "fd":
+        return ""
+    if name == "uds_mode":
+        return f"{default:o}"
+    if default == -1:
+        return "auto"
+    if isinstance(default, tuple):
+        return ",".join(default)
+    return f"{default:g}" if isinstance(default, float) else str(default)
+
+
+def describe_flags() -> str:
+    """Return the help on all flags: groups, and for each flag a line and its default.
+
+    A setting that is on by default is told as the flag that turns it off.
+    """
+    lines: List[str] = []
+    for line in _TEXTS.strip().splitlines():
+        if not line.startswith(" "):
+            lines += ["", f"{line}:"]
+            continue
+        name, text = line.strip().split("  ")
+        flag = flag_of(name) + ("" if _is_switch(name) else " VALUE")
+        off = "do not " if DEFAULT_SETTINGS[name] is True else ""
+        default = _shown_default(name)
+        shown = f" [{default}]" if 0 < len(default) <= 30 else ""
+        lines.append(f"  {flag:<35} {off}{text}{shown}")
+    return "\n".join(lines[1:])
