@@ -1,6 +1,6 @@
 """How much the tests notice: small faults are put into the source, one at a time.
 
-    python bench/mutants.py                  60 mutants over all rooms, about an hour
+    python bench/mutants.py                  90 mutants over all rooms, an hour and a half
     python bench/mutants.py --room executors/pool --count 30
     python bench/mutants.py --list           say which, and run nothing
     python bench/mutants.py --only Scheduler.drop --tests "scheduler pool"
@@ -623,7 +623,7 @@ def try_all(mutants: Sequence[Mutant], python: str, tests: str) -> int:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="Put faults into the source.")
-    parser.add_argument("--count", type=int, default=60)
+    parser.add_argument("--count", type=int, default=90)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--room", default="", help="with all below it")
     parser.add_argument("--only", default="", help="text in the function or change")

@@ -97,12 +97,12 @@ def test_the_sample_has_some_of_each_room_and_is_the_same_each_time(
     root: Path, mutants: Any
 ) -> None:
     found = mutants.all_mutants(root)
-    sample = mutants.chosen(found, 60, 1)
-    assert len(set(sample)) == 60
-    assert sample == mutants.chosen(found, 60, 1)
-    assert sample != mutants.chosen(found, 60, 2)
+    sample = mutants.chosen(found, 90, 1)
+    assert len(set(sample)) == 90
+    assert sample == mutants.chosen(found, 90, 1)
+    assert sample != mutants.chosen(found, 90, 2)
     assert {one.room for one in sample} == {one.room for one in found}
-    more = mutants.chosen(found, 120, 1)
+    more = mutants.chosen(found, 150, 1)
     assert set(sample) < set(more)
 
 
