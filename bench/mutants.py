@@ -1,6 +1,6 @@
 """How much the tests notice: small faults are put into the source, one at a time.
 
-    python bench/mutants.py                  90 mutants over all rooms, an hour and a half
+    python bench/mutants.py                  90 mutants, of all rooms; 90 minutes
     python bench/mutants.py --room executors/pool --count 30
     python bench/mutants.py --list           say which, and run nothing
     python bench/mutants.py --only Scheduler.drop --tests "scheduler pool"
