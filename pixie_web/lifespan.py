@@ -75,7 +75,7 @@ class Lifespan:
         limits = FormLimits(**{name: settings[name] for name in FormLimits._fields})
         apply_settings(application, limits, settings["root_path"])
         try:
-            self._place_state()
+            unwanted = [*unwanted, *self._place_state()]
             self._make_pools(application.freeze(), unwanted)
         except BaseException:
             self.abandon()
@@ -148,8 +148,12 @@ class Lifespan:
         finally:
             await self.stop()
 
-    def _place_state(self) -> None:
-        """Find a place for `app.state`, which nobody has to use."""
+    def _place_state(self) -> Sequence[int]:
+        """Find a place for `app.state`, which nobody has to use.
+
+        Returns:
+            the descriptors that hold it, which are main's alone.
+        """
         names = ("state", "state_max_bytes", "state_durable")
         where, *bounds = (self._settings[name] for name in names)
         try:
@@ -158,6 +162,9 @@ class Lifespan:
         except PixieError:  # the lone file, or no temporary directory
             if where != "memory":
                 raise
+            return ()
+        descriptors: Sequence[int] = module.place_descriptors()
+        return descriptors
 
     def _remove_state(self) -> None:
         place, self._application.state_place = self._application.state_place, None

@@ -19,7 +19,7 @@ docs/state.md says what it promises.
 
 from .api import AsyncLease, AsyncState, Lease, State, server_place
 from .limits import rate_limit
-from .places import Place, remove_place
+from .places import Place, place_descriptors, remove_place
 from .values import Entry, Message, Rate, StateBusy, StateFull, StateLost
 
 __all__ = [
@@ -34,6 +34,7 @@ __all__ = [
     "StateBusy",
     "StateFull",
     "StateLost",
+    "place_descriptors",
     "rate_limit",
     "remove_place",
     "server_place",

@@ -12,7 +12,7 @@ import os
 import shutil
 import tempfile
 import time
-from typing import Dict, NamedTuple, Optional
+from typing import Dict, List, NamedTuple, Optional
 
 from ..errors import PixieError
 
@@ -186,6 +186,11 @@ def remove_directory(directory: str) -> None:
     if descriptor is not None:
         shutil.rmtree(directory, ignore_errors=True)
         os.close(descriptor)
+
+
+def place_descriptors() -> List[int]:
+    """Return the descriptors that hold the directories of this process."""
+    return list(_locks.values())
 
 
 def remove_place(place: Place) -> None:

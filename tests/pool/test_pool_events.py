@@ -251,7 +251,7 @@ FAILED = "GET {path}/{what} failed in {path}/<what> "
 HANGS = "did not end when it was told to, and was killed " + WHILE
 ROWS = {
     "it returns": Row("/event/return"),
-    "it raises": Row("/event/raise", log=(FAILED + r"\(pool\)$",)),
+    "it raises": Row("/event/raise", log=(FAILED + r"\(pool\), request \S+$",)),
     "`abort(404)`, or it raises an `HTTPError`": Row("/event/abort"),
     "it returns what can't be sent": Row("/event/type", log=(FAILED,)),
     "`sys.exit()`, or it raises what is no `Exception`": Row(

@@ -318,7 +318,8 @@ def test_nothing_is_left_of_a_mix_of_everything(
         if SOAK_SECONDS >= 60:  # it has settled by then
             assert fourth < 1.02 * second
         assert zombies(children(server.pid)) == []
-        assert list(spool.iterdir()) == []
+        # The place of the state stays as long as the server does.
+        assert [p for p in spool.iterdir() if "pixie_web-state" not in p.name] == []
         # Others may use it too; what they have there now will go while this one runs.
         left = set(os.listdir("/dev/shm")) - shared
         wait_for(lambda: not left & set(os.listdir("/dev/shm")), "no memory is left")

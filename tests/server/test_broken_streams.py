@@ -214,6 +214,7 @@ def records(server: Server, mark: int) -> List[str]:
     """Return what has been logged, without what is known to go well."""
     assert server.get("/whole/1").text == "x"  # all that came sooner has been written
     lines = "".join(server.log.splitlines(True)[mark:])
+    lines = re.sub(r", request [0-9a-f]+-[0-9a-f]+$", "", lines, flags=re.M)
     _, *found = re.split(r"(?m)^(?=[-\d]+ [:,\d]+ [A-Z]+ )", lines)
     return [one for one in found if " INFO " not in one]
 

@@ -20,6 +20,8 @@ from __future__ import annotations
 import array
 import asyncio
 import fcntl
+import importlib
+import itertools
 import os
 import signal
 import socket
@@ -320,6 +322,9 @@ class Stage:
     """
 
     def __init__(self, **options: Any) -> None:
+        # Each stage counts its own requests.
+        chapter: Any = importlib.import_module("pixie_web.requests")
+        chapter._numbers = itertools.count(1)
         self.application = application()
         program = self.application.freeze()
         self.routes: Dict[str, Route] = {one.path: one for one in program.routes}
