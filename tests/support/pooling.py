@@ -130,7 +130,8 @@ def zygote(server: Server) -> int:
 
 
 def workers(server: Server) -> List[int]:
-    return children(server.pid)[1:]
+    """Return the live ones: one that has ended stays a zombie for a moment."""
+    return [pid for pid in children(server.pid)[1:] if process_is_alive(pid)]
 
 
 def is_idle(server: Server) -> bool:
