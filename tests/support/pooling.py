@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Iterator, List, Tuple
 
 from shapes import ROOT
-from support import Answer, Server, children, wait_for
+from support import Answer, Server, children, process_is_alive, wait_for
 
 PROGRAM = (ROOT / "tests" / "programs" / "pool.py").read_text("utf-8")
 
