@@ -55,8 +55,8 @@ def tell():
 
 @contextlib.contextmanager
 def watching():
-    note("in", os.getpid())
     try:
+        note("in", os.getpid())
         yield
     except FROM_OUTSIDE as error:
         note("saw", type(error).__name__)

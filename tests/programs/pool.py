@@ -294,8 +294,8 @@ def leave_finish(env):
 
 @route("/leave/stop", on_disconnect="stop")
 def leave_stop(env):
-    note("in-stop", os.getpid())
     try:
+        note("in-stop", os.getpid())
         time.sleep(1000)
     finally:
         note("out-stop", os.getpid())
