@@ -67,7 +67,7 @@ $(BENCH_VENV)/.installed: bench/requirements.txt
 
 docs: $(DOCS_VENV)/.installed
 	NO_MKDOCS_2_WARNING=1 $(DOCS_VENV)/bin/python -m mkdocs build --quiet --strict
-	@echo "docs: open site/index.html"
+	@echo "docs: python3 -m http.server -d site"
 
 $(DOCS_VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv --clear $(DOCS_VENV)
