@@ -6,6 +6,7 @@
 # make single   build the single file, pixie_web.py, from the chapters of the package
 # make bench    measure this and its peers side by side, in an environment of its own, twice;
 #               BENCH_ARGS="--rounds 5 --seconds 2" is handed to bench/run.py
+# make docs     build the documentation as a site, into site/; each link is checked
 # make dist     build what a release consists of into dist/: sdist, wheel, single file
 # make clean    remove everything that the other targets made
 #
@@ -19,6 +20,7 @@ EXTRAS ?= test
 PYTEST_ARGS ?=
 BENCH_VENV ?= .venv-bench
 BENCH_ARGS ?=
+DOCS_VENV ?= .venv-docs
 
 bin = $(VENV)/bin
 # Named after interpreter and extras, so that another PYTHON or EXTRAS starts afresh.
@@ -26,7 +28,7 @@ release := $(shell $(PYTHON) -c 'import sys; print("%d.%d.%d" % sys.version_info
 comma := ,
 stamp = $(VENV)/.installed-$(release)-$(subst $(comma),-,$(EXTRAS))
 
-.PHONY: test suite lint types format single bench dist clean
+.PHONY: test suite lint types format single bench docs dist clean
 .NOTPARALLEL:
 
 test: lint types suite
@@ -63,6 +65,16 @@ $(BENCH_VENV)/.installed: bench/requirements.txt
 	    || echo "bench: $$peer is left out"; done <bench/requirements.txt
 	@touch $@
 
+docs: $(DOCS_VENV)/.installed
+	NO_MKDOCS_2_WARNING=1 $(DOCS_VENV)/bin/python -m mkdocs build --quiet --strict
+	@echo "docs: python3 -m http.server -d site"
+
+$(DOCS_VENV)/.installed: pyproject.toml
+	$(PYTHON) -m venv --clear $(DOCS_VENV)
+	$(DOCS_VENV)/bin/python -m pip install --quiet 'pip>=21.3'
+	$(DOCS_VENV)/bin/python -m pip install --quiet '.[docs]'
+	@touch $@
+
 dist: $(stamp)
 	rm -rf dist
 	$(bin)/python -m pip install --quiet build
@@ -78,6 +90,6 @@ $(stamp): pyproject.toml
 	@touch $@
 
 clean:
-	rm -rf $(VENV) $(BENCH_VENV) build dist pixie_web.py *.egg-info
+	rm -rf $(VENV) $(BENCH_VENV) $(DOCS_VENV) build dist site pixie_web.py *.egg-info
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

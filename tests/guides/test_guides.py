@@ -22,6 +22,7 @@ PAGES = [
     "gateways.md",
     "hosting.md",
     "json.md",
+    "placement.md",
     "state.md",
     "testing.md",
 ]

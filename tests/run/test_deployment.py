@@ -101,6 +101,30 @@ def test_the_access_log_is_written_as_json(tmp_path: Path) -> None:
         server.kill()
 
 
+def test_a_log_file_that_was_renamed_is_opened_anew_in_main_and_in_workers(
+    tmp_path: Path,
+) -> None:
+    program = block_with("WatchedFileHandler") + (
+        "from pixie_web import app, run\n"
+        "@app.get('/<place>')\n"
+        "def place(env, place):\n"
+        "    logging.warning('a worker at %s', place)\n"
+        "run()\n"
+    )
+    log, old = tmp_path / "app.log", tmp_path / "app.log.1"
+    server = start(tmp_path, program, PIXIE_WORKERS="1")
+    try:
+        server.get("/one")
+        log.rename(old)
+        server.get("/two")
+        wait_for(lambda: "GET /two" in log.read_text("utf-8"), "the access log")
+        assert "a worker at two" in log.read_text("utf-8")
+        assert "a worker at one" in old.read_text("utf-8")
+        assert "two" not in old.read_text("utf-8")
+    finally:
+        server.kill()
+
+
 def test_a_socket_that_is_passed_as_systemd_does_is_served(tmp_path: Path) -> None:
     (tmp_path / "app.py").write_text(block_with("/ready"), "utf-8")
     (command,) = re.findall(r"^ExecStart=\S+ (.* --fd 3)$", TEXT, re.M)
