@@ -71,7 +71,7 @@ ROOMS: Dict[str, Tuple[str, str]] = {
     "executors/pool/pool": ("resident_bytes", f"{POOL} status"),
     "executors/dispatch": ("Placements", "placement status scheduler"),
     "handling": ("join_triggers", "application triggers placement"),
-    "middleware": ("same_origin", "triggers"),
+    "middleware": ("same_origin", "triggers cors"),
     "declaring": ("Declare _placement Triggers", "application placement status"),
     "application": ("_call_all trace", "application status placement flow"),
     "server": (

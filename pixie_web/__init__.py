@@ -65,7 +65,7 @@ from .errors import (
 )
 from .executors.base import ProcessType, RouteType, proc_env
 from .forms import FileUpload, parse_form
-from .middleware import compress, etag, same_origin
+from .middleware import compress, cors, etag, same_origin
 from .pixie import (
     Pixie,
     after,
@@ -117,6 +117,7 @@ __all__ = [
     "cached_file",
     "check_preconditions",
     "compress",
+    "cors",
     "delete",
     "error",
     "etag",

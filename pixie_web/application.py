@@ -58,6 +58,8 @@ from .handling import (
     receive_body,
     run_after,
     seal,
+    seal_failure,
+    sort_unmatched,
 )
 from .protocol.multipart import FormLimits
 from .requests import ROOT_PATH, Request
@@ -415,13 +417,13 @@ class Application(Sharing):
             try:
                 return resolve_file(request.method, deciding_headers(request), response)
             except HTTPError as error:
-                return seal(self, request, error_response(self, request, error))
+                return seal_failure(self, request, response, error)
         return response
 
     async def _unmatched(self, request: Request, error: BaseException) -> Response:
         """Answer where no route matched; the application's triggers run as ever."""
         headers = error.headers if isinstance(error, HTTPError) else {}
-        before, before_async, after, after_async = self.triggers.sorted()
+        before, before_async, after, after_async = sort_unmatched(self, request)
         response = await self._ask_first(before_async, request)
         if response is None:
             response = await ask_first(self, before, request)

@@ -18,6 +18,7 @@ DOCS = Path(__file__).resolve().parents[2] / "docs"
 PAGES = [
     "compression.md",
     "cookies.md",
+    "cors.md",
     "from-bottle.md",
     "gateways.md",
     "hosting.md",
@@ -54,7 +55,7 @@ def test_the_examples_of_a_page_run(
         # They declare on the default application, which other tests use as well.
         text = text.replace("from pixie_web import", "from fresh import")
         monkeypatch.setitem(sys.modules, "fresh", fresh_functions())
-    if IS_SINGLE and page in ("hosting.md", "state.md", "testing.md"):
+    if IS_SINGLE and page in ("cors.md", "hosting.md", "state.md", "testing.md"):
         pytest.skip("it is about a companion, which the single file lacks")
     names: Dict[str, Any] = {"__name__": "guide"}
     blocks = list(re.finditer(r"^```python\n(.*?)^```", text, re.M | re.S))
