@@ -351,8 +351,28 @@ def seal_failure(
     return failed.seal(request.scheme == "https", application.secrets)
 
 
+def keep_session(
+    application: Declarations, request: Request, response: Response
+) -> Response:
+    """Save the session, which can't change from now on; return what is to be sent."""
+    try:
+        request.session.keep(response, request.root_path)
+    except BaseException as error:
+        failed = failure(application, request, error)
+        failed.copy_access(response)
+        return failed
+    return response
+
+
 def seal(application: Declarations, request: Request, response: Response) -> Response:
-    """Return the response with its header block rendered, or an error's answer."""
+    """Return the response with its header block rendered, or an error's answer.
+
+    The session is saved first, if anybody has asked for it.
+    """
+    if request.held_session is None:
+        request.held_session = False
+    elif request.held_session is not False:
+        response = keep_session(application, request, response)
     try:
         return response.seal(request.scheme == "https", application.secrets)
     except BaseException as error:
@@ -383,7 +403,9 @@ async def answer_async(route: Route, request: Request) -> Response:
             response = failure(route.app, request, error)
     if after:
         response = await run_after(route.app, after, request, response)
-    return response if response.is_sealed else seal(route.app, request, response)
+    if response.is_sealed and request.held_session is None:
+        return response
+    return seal(route.app, request, response)
 
 
 def answer(route: Route, request: Request) -> Response:
