@@ -33,6 +33,7 @@ from .gateways.base import Gateway
 from .gateways.wsgi import WSGIGateway
 from .reloading import Reloader, describe_call, tether
 from .runner import Runner
+from .sessions import Sessions
 from .settings import read_settings, say
 
 if TYPE_CHECKING:
@@ -94,6 +95,8 @@ class Pixie(Application):
             several, of which the first signs and each verifies). An application that is
             mounted and has none takes those of the one above it. Left out, cookies are
             not signed; at least 16 bytes each, else.
+        sessions: how `env.session` is kept: "cookie", which is signed, "state", where
+            the cookie is but an id, or a `Sessions` with its times. It needs secrets.
         json: what writes JSON answers and reads `env.json`: a module with `dumps` and
             `loads` (ujson, orjson, rapidjson ...), or these two functions. Its own
             rules hold then, docs/json.md has them. Left out: orjson where it is
@@ -101,6 +104,7 @@ class Pixie(Application):
 
     Raises:
         PixieError: a secret is empty or too short, or there is none in what is given;
+            sessions can't be kept so;
             json can't read what it writes.
     """
 
@@ -109,9 +113,10 @@ class Pixie(Application):
         import_name: Optional[str] = None,
         *,
         secrets: MaybeSecrets = UNSET,
+        sessions: Union[str, Sessions, None] = None,
         json: Any = None,
     ) -> None:
-        super().__init__(import_name, secrets=secrets, json=json)
+        super().__init__(import_name, secrets=secrets, sessions=sessions, json=json)
         self._kept: Dict[str, Any] = {}  # the arguments of a run() that did nothing
         self._gateways: Dict[Type[Gateway], Gateway] = {}
 
