@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any, Dict, Iterator, List
 from wsgiref.validate import validator
 
@@ -118,6 +119,66 @@ def test_what_goes_wrong_is_logged_with_its_mount(
     assert client.get("/odd/silent").status_code == 500
     with pytest.raises(ClientDisconnected):
         client.get("/odd/midway")
+
+
+HEADS = [
+    ([("Content-Length", "3"), ("content-length", "3 ")], 200),
+    ([("Content-Length", "3"), ("Content-Length", "4")], 500),
+    ([("Content-Length", "-3")], 500),
+    ([("Content-Length", "+3")], 500),
+    ([("Content-Length", "\u0663")], 500),
+    ([("Content-Length", "3" * 20)], 500),
+    ([("Proxy-Connection", "close"), ("Keep-Alive", "1"), ("TE", "x")], 200),
+    ([("X-One", "1\r\nSet-Cookie: a=1")], 500),
+    ([("X-One: 1\r\nSet-Cookie", "a=1")], 500),
+]
+
+
+@pytest.mark.parametrize("headers, status", HEADS)
+def test_a_head_is_an_answers_own_or_none(headers: Any, status: int) -> None:
+    def hosted(environ: Dict[str, Any], start_response: Any) -> Any:
+        start_response("200 OK", headers)
+        return Body(b"abc")
+
+    app = Pixie()
+    app.mount("/old", hosted)
+    events.clear()
+    with app.test() as client:
+        answer = client.get("/old/")
+    assert (answer.status_code, events) == (status, ["closed"])
+    assert status == 500 or answer.text == "abc"
+    assert {*answer.headers} <= {"Content-Type", "Content-Length"}
+
+
+def test_a_second_start_ends_an_answer_that_has_begun_and_replaces_another() -> None:
+    def hosted(environ: Dict[str, Any], start_response: Any) -> Iterator[bytes]:
+        start_response("200 OK", [])
+        if environ["PATH_INFO"] == "/begun":
+            yield b"begun"
+        try:
+            raise ValueError("on purpose")
+        except ValueError:
+            start_response("503 No", [], sys.exc_info())
+        yield b"replaced"
+
+    app = Pixie()
+    app.mount("/old", hosted)
+    with app.test() as one:
+        answer = one.get("/old/")
+        assert (answer.status_code, answer.text) == (503, "replaced")
+        with pytest.raises(ClientDisconnected):
+            one.get("/old/begun")
+
+
+def test_a_client_does_not_name_the_proxy_of_the_application() -> None:
+    def hosted(environ: Dict[str, Any], start_response: Any) -> Any:
+        start_response("200 OK", [])
+        return [environ.get("HTTP_PROXY", "none").encode()]
+
+    app = Pixie()
+    app.mount("/old", hosted)
+    with app.test() as one:
+        assert one.get("/old/", headers={"Proxy": "http://bad/"}).text == "none"
 
 
 def test_what_is_no_application_is_refused() -> None:
