@@ -125,6 +125,11 @@ def read_settings(
         if settings[name] not in words:
             listed = " or ".join(f'"{word}"' for word in words[1:])
             raise PixieError(f"{name} is {listed}, got {settings[name]!r}")
+    if settings["reload"] and settings["server"]:
+        raise PixieError(
+            f"reload is for the server of pixie_web itself, got server="
+            f"{settings['server']!r}; leave out one of the two"
+        )
     try:
         settings["access_log_format"] % AccessRecord(Request(NO_HEAD), 0, 0, 0.0, "")
     except (KeyError, TypeError, ValueError) as error:
