@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
 import sys
 import threading
 from pathlib import Path
@@ -12,6 +14,7 @@ import pytest
 from shapes import place_lone_file
 from support import LOOPS, Server, serve, wait_for
 
+import pixie_web
 from pixie_web.guard import Clock, Place, look_at
 
 PROGRAM = """\
@@ -85,6 +88,19 @@ HELD = {
     "/task": ("asnc", "the line within", "within", "it waits: await it, or write "),
     "/computes": ("sync", "the line of the loop", "computes", "it computes: write R"),
 }
+TESTS = """\
+import pytest
+from program import app
+from pixie_web.testing import client_fixture
+
+client = client_fixture(app, loop_guard="strict", workers=1)
+PATHS = ["/quick", "/sleeps", "/task", "/awaits", "/thread", "/pool"]
+
+@pytest.mark.parametrize("path", PATHS)
+def test_it(client, path):
+    assert client.get(path).is_success
+"""
+PLACES = [str(Path(pixie_web.__file__).parents[1])]
 FREE = ["/quick", "/awaits", "/thread", "/pool"]
 
 
@@ -128,6 +144,26 @@ def test_strict_it_is_answered_500_each_time_and_the_log_says_where(
 @pytest.mark.parametrize("path", FREE)
 def test_strict_what_holds_no_loop_is_answered(strict: Server, path: str) -> None:
     assert strict.get(path).status == 200
+
+
+def test_strict_a_test_of_a_program_fails_and_shows_the_line(tmp_path: Path) -> None:
+    program = PROGRAM.replace("\nrun()\n", "\n")
+    (tmp_path / "program.py").write_text(program, encoding="utf-8")
+    (tmp_path / "test_program.py").write_text(TESTS, encoding="utf-8")
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+    done = subprocess.run(
+        command,
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=dict(os.environ, PYTHONPATH=os.pathsep.join(["."] + PLACES)),
+    )
+    found = re.findall(r"^FAILED test_program.py::test_it\[/(\w+)\]", done.stdout, re.M)
+    assert found == ["sleeps", "task"], done.stdout
+    assert "2 failed, 4 passed" in done.stdout
+    for text in "the line of the sleep", "the line within":
+        assert f"program.py:{LINES[text]}, in " in done.stdout
 
 
 def test_without_a_guard_a_late_sweep_is_counted_and_nothing_said() -> None:
