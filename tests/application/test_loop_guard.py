@@ -12,12 +12,13 @@ from typing import Any, Iterator
 
 import pytest
 from shapes import place_lone_file
-from support import LOOPS, Server, serve, wait_for
+from support import LOOPS, Server, read_all, serve, wait_for
 
 import pixie_web
 from pixie_web.guard import Clock, Place, look_at
 
 PROGRAM = """\
+import sys
 import re
 import time
 from pixie_web import app, run
@@ -70,6 +71,32 @@ def in_a_worker(env):
     time.sleep(0.4)
     return "in a worker"
 
+@app.get("/pieces", "sync")
+def pieces(env):
+    yield "one"
+    time.sleep(0.4)  # the line between two pieces
+    yield "two"
+
+@app.get("/steps", "asnc")
+async def steps(env):
+    import asyncio
+    try:
+        yield "one"
+        await asyncio.sleep(0.3)
+        yield "two"
+        await asyncio.sleep(0)
+        within()
+        yield "three"
+    finally:
+        print("steps are closed", file=sys.stderr, flush=True)
+
+@app.get("/rows", "asnc")
+async def rows(env):
+    import asyncio
+    for number in range(3):
+        yield str(number)
+        await asyncio.sleep(0.15)
+
 @app.get("/stats", "sync")
 def stats(env):
     return app.stats()["loop_held"]
@@ -101,7 +128,7 @@ def test_it(client, path):
     assert client.get(path).is_success
 """
 PLACES = [str(Path(pixie_web.__file__).parents[1])]
-FREE = ["/quick", "/awaits", "/thread", "/pool"]
+FREE = ["/quick", "/awaits", "/thread", "/pool", "/rows"]
 
 
 @pytest.mark.parametrize("loop", LOOPS)
@@ -144,6 +171,28 @@ def test_strict_it_is_answered_500_each_time_and_the_log_says_where(
 @pytest.mark.parametrize("path", FREE)
 def test_strict_what_holds_no_loop_is_answered(strict: Server, path: str) -> None:
     assert strict.get(path).status == 200
+
+
+@pytest.mark.parametrize(
+    "path, begins, text",
+    [
+        ("/pieces", b"one", "the line between two pieces"),
+        ("/steps", b"onetwo", "the line within"),
+    ],
+)
+def test_strict_a_stream_is_cut_off_where_it_holds_the_loop(
+    strict: Server, path: str, begins: bytes, text: str
+) -> None:
+    mark = strict.mark()
+    with strict.connect() as one:
+        one.sendall(f"GET {path} HTTP/1.0\r\nHost: a\r\n\r\n".encode())
+        body = read_all(one).partition(b"\r\n\r\n")[2]
+    assert body == begins
+    said = strict.wait_for_log("LoopHeld: ", mark)
+    assert f"{path} held the event loop for 0." in said
+    assert f"program.py:{LINES[text]}, in " in said
+    if path == "/steps":
+        strict.wait_for_log("steps are closed", mark)
 
 
 def test_strict_a_test_of_a_program_fails_and_shows_the_line(tmp_path: Path) -> None:
