@@ -128,7 +128,8 @@ class HostedCall:
             raise PixieError(f"Content-Length is one number, got {sorted(lengths)}")
         block = Response(None, self._status, headers=kept).settle().plain_block()
         is_whole = isinstance(self._iterable, (list, tuple)) and not lengths
-        if is_whole:
+        # RFC 9110 section 8.6: of a HEAD, the length is that of the answer to GET.
+        if is_whole and (first or self._env.method != "HEAD"):
             body = first + b"".join(pieces)
             return Response.from_block(self._status, block, body)
         response = Response.from_block(self._status, block, _chain(first, pieces))

@@ -150,6 +150,43 @@ def test_a_head_is_an_answers_own_or_none(headers: Any, status: int) -> None:
     assert {*answer.headers} <= {"Content-Type", "Content-Length"}
 
 
+@pytest.mark.parametrize(
+    "status, headers, body, expected",
+    [
+        ("204 No Content", [("Content-Length", "5")], Body(b"body!"), {}),
+        ("304 Not Modified", [("ETag", '"x"')], Body(b"body!"), {"ETag": '"x"'}),
+        ("304 Not Modified", [("ETag", '"x"')], [b""], {"ETag": '"x"'}),
+    ],
+)
+def test_an_answer_without_a_body_says_nothing_of_one(
+    status: str, headers: Any, body: Any, expected: Dict[str, str]
+) -> None:
+    app = Pixie()
+    app.mount("/old", lambda _, start: start(status, headers) and body)
+    with app.test() as one:
+        answer = one.get("/old/")
+    assert (answer.content, dict(answer.headers.items())) == (b"", expected)
+
+
+@pytest.mark.parametrize(
+    "headers, body, length",
+    [
+        ([], [], None),  # it saves itself the body, as many do
+        ([], [b"body!"], "5"),
+        ([("Content-Length", "5")], [], "5"),
+        ([("Content-Length", "5")], [b"body!"], "5"),
+    ],
+)
+def test_head_tells_the_length_of_the_answer_to_get_or_none(
+    headers: Any, body: Any, length: Any
+) -> None:
+    app = Pixie()
+    app.mount("/old", lambda _, start: start("200 OK", headers) and body)
+    with app.test() as one:
+        answer = one.head("/old/")
+    assert (answer.content, answer.headers.get("content-length")) == (b"", length)
+
+
 def test_a_second_start_ends_an_answer_that_has_begun_and_replaces_another() -> None:
     def hosted(environ: Dict[str, Any], start_response: Any) -> Iterator[bytes]:
         start_response("200 OK", [])
