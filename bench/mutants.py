@@ -55,6 +55,7 @@ ROOMS: Dict[str, Tuple[str, str]] = {
     "protocol/multipart": ("FormLimits", "bodies properties"),
     "forms": ("safe_filename", "bodies form_limits acceptance"),
     "requests": ("Disconnect", "message json_requests flow acceptance"),
+    "sessions": ("", "sessions"),
     "responses": ("quote_etag _content_type_line", "message files triggers wire"),
     "conditional": ("parse_etags deciding_headers", "files triggers"),
     "staticfiles": ("is_safe_name _send_parts resolve_file", "files server"),
@@ -71,7 +72,7 @@ ROOMS: Dict[str, Tuple[str, str]] = {
     "executors/pool/pool": ("resident_bytes", f"{POOL} status"),
     "executors/dispatch": ("Placements", "placement status scheduler"),
     "handling": ("join_triggers", "application triggers placement"),
-    "middleware": ("same_origin", "triggers"),
+    "middleware": ("same_origin", "triggers cors"),
     "declaring": ("Declare _placement Triggers", "application placement status"),
     "application": ("_call_all trace", "application status placement flow"),
     "server": (

@@ -22,7 +22,7 @@ chapters, each of which uses only what stands above it:
 
     about errors forks text cookies datastructures                  the foundation
     protocol: http11 canonical multipart                            bytes, without I/O
-    forms requests responses conditional staticfiles                messages
+    forms sessions requests responses conditional staticfiles       messages
     templating: compiler templates
     routing
     executors: base streams local                                   where handlers run
@@ -65,7 +65,7 @@ from .errors import (
 )
 from .executors.base import ProcessType, RouteType, proc_env
 from .forms import FileUpload, parse_form
-from .middleware import compress, etag, same_origin
+from .middleware import compress, cors, etag, same_origin
 from .pixie import (
     Pixie,
     after,
@@ -86,6 +86,7 @@ from .pixie import (
 )
 from .requests import Request
 from .responses import Event, Response, abort, redirect
+from .sessions import Sessions
 from .staticfiles import cached_file, static_file
 from .templating.templates import Template, template
 
@@ -108,6 +109,7 @@ __all__ = [
     "Response",
     "RouteError",
     "RouteType",
+    "Sessions",
     "Template",
     "TemplateError",
     "abort",
@@ -117,6 +119,7 @@ __all__ = [
     "cached_file",
     "check_preconditions",
     "compress",
+    "cors",
     "delete",
     "error",
     "etag",

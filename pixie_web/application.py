@@ -58,11 +58,14 @@ from .handling import (
     receive_body,
     run_after,
     seal,
+    seal_failure,
+    sort_unmatched,
 )
 from .protocol.multipart import FormLimits
 from .requests import ROOT_PATH, Request
 from .responses import Refusal, Response, StaticFile
 from .routing import Pattern
+from .sessions import Session, SessionHome, Sessions, check_sessions
 from .staticfiles import resolve_file
 from .text import json_default_hook
 
@@ -83,6 +86,7 @@ class Sharing(Declarations):
 
     state_place: Optional[Tuple[Any, ...]] = None  # set by run()
     _above: Optional[Tuple[Application, str]] = None  # where it is mounted
+    _sessions: Optional[Sessions] = None
     _state: Any = None
 
     @property
@@ -100,6 +104,38 @@ class Sharing(Declarations):
         if self._state is None:
             self._state = companion("state", "app.state").State(place=self._find_state)
         return self._state
+
+    @property
+    def sessions(self) -> Optional[Sessions]:
+        """How `env.session` is kept; None: as the application above, or by default.
+
+        An application that is mounted, and has neither this nor secrets of its own,
+        shares the sessions of the one above it.
+
+        Raises:
+            PixieError: set to what can't be.
+        """
+        return self._sessions
+
+    @sessions.setter
+    def sessions(self, given: Union[str, Sessions, None]) -> None:
+        self._sessions = None if given is None else check_sessions(given)
+
+    def session_home(self) -> SessionHome:
+        """Return where the sessions of this application are at home."""
+        if self._above is not None and self._sessions is None:
+            above = self._above[0]
+            if self.secrets in (UNSET, above.secrets):
+                return above.session_home()
+        options = self._sessions or Sessions()
+        path = self._mounted_at()
+        return SessionHome(options, self.secrets, path, lambda: self.state)
+
+    def _mounted_at(self) -> str:
+        if self._above is None:
+            return ""
+        above, prefix = self._above
+        return above._mounted_at() + Pattern(prefix, {}).build()
 
     def _find_state(self) -> Tuple[Any, ...]:
         if self.state_place is None:
@@ -126,9 +162,11 @@ class Application(Sharing):
         import_name: Optional[str] = None,
         *,
         secrets: MaybeSecrets = UNSET,
+        sessions: Union[str, Sessions, None] = None,
         json: Any = None,
     ) -> None:
         super().__init__(secrets)
+        self.sessions = sessions
         if json is not None:
             self.json = json
         self.import_name = import_name
@@ -222,12 +260,6 @@ class Application(Sharing):
         """
         root = ROOT_PATH.get() or self.root_path
         return root + self._mounted_at() + self._path_of(name, args)
-
-    def _mounted_at(self) -> str:
-        if self._above is None:
-            return ""
-        above, prefix = self._above
-        return above._mounted_at() + Pattern(prefix, {}).build()
 
     def _path_of(self, name: str, args: Mapping[str, Any]) -> str:
         for route in self.own_routes:
@@ -399,13 +431,18 @@ class Application(Sharing):
                     raise outcome
                 response = outcome if isinstance(outcome, Response) else await outcome
                 after = ()  # they have run where the handler has
+                if after_async and request.held_session is None:
+                    request.held_session = False
         except (ClientDisconnected, ProtocolError):
             raise
         except Exception as error:
             response = error_response(self, request, error)
             if isinstance(response, Refusal) and not (before or after or after_async):
                 response.again = route.executor.refusals(route)
-        if after or after_async or not response.is_sealed:
+        # Here only a before trigger can have asked for the session. PERF: isinstance of
+        # what is a MutableMapping is three calls.
+        has_session = before and type(request.held_session) is Session
+        if after or after_async or has_session or not response.is_sealed:
             response = await self._finish(request, response, after, after_async)
         return self._resolve(request, response)
 
@@ -415,13 +452,13 @@ class Application(Sharing):
             try:
                 return resolve_file(request.method, deciding_headers(request), response)
             except HTTPError as error:
-                return seal(self, request, error_response(self, request, error))
+                return seal_failure(self, request, response, error)
         return response
 
     async def _unmatched(self, request: Request, error: BaseException) -> Response:
         """Answer where no route matched; the application's triggers run as ever."""
         headers = error.headers if isinstance(error, HTTPError) else {}
-        before, before_async, after, after_async = self.triggers.sorted()
+        before, before_async, after, after_async = sort_unmatched(self, request)
         response = await self._ask_first(before_async, request)
         if response is None:
             response = await ask_first(self, before, request)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import Enum
-from typing import Any, Dict, List, Mapping, Optional, Sequence, Union, cast
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple, Union, cast
 
 from .errors import PixieError
 from .text import (
@@ -181,10 +181,10 @@ def sign(name: str, value: object, secrets: Secrets, now: float) -> str:
     return (payload + b"." + _signatures(name, payload, secrets)[0]).decode("ascii")
 
 
-def unsign(
+def read_signed(
     name: str, text: str, secrets: Secrets, max_age: Optional[float], now: float
-) -> Any:
-    """Return the value that `sign` put into `text`.
+) -> Tuple[int, Any]:
+    """Return the time of issue and the value that `sign` put into `text`.
 
     Args:
         name: the cookie's name.
@@ -214,4 +214,16 @@ def unsign(
         raise ValueError("signed in the future")
     if max_age is not None and now - issued > max_age:
         raise ValueError("signed too long ago")
-    return value
+    return issued, value
+
+
+def unsign(
+    name: str, text: str, secrets: Secrets, max_age: Optional[float], now: float
+) -> Any:
+    """Return the value that `sign` put into `text`; arguments as of `read_signed`.
+
+    Raises:
+        ValueError: it is forged, too old, from the future, or no signed value at all.
+        PixieError: no secret, or one that is too short.
+    """
+    return read_signed(name, text, secrets, max_age, now)[1]

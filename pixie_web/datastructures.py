@@ -91,6 +91,13 @@ class Headers:
         if name.lower() not in self._lines:
             self[name] = value
 
+    def vary(self, name: str) -> None:
+        """Add a request header by which the answer differs (RFC 9110 12.5.5)."""
+        value = self.get("vary") or ""
+        named = [one.strip(" \t").lower() for one in value.split(",")]
+        if "*" not in named and name.lower() not in named:
+            self["Vary"] = f"{value}, {name}" if value else name
+
     def update(self, items: Mapping[str, str]) -> None:
         """Set each header of a mapping."""
         for name, value in items.items():

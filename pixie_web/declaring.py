@@ -128,6 +128,8 @@ def _check_trigger(trigger: Trigger, kind: str) -> Trigger:
     if not callable(trigger) or handler_kind(trigger) not in ("def", "async def"):
         raise RouteError(f"a trigger is a def or an async def, got {trigger!r}: {kind}")
     check_takes(trigger, kind, "env", *["response"] * (kind == "after"))
+    if kind == "before" and hasattr(trigger, "after"):
+        _check_trigger(trigger.after, "after")
     return trigger
 
 
@@ -144,23 +146,44 @@ def _check_triggers(triggers: Iterable[Handler], kind: str) -> Tuple[Handler, ..
     return tuple(_check_trigger(trigger, kind) for trigger in triggers)
 
 
+def has_two_halves(trigger: Handler) -> bool:
+    """Return whether a before trigger has something to do after the handler, too."""
+    return hasattr(trigger, "after")
+
+
 class Triggers:
     """The before and after triggers of an application or a route, by where they run."""
 
-    def __init__(self) -> None:
-        self.before: List[Handler] = []
-        self.after: List[Handler] = []
+    def __init__(
+        self, before: Iterable[Handler] = (), after: Iterable[Handler] = ()
+    ) -> None:
+        self.before = list(before)
+        self.after = list(after)
 
     def sorted(
-        self,
+        self, own: Optional[Triggers] = None
     ) -> Tuple[List[Handler], List[Handler], List[Handler], List[Handler]]:
-        """Return (before def, before async def, after def, after async def)."""
+        """Return (before def, before async def, after def, after async def).
+
+        Those with two halves stand around all others: nothing that another refuses or
+        replaces passes them by. Where a route has some of its own, they count in place
+        of the application's.
+
+        Args:
+            own: those of a route, where these are of its application.
+        """
+        own = own or Triggers()
+        before = [*self.before, *own.before]
+        around: Any = list(filter(has_two_halves, own.before))
+        around = around or list(filter(has_two_halves, before))
 
         def split(triggers: List[Handler]) -> Tuple[List[Handler], List[Handler]]:
             asynchronous = [t for t in triggers if handler_kind(t) == "async def"]
             return [t for t in triggers if t not in asynchronous], asynchronous
 
-        return (*split(self.before), *split(self.after))
+        before = [*around, *(t for t in before if not has_two_halves(t))]
+        after = [*own.after, *self.after, *(one.after for one in reversed(around))]
+        return (*split(before), *split(after))
 
 
 def _paths(path: Any) -> List[str]:
@@ -418,7 +441,8 @@ class Declarations:
         """Call `trigger(env)` before each handler; if it returns a value, that answers.
 
         A `def` runs where the handler runs; an `async def` on the loop, ahead of the
-        body.
+        body. A trigger with an attribute `after`, such as `cors` returns, is the first
+        of all, and `trigger.after(env, response)` the last.
         """
         self.check_open("a before trigger")
         self.triggers.before.append(_check_trigger(trigger, "before"))

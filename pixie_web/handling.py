@@ -7,7 +7,7 @@ from typing import Any, List, Optional, Sequence, Tuple, cast
 
 from .about import log
 from .conditional import prefers_json
-from .declaring import Declarations, Triggers
+from .declaring import Declarations, Triggers, has_two_halves
 from .errors import (
     ClientDisconnected,
     HTTPError,
@@ -38,10 +38,27 @@ _ENDS_OF_TASKS = asyncio.CancelledError, GeneratorExit, ClientDisconnected
 
 def join_triggers(route: Route) -> Tuple[Sequence[Handler], ...]:
     """Return a route's triggers with its application's: outside in, then inside out."""
-    joined = Triggers()
-    joined.before = [*route.app.triggers.before, *route.before]
-    joined.after = [*route.after, *route.app.triggers.after]
-    return joined.sorted()
+    of_app: Triggers = route.app.triggers
+    return of_app.sorted(Triggers(route.before, route.after))
+
+
+def sort_unmatched(
+    application: Declarations, request: Request
+) -> Tuple[Sequence[Handler], ...]:
+    """Return the triggers, sorted, of a request that no route answers.
+
+    Before a page's request the browser asks by OPTIONS whether it may send it, and
+    tells its method (WHATWG Fetch 4.8): a route of that method has a say.
+    """
+    own = Triggers()
+    method = request.header("access-control-request-method")
+    if request.method == "OPTIONS" and method is not None:
+        try:
+            route = application.router.match(method, request.path).target
+            own = Triggers(filter(has_two_halves, route.before))
+        except Exception:
+            pass  # HTTPError, or a filter's own: it will be the answer to that request
+    return application.triggers.sorted(own)
 
 
 async def _spool(request: Request, pieces: List[bytes]) -> None:
@@ -322,14 +339,44 @@ async def run_after(
     return response
 
 
-def seal(application: Declarations, request: Request, response: Response) -> Response:
-    """Return the response with its header block rendered, or an error's answer."""
-    secure = request.scheme == "https"
+def seal_failure(
+    application: Declarations,
+    request: Request,
+    response: Response,
+    error: BaseException,
+) -> Response:
+    """Return what an error makes of a response that triggers have finished."""
+    failed = failure(application, request, error)
+    failed.copy_access(response)
+    return failed.seal(request.scheme == "https", application.secrets)
+
+
+def keep_session(
+    application: Declarations, request: Request, response: Response
+) -> Response:
+    """Save the session, which can't change from now on; return what is to be sent."""
     try:
-        return response.seal(secure, application.secrets)
+        request.session.keep(response, request.root_path)
     except BaseException as error:
         failed = failure(application, request, error)
-        return failed.seal(secure, application.secrets)
+        failed.copy_access(response)
+        return failed
+    return response
+
+
+def seal(application: Declarations, request: Request, response: Response) -> Response:
+    """Return the response with its header block rendered, or an error's answer.
+
+    The session is saved first, if anybody has asked for it.
+    """
+    if request.held_session is None:
+        request.held_session = False
+    elif request.held_session is not False:
+        response = keep_session(application, request, response)
+    try:
+        return response.seal(request.scheme == "https", application.secrets)
+    except BaseException as error:
+        return seal_failure(application, request, response, error)
 
 
 async def answer_async(route: Route, request: Request) -> Response:
@@ -356,7 +403,9 @@ async def answer_async(route: Route, request: Request) -> Response:
             response = failure(route.app, request, error)
     if after:
         response = await run_after(route.app, after, request, response)
-    return response if response.is_sealed else seal(route.app, request, response)
+    if response.is_sealed and request.held_session is None:
+        return response
+    return seal(route.app, request, response)
 
 
 def answer(route: Route, request: Request) -> Response:

@@ -14,6 +14,7 @@ from .errors import PixieError
 from .executors.pool.worker import keep_log
 from .executors.pool.zygote import Launch, temporary_directory
 from .protocol.multipart import FORM_LIMITS, FormLimits
+from .sessions import Sessions
 from .text import OwnHandler
 
 
@@ -46,6 +47,7 @@ def hand_down(application: Application) -> Dict[str, Any]:
         "form_limits": getattr(application, "form_limits", FORM_LIMITS),
         "root_path": application.root_path,
         "state_place": application.state_place,
+        "sessions": [one.sessions for one in application.family()],
         "secrets": [
             None
             if secrets is UNSET
@@ -60,6 +62,8 @@ def take_over(application: Application, inheritance: Mapping[str, Any]) -> None:
     limits, root_path = inheritance["form_limits"], inheritance["root_path"]
     apply_settings(application, limits, root_path)
     application.state_place = inheritance["state_place"]
+    for one, options in zip(application.family(), inheritance["sessions"]):
+        one.sessions = None if options is None else Sessions(*options)
     for one, keys in zip(application.family(), inheritance["secrets"]):
         one.secrets = UNSET if keys is None else [bytes.fromhex(key) for key in keys]
 

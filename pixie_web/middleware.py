@@ -1,16 +1,17 @@
-"""Triggers to use: same_origin, etag, compress."""
+"""Triggers to use: same_origin, cors, etag, compress."""
 
 from __future__ import annotations
 
-from typing import Any, Iterable, cast
+from typing import Any, Callable, Iterable, List, Optional, Tuple, Union, cast
 
 from .conditional import accepted_codings, conditional_response, deciding_headers
 from .datastructures import Headers
-from .errors import HTTPError
+from .errors import HTTPError, RouteError
+from .executors.base import handler_kind
 from .executors.streams import Chunks, run_to_end
 from .requests import Request
 from .responses import Response, StaticFile
-from .text import expression
+from .text import expression, is_token
 
 MIN_COMPRESSED_BYTES = 500  # Starlette; less fits into one packet in any case
 Z_SYNC_FLUSH = 2  # of zlib, which is not imported before it is used
@@ -21,6 +22,10 @@ _COMPRESSIBLE = expression(
     r"|application/(?:javascript|wasm|x-ndjson)\b"
 )
 _DEFAULT_PORT = {"http": ":80", "https": ":443"}
+PREFLIGHT_MAX_AGE_SECONDS = 600  # Starlette; Fetch 5, Chromium takes at most 7,200
+_ORIGIN = expression(  # RFC 6454 section 6.2, as browsers write it
+    r"[a-z][a-z0-9+.-]*://(?:[a-z0-9._~-]+|\[[0-9a-f:.]+\])(?::[0-9]{1,5})?"
+)
 
 
 async def same_origin(env: Request, trusted: Iterable[str] = ()) -> None:
@@ -48,6 +53,160 @@ async def same_origin(env: Request, trusted: Iterable[str] = ()) -> None:
     is_own = origin is None or origin.lower() == f"{env.scheme}://{host}".lower()
     if origin not in tuple(trusted) and (site or not is_own):
         raise HTTPError(403, "The request comes from another site.")
+
+
+# Requests from pages of other origins: WHATWG Fetch, section 3.3 ----------------------
+
+Names = Union[str, Iterable[str]]
+Origins = Union[str, Iterable[str], Callable[[str], object]]
+
+
+def _names(names: Names, what: str) -> List[str]:
+    """Return method or header names; raise RouteError for what is none."""
+    found = [names] if isinstance(names, str) else list(names)
+    for name in found:
+        if not isinstance(name, str) or not is_token(name):
+            raise RouteError(f"cors: {what} are names such as 'X-Total', got {name!r}")
+    if "*" in found and found != ["*"]:
+        raise RouteError(f"cors: {what} are '*' or names, got both")
+    return found
+
+
+def _exact_origins(origins: Union[str, Iterable[str]]) -> List[str]:
+    """Return origins that a browser could send; raise RouteError for any other."""
+    is_one = isinstance(origins, (str, bytes)) or not hasattr(origins, "__iter__")
+    found: List[Any] = [origins] if is_one else list(origins)
+    for origin in found if found != ["*"] else ():
+        scheme = origin.partition(":")[0] if isinstance(origin, str) else ""
+        is_sent = isinstance(origin, str) and _ORIGIN.fullmatch(origin)
+        if not is_sent or origin.endswith(_DEFAULT_PORT.get(scheme, " ")):
+            # SECURITY: "null" is the origin of every sandboxed frame, of any site.
+            raise RouteError(
+                "cors: an origin is exactly what browsers send, scheme, host and a "
+                "port that is not the scheme's own, in lower case, beyond ASCII as "
+                f"xn--...: 'https://www.example.com'; got {origin!r}. For others write "
+                "a function: cors(lambda origin: ...)"
+            )
+    return found
+
+
+class CrossOrigin:
+    """What `cors` returns: two halves, ahead of the handler and behind it.
+
+    Called as a before trigger it answers preflights; `after` adds the headers.
+    """
+
+    def __init__(
+        self,
+        accepts: Callable[[str], object],
+        is_open: bool,
+        methods: Optional[List[str]],
+        preflight: List[Tuple[str, str]],
+        plain: List[Tuple[str, str]],
+    ) -> None:
+        self._accepts = accepts
+        self._is_open = is_open  # to all
+        self._methods = methods
+        self._preflight = preflight
+        self._plain = plain
+
+    def _allowed(self, env: Request) -> Optional[str]:
+        """Return what Access-Control-Allow-Origin is to say, or None: it is not."""
+        origin = env.header("origin")
+        if origin is None:
+            return None
+        if self._is_open:
+            return "*"
+        is_one = _ORIGIN.fullmatch(origin) is not None
+        return origin if is_one and self._accepts(origin) else None
+
+    async def __call__(self, env: Request) -> Optional[Response]:
+        """Answer a preflight, ahead of body and worker; let all else pass."""
+        asked = env.header("access-control-request-method")
+        if env.method != "OPTIONS" or asked is None or env.header("origin") is None:
+            return None
+        response = Response(None, 204)
+        if self._allowed(env) is None:
+            return response  # `after` says the rest
+        methods = self._methods
+        if methods is None:
+            methods = env.app.router.allowed(env.path)
+            # Where nothing is, the page is to see its 404.
+            methods = methods or [asked] * is_token(asked)
+        if methods:
+            response.headers["Access-Control-Allow-Methods"] = ", ".join(methods)
+        for name, value in self._preflight:
+            response.headers[name] = value
+        return response
+
+    def after(self, env: Request, response: Response) -> None:
+        """Let a page of an origin that may read the answer do so."""
+        headers = response.headers
+        if not self._is_open:
+            # Without an Origin, too: a cache would hand that answer to a page.
+            headers.vary("Origin")
+        allowed = self._allowed(env)
+        if allowed is not None:
+            headers["Access-Control-Allow-Origin"] = allowed
+            for name, value in self._plain:
+                headers[name] = value
+
+
+def cors(
+    origins: Origins,
+    *,
+    methods: Optional[Names] = None,
+    headers: Names = "Content-Type",
+    expose: Names = (),
+    max_age: int = PREFLIGHT_MAX_AGE_SECONDS,
+    credentials: bool = False,
+) -> CrossOrigin:
+    """Let pages of other origins ask, and read the answers; a before trigger.
+
+    `app.before(cors("https://www.example.com"))` is for all routes of the application,
+    `before=[cors(...)]` for one, in the other's place. Preflights are answered ahead of
+    other triggers, body and worker, errors can be read as well as answers, and who may
+    not read an answer gets it without these headers: the browser keeps it from the
+    page. It keeps nobody from asking; that is `same_origin`.
+
+    Args:
+        origins: one, or several, each as browsers send it; "*" for all; or a function
+            of the origin (a plain `def`) that says whether it may.
+        methods: which a page may send beside GET, HEAD and POST; those that the path
+            has routes for, when left out.
+        headers: the request headers that a page may set beside those that any may; "*"
+            for all but Authorization.
+        expose: the response headers that a page may read beside the ordinary ones.
+        max_age: for how many seconds a browser may keep the answer to a preflight.
+        credentials: whether pages may send cookies and read what these get. Not with
+            "*" anywhere: that would be to let any site act for who is logged in.
+
+    Raises:
+        RouteError: an origin that no browser sends, no name, or "*" with credentials.
+    """
+    exact = [] if callable(origins) else _exact_origins(origins)
+    accepts = origins if callable(origins) else frozenset(exact).__contains__
+    if handler_kind(accepts) != "def":
+        raise RouteError(
+            "cors: the function that says which origins may is a plain def"
+        )
+    verbs = None if methods is None else _names(methods, "methods")
+    asked = _names(headers, "request headers")
+    exposed = _names(expose, "response headers")
+    if type(max_age) is not int or max_age < 0:
+        raise RouteError(f"cors: max_age is whole seconds from 0, got {max_age!r}")
+    if credentials and "*" in (*exact, *(verbs or ()), *asked, *exposed):
+        raise RouteError(
+            "cors: credentials=True and '*' are never together: name the origins, "
+            "methods and headers"
+        )
+    plain = [("Access-Control-Allow-Credentials", "true")] if credentials else []
+    if exposed:
+        plain.append(("Access-Control-Expose-Headers", ", ".join(exposed)))
+    preflight = [("Access-Control-Max-Age", str(max_age))]
+    if asked:
+        preflight.append(("Access-Control-Allow-Headers", ", ".join(asked)))
+    return CrossOrigin(accepts, exact == ["*"], verbs, preflight, plain)
 
 
 def etag(env: Request, response: Response) -> Response:
@@ -98,9 +257,8 @@ class CompressedChunks(Chunks):
 
 def _mark_coded(headers: Headers, is_coded: bool = True) -> None:
     """Say that other clients get other bytes (RFC 9110 section 12.5.5)."""
-    vary, tag = headers.get("vary") or "", headers.get("etag") or ""
-    if vary != "*" and "accept-encoding" not in vary.lower():
-        headers["Vary"] = f"{vary}, Accept-Encoding" if vary else "Accept-Encoding"
+    headers.vary("Accept-Encoding")
+    tag = headers.get("etag") or ""
     if is_coded and tag.startswith('"'):
         headers["ETag"] = f"W/{tag}"  # the same content, other bytes
 

@@ -33,6 +33,7 @@ from .gateways.base import Gateway
 from .gateways.wsgi import WSGIGateway
 from .reloading import Reloader, describe_call, tether
 from .runner import Runner
+from .sessions import Sessions
 from .settings import read_settings, say
 
 if TYPE_CHECKING:
@@ -94,6 +95,8 @@ class Pixie(Application):
             16 bytes; or several: the first signs, each verifies). A mounted application
             without secrets takes those of the application above it. Left out, cookies
             are not signed.
+        sessions: how `env.session` is kept: "cookie", which is signed, "state", where
+            the cookie is only an id, or a `Sessions` with its times. It needs secrets.
         json: the library that writes JSON answers and reads `env.json`: a module with
             `dumps` and `loads` (ujson, orjson, rapidjson ...), or these two functions.
             Its own rules hold then; docs/json.md lists them. Left out: orjson if it is
@@ -101,7 +104,7 @@ class Pixie(Application):
 
     Raises:
         PixieError: a secret is empty or too short, or the argument holds no secret;
-            json can't read its own output.
+            sessions can't be kept so; json can't read its own output.
     """
 
     def __init__(
@@ -109,9 +112,10 @@ class Pixie(Application):
         import_name: Optional[str] = None,
         *,
         secrets: MaybeSecrets = UNSET,
+        sessions: Union[str, Sessions, None] = None,
         json: Any = None,
     ) -> None:
-        super().__init__(import_name, secrets=secrets, json=json)
+        super().__init__(import_name, secrets=secrets, sessions=sessions, json=json)
         self._kept: Dict[str, Any] = {}  # the arguments of a run() that did nothing
         self._gateways: Dict[Type[Gateway], Gateway] = {}
 

@@ -38,6 +38,7 @@ from .errors import HTTPError, PixieError, ends_worker, fold
 from .forms import BodyFile, FileUpload, parse_form
 from .protocol.http11 import Head
 from .protocol.multipart import FORM_LIMITS, FormLimits, codec_of
+from .sessions import Session, open_session
 from .text import expression, parse_urlencoded, percent_encode, read_json
 
 MAX_BODY_BYTES = 16 * 1024 * 1024  # a route may ask for more or less; nginx 1 MiB
@@ -168,6 +169,16 @@ def _read_cookie(
         return default
 
 
+def _spool_file() -> BodyFile:
+    import tempfile
+
+    has_proc = os.path.isdir("/proc/self/fd")
+    make = tempfile.TemporaryFile if has_proc else tempfile.NamedTemporaryFile
+    file = cast(BinaryIO, make(buffering=0))
+    path = f"/proc/{os.getpid()}/fd/{file.fileno()}"
+    return BodyFile(file, path if has_proc else file.name)
+
+
 class Request:
     """What a client asked for; handlers get it as `env`.
 
@@ -184,6 +195,8 @@ class Request:
         context: a dict for triggers and handlers; travels to the pool as JSON. The
             request takes no attributes but its own.
         debug: whether error pages show tracebacks.
+        held_session: what there is of its session: None until somebody asks for it,
+            what another process has handed over, or False when the head is made.
         known: where the application has found its route; it takes that back with the
             same head (see `Application.begin`).
     """
@@ -206,6 +219,7 @@ class Request:
         "disconnect",
         "fatal",
         "head",
+        "held_session",
         "host",
         "known",
         "number",
@@ -248,6 +262,7 @@ class Request:
         self.run_seconds: Optional[float] = None  # None: it has not come to a handler
         self.fatal = False  # the handler tried to end its process
         self.number = 0  # in this run; 0: nobody has asked
+        self.held_session: Any = None
         # Filled in when first asked for.
         self.body_file: Optional[BodyFile] = None  # of a large one
         self._body: Optional[bytes] = b"" if source is None else None
@@ -399,6 +414,21 @@ class Request:
             secret = cast(MaybeSecrets, getattr(self.app, "secrets", UNSET))
         return _read_cookie(name, self.cookies.get(name), default, secret, max_age)
 
+    @property
+    def session(self) -> Session:
+        """What the application remembers of this client, a dict; docs/sessions.md.
+
+        It is read from the request when it is first asked for, and saved with the head
+        of the answer.
+
+        Raises:
+            PixieError: the application has no secrets.
+        """
+        if type(self.held_session) is not Session:
+            home, held = self.app.session_home(), self.held_session
+            self.held_session = open_session(home, self.cookies, held)
+        return cast(Session, self.held_session)
+
     # The body.
 
     @property
@@ -459,13 +489,7 @@ class Request:
             OSError: the disk is full, or there is no directory for such files.
         """
         if self.body_file is None:
-            import tempfile
-
-            has_proc = os.path.isdir("/proc/self/fd")
-            make = tempfile.TemporaryFile if has_proc else tempfile.NamedTemporaryFile
-            file = cast(BinaryIO, make(buffering=0))
-            path = f"/proc/{os.getpid()}/fd/{file.fileno()}"
-            self.body_file = BodyFile(file, path if has_proc else file.name)
+            self.body_file = _spool_file()
             self.body_file.hold(self)
         self.body_file.write(chunks)
 
@@ -503,8 +527,7 @@ class Request:
             HTTPError: 415 when the Content-Type is not JSON, 400 with the reason when
                 the body is not.
         """
-        content_type = self._content_type
-        media_type = content_type.partition(";")[0].strip().lower()
+        media_type = self._content_type.partition(";")[0].strip().lower()
         if media_type != JSON and not media_type.endswith("+json"):
             text = "Send JSON, with Content-Type: application/json."
             raise HTTPError(415, text, {"Accept": JSON})
@@ -534,9 +557,8 @@ class Request:
 
     def _parse_form(self) -> Tuple[MultiDict[str], MultiDict[FileUpload]]:
         if self._form is None:
-            content_type = self._content_type
-            body = self.body_file if self._body is None else None
-            self._form = parse_form(content_type, body or self.body, self._form_limits)
+            body = (self.body_file if self._body is None else None) or self.body
+            self._form = parse_form(self._content_type, body, self._form_limits)
         return self._form
 
     # The exchange.

@@ -432,6 +432,15 @@ class Response:
         """Set what cookies another response sets, instead of one's own."""
         self._cookies = other._cookies[:]
 
+    def copy_access(self, other: Response) -> None:
+        """Let pages of other origins read this, if another response lets them."""
+        for name, value in other.headers.items():
+            if name.lower().startswith("access-control-"):
+                self.headers[name] = value
+            elif name.lower() == "vary":
+                for one in value.split(","):
+                    self.headers.vary(one.strip())
+
     @property
     def is_sealed(self) -> bool:
         """Whether its header block is rendered: nothing is left to be done but send."""

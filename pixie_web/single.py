@@ -34,7 +34,7 @@ from typing import Dict, Iterator, List, NamedTuple, Optional, Sequence, Set, Tu
 CHAPTERS = """
     about errors forks text cookies datastructures
     protocol/http11 protocol/canonical protocol/multipart
-    forms requests responses conditional staticfiles
+    forms sessions requests responses conditional staticfiles
     templating/compiler templating/templates
     routing
     executors/base executors/streams executors/local

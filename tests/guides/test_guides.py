@@ -18,14 +18,17 @@ DOCS = Path(__file__).resolve().parents[2] / "docs"
 PAGES = [
     "compression.md",
     "cookies.md",
+    "cors.md",
     "from-bottle.md",
     "gateways.md",
     "hosting.md",
     "json.md",
     "placement.md",
+    "sessions.md",
     "state.md",
     "testing.md",
 ]
+OF_COMPANIONS = ["cors.md", "hosting.md", "sessions.md", "state.md", "testing.md"]
 
 
 @pytest.fixture(autouse=True)
@@ -55,7 +58,7 @@ def test_the_examples_of_a_page_run(
         # They declare on the default application, which other tests use as well.
         text = text.replace("from pixie_web import", "from fresh import")
         monkeypatch.setitem(sys.modules, "fresh", fresh_functions())
-    if IS_SINGLE and page in ("hosting.md", "state.md", "testing.md"):
+    if IS_SINGLE and page in OF_COMPANIONS:
         pytest.skip("it is about a companion, which the single file lacks")
     names: Dict[str, Any] = {"__name__": "guide"}
     blocks = list(re.finditer(r"^```python\n(.*?)^```", text, re.M | re.S))

@@ -44,11 +44,13 @@ SECTIONS = {
     ],
     "The request": [
         "requests Request: method path url query_string query protocol headers header "
-        "cookies cookie body text json form files stream request_id raw_head "
+        "cookies cookie session body text json form files stream request_id raw_head "
         "disconnected after_response",
         "datastructures MultiDict: get getall keys items",
         "forms FileUpload: filename save",
         "forms parse_form",
+        "sessions Sessions",
+        "sessions Session: clear renew",
     ],
     "The response": [
         "responses Response: status headers content_type set_cookie delete_cookie etag",
@@ -62,6 +64,7 @@ SECTIONS = {
     ],
     "Triggers": [
         "middleware same_origin",
+        "middleware cors",
         "middleware etag",
         "middleware compress",
         "state/limits rate_limit",

@@ -36,7 +36,7 @@ from shapes import lone_file
 from pixie_web.single import is_type_checking
 
 PACKAGE = pathlib.Path(__file__).resolve().parents[2] / "pixie_web"
-MAX_CODE_LINES = 11_497  # of all, joined; docs/design.md has why it was raised
+MAX_CODE_LINES = 11_910  # of all, joined; docs/design.md has why it was raised
 MAX_FUNCTION_LINES = 40  # of code, as the next one
 MAX_CLASS_LINES = 250
 MAX_FILE_LINES = 700  # all of them
@@ -61,7 +61,7 @@ AROUND = {"__init__", "__main__", "single"}
 
 FOUNDATION = "about errors text cookies datastructures"
 PROTOCOL = "protocol/http11 protocol/canonical protocol/multipart"
-MESSAGES = "forms requests responses conditional staticfiles"
+MESSAGES = "forms sessions requests responses conditional staticfiles"
 BASE = "executors/base executors/streams"
 POOL = (
     "executors/pool/frames executors/pool/worker executors/pool/zygote "
@@ -83,7 +83,9 @@ LAYERS = {
     "routing": FOUNDATION,
     BASE: f"{FOUNDATION} requests responses routing",
     "executors/local": f"{FOUNDATION} forks requests responses {BASE}",
-    POOL: f"{FOUNDATION} forks protocol/http11 forms requests responses {BASE}",
+    POOL: (
+        f"{FOUNDATION} forks protocol/http11 forms sessions requests responses {BASE}"
+    ),
     "executors/dispatch": (
         f"{FOUNDATION} requests responses {BASE} executors/local {POOL}"
     ),
@@ -92,7 +94,7 @@ LAYERS = {
         "executors/pool/frames executors/dispatch"
     ),
     "handling": f"{FOUNDATION} conditional requests responses {BASE} declaring",
-    "middleware": f"{FOUNDATION} {MESSAGES} executors/streams",
+    "middleware": f"{FOUNDATION} {MESSAGES} {BASE}",
     "application": (
         f"{FOUNDATION} {PROTOCOL} {MESSAGES} routing {BASE} executors/local "
         "executors/pool/frames executors/dispatch declaring handling"
@@ -104,8 +106,8 @@ LAYERS = {
         "server/access server/options server/proxies staticfiles"
     ),
     "launch": (
-        f"{FOUNDATION} {PROTOCOL} executors/pool/worker executors/pool/zygote "
-        "application"
+        f"{FOUNDATION} {PROTOCOL} sessions executors/pool/worker "
+        "executors/pool/zygote application"
     ),
     "lifespan": (
         f"{FOUNDATION} forks {PROTOCOL} {POOL} executors/dispatch handling application "
@@ -123,8 +125,8 @@ LAYERS = {
         "reloading refreshing"
     ),
     "pixie": (
-        f"{FOUNDATION} application settings gateways/base gateways/wsgi gateways/asgi "
-        "reloading runner"
+        f"{FOUNDATION} sessions application settings gateways/base gateways/wsgi "
+        "gateways/asgi reloading runner"
     ),
     "loops": f"{FOUNDATION} executors/pool/links",
     "gateways/base gateways/wsgi gateways/asgi": (

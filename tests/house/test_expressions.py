@@ -137,6 +137,7 @@ BY_NAME: Dict[str, Use] = {
     "_ITEM": Use("each", DECLARED),
     "_LONE_RETURN": Use("each", TEMPLATE),
     "_NEXT_RECORD": Use("search", MESSAGE),
+    "_ORIGIN": Use("fullmatch", VALUES),
     "_NOT_LITERAL": Use("search", DECLARED),
     "_OF_CONTENT": Use("each", ANSWER),
     "_PARAMETER": Use("follow", VALUE),

@@ -72,6 +72,7 @@ def report(env, name, opened):
     }))
 
 def later(env, name, opened):
+    note(f"ending-{name}")
     wait(f"go-{name}")
     report(env, name, opened)
 
@@ -182,12 +183,15 @@ class Case(NamedTuple):
         is_over: whether the request has ended while its handler goes on.
         may_be_gone: whether the handler has ended too, and only a thread goes on.
         is_killed: whether nothing goes on.
+        is_interrupted: whether a signal ends what the handler does. It comes by way of
+            the zygote, so it may come later than the answer.
     """
 
     leaves: bool = False
     is_over: bool = True
     may_be_gone: bool = False
     is_killed: bool = False
+    is_interrupted: bool = False
 
 
 CASES = {
@@ -205,13 +209,13 @@ CASES = {
     "executor-deadline": Case(may_be_gone=True),
     "executor-stop": Case(leaves=True, may_be_gone=True),
     "async_stream-left": Case(leaves=True),
-    "pool-deadline": Case(),
+    "pool-deadline": Case(is_interrupted=True),
     "pool-finish": Case(leaves=True, is_over=False),
-    "pool-stop": Case(leaves=True),
+    "pool-stop": Case(leaves=True, is_interrupted=True),
     "pool-kill": Case(leaves=True, is_killed=True),
     "pool-leak": Case(may_be_gone=True),
     "stream-left": Case(leaves=True),
-    "stream-deadline": Case(),
+    "stream-deadline": Case(is_interrupted=True),
     "stream-kill": Case(leaves=True, is_killed=True),
 }
 OTHERS = 9
@@ -275,6 +279,8 @@ def played(server: Server, name: str, drains: bool = False) -> Any:
             wait_for(lambda: refuses(server), "it takes no more connections")
         end_request(server, case, name, one)
         others.arrive()
+        if case.is_interrupted:
+            wait_for_note(server, f"ending-{name}")
         make(server, f"go-{name}")
         make(server, f"end-{name}")
         seen = None

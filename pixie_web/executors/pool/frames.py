@@ -20,12 +20,12 @@ from typing import (
     NamedTuple,
     Sequence,
     Tuple,
-    cast,
 )
 
 from ...errors import PixieError
 from ...protocol.http11 import parse_head
 from ...requests import Request
+from ...sessions import Session
 from ...text import dump_json, load_json
 from ..base import MAX_WAITING, MAX_WAITING_BYTES, Route
 from ..streams import Answer
@@ -83,6 +83,10 @@ def encode_run(route: Route, number: int, request: Request) -> Tuple[bytes, byte
     or the path of its file. The path's arguments are found once more in the worker.
     """
     context = dump_json(request.context).decode() if request.context else ""
+    if type(request.held_session) is Session:
+        # A list, where a context is an object: no key of it could pass for a session.
+        told = [request.context, request.held_session.hand_over()]
+        context = dump_json(told).decode()
     host, port = request.client
     paths = f"{request.prefix}\n{request.root_path}"
     text = f"{host}\n{port}\n{request.host}\n{paths}\n{context}"
@@ -127,7 +131,10 @@ def decode_run(frame: bytes, flags: int) -> Request:
     request.host = authority
     request.prefix, request.root_path = prefix, root_path
     if context:
-        request.context = cast(Dict[str, Any], load_json(context.encode()))
+        told: Any = load_json(context.encode())
+        if isinstance(told, list):
+            told, request.held_session = told
+        request.context = told
     body = frame[body_start:]
     if flags & Flag.SPOOLED:
         request.open_body(os.fsdecode(body))
