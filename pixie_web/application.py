@@ -176,7 +176,7 @@ class Application(Sharing):
         self._mounts: List[Tuple[str, Application]] = []
 
     def mount(self, prefix: str, application: Application) -> None:
-        """Have another application answer for all paths below `prefix`.
+        """Let another application answer for all paths below `prefix`.
 
         Its handlers see the path without the prefix, which is `env.prefix`.
         """
@@ -216,10 +216,10 @@ class Application(Sharing):
             yield from application.placed_routes(prefix + mount)
 
     def stats(self) -> Dict[str, Any]:
-        """Return what runs now and what has been counted; docs/status.md has the table.
+        """Return the numbers of this server, now and since its start: docs/status.md.
 
         Raises:
-            PixieError: called in a worker; what is counted is counted in main.
+            PixieError: called in a worker; the numbers are in main.
         """
         if proc_env.proc_type is ProcessType.pool:
             raise PixieError("app.stats() is for main: ask in a sync route")
@@ -237,7 +237,7 @@ class Application(Sharing):
         return {"version": __version__, **counted}
 
     def status(self, path: str = "/status", **options: Any) -> None:
-        """Serve what `stats` tells: a live page, as JSON, and to Prometheus.
+        """Serve the numbers of `stats`: on a live page, as JSON, and to Prometheus.
 
         Args:
             path: of the page; the others are `path`.json and `path`/metrics.
@@ -251,11 +251,11 @@ class Application(Sharing):
     def url_for(self, name: str, /, **args: Any) -> str:
         """Return the path of the route with this name, as clients have to ask for it.
 
-        Where this application is mounted, and what a proxy takes off, stand in front:
-        `root_path=` of run(), or X-Forwarded-Prefix of the request at hand.
+        The prefix of its mount stands in front, and before that the path that a proxy
+        takes off: `root_path=` of run(), or X-Forwarded-Prefix of this request.
 
         Raises:
-            RouteError: there is none, or the arguments do not fit.
+            RouteError: no route has this name, or the arguments do not fit.
             ValueError: a value does not fit its wildcard.
         """
         root = ROOT_PATH.get() or self.root_path

@@ -100,12 +100,12 @@ class HTTPError(PixieError):
 
     Args:
         status: the status code, 200 to 999 (int).
-        text: what to tell the client (str); the reason phrase when empty. A dict or a
+        text: the message to the client (str); the reason phrase when empty. A dict or a
             list is sent as JSON: it is the attribute `json` then, and else None.
         headers: further response headers (mapping of str to str).
 
-    Raised in a handler, it becomes the response, or what the error handler for its
-    status makes of it.
+    Raised in a handler, it becomes the response. An error handler for its status may
+    make another one.
 
     Raises:
         ValueError: no such status can be.
@@ -159,9 +159,9 @@ class MissingValue(HTTPError, KeyError):
 
 
 class BadValue(HTTPError, ValueError):
-    """A query or form value is not of the type it was asked for as: status 400.
+    """A query or form value is not of the type that the handler wants: status 400.
 
-    Its cause is what the type said to it.
+    Its cause is the exception of the type.
     """
 
     def __init__(self, name: str, value: object, kind: str) -> None:

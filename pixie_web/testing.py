@@ -101,12 +101,12 @@ class Cookies(MutableMapping[str, str]):
 
 
 class TestResponse:
-    """What a client has got.
+    """The answer that a client has got.
 
     Attributes:
         status_code: the status (int).
         headers: the header lines; names compare without regard to case.
-        url: what was asked for, after redirects.
+        url: the address of the last request, after redirects.
         history: the answers that sent it there.
     """
 
@@ -198,7 +198,7 @@ class TestResponse:
         return self.read().decode(message.get_content_charset() or "utf-8")
 
     def json(self) -> Any:
-        """Return what the JSON body says."""
+        """Return the value of the JSON body."""
         return load_json(self.read())
 
     @property
@@ -212,7 +212,7 @@ class TestResponse:
         """Return this response.
 
         Raises:
-            PixieError: its status is from 400 on; says which, and what stands there.
+            PixieError: its status is 400 or more; names it, and shows the body.
         """
         if self.status_code >= 400:
             raise PixieError(f"{self.url}: {self.status_code}: {self.text[:500]}")
@@ -315,7 +315,8 @@ class TestClient:
     Args:
         application: what is asked.
         pool: "real", or "inline": pool routes run in threads of this process.
-        base_url: what paths are relative to; its scheme and host are the request's.
+        base_url: the start of each address; its scheme and host are those of the
+            request.
         headers: sent with each request.
         cookies: kept from the beginning.
         follow_redirects: go where an answer sends it.
