@@ -142,7 +142,13 @@ class AnswerLost(HTTPError):
     """A handler will not answer, or not go on: its deadline passed, its worker died.
 
     Why has been logged where it was seen: whoever meets it has nothing to add.
+
+    Attributes:
+        worker: that had the request; "" where it was none, or without `debug`.
+        trace: where the worker was, in the words of `faulthandler`; "" like that.
     """
+
+    worker = trace = ""
 
 
 class MissingValue(HTTPError, KeyError):

@@ -297,8 +297,6 @@ class Pixie(Application):
         """Be the reloader until the end, if that is wanted and there is none yet."""
         tether.settings, tether.tls = settings, tls
         if settings["reload"] and not tether.is_tied:
-            if settings["server"]:
-                raise PixieError("reload is for the server of pixie_web itself")
             call = tether.call or describe_call()
             raise SystemExit(Reloader(call, settings).run())
 

@@ -628,9 +628,12 @@ def open_stream(response: Response, first: object) -> Tuple[Response, bytes]:
     if response.content_type is None and isinstance(first, Event):
         for name, value in EVENT_HEADERS.items():
             response.headers.setdefault(name, value)
-    elif response.content_type is None and first is not None:
+    elif first is None:
+        return response, b""
+    # A 304 changes what a cache has stored (RFC 9111 section 3.2).
+    elif response.content_type is None and response.status not in (204, 304):
         response.content_type = HTML if isinstance(first, str) else OCTETS
-    return response, b"" if first is None else to_chunk(first)
+    return response, to_chunk(first)
 
 
 def abort(

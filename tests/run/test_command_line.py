@@ -255,6 +255,10 @@ def test_the_lone_file_says_where_the_starter_is(lone: Path) -> None:
         (["app:none"], "app has no Pixie application 'none'"),
         (["app", "--port", "99999"], "port is from 0 to 65535, got 99999"),
         (
+            ["app", "--reload", "--server", "uvicorn"],
+            "reload is for the server of pixie_web itself, got server='uvicorn'",
+        ),
+        (
             ["app", "--loop", "twisted"],
             'loop is "uvloop" or "asyncio", got \'twisted\'',
         ),
