@@ -251,23 +251,24 @@ def fold(error: BaseException) -> None:
         following = following.__cause__ or following.__context__
 
 
-def companion(name: str, feature: str, extra: str = "") -> types.ModuleType:
+def companion(name: str, feature: str, library: str = "") -> types.ModuleType:
     """Return the module `name` that stands beside the chapters in the package.
 
     Args:
         name: of the module, without its package.
         feature: what the program asked for, to begin the message with.
-        extra: of the distribution, which installs what the module needs; "" for none.
+        library: that the module needs, as pip knows it; "" for none.
 
     Raises:
         MissingExtra: what it needs is not installed, or this is the single file.
     """
     from importlib import import_module
 
-    remedy = f"pip install 'pixie-web[{extra}]'" if extra else "pip install pixie-web"
     if LONE:
-        raise MissingExtra(f"{feature} comes with the installed package: {remedy}")
+        raise MissingExtra(f"{feature} comes with the package, not in the single file")
     try:
         return import_module(f"{ROOT}.{name}")
     except ImportError as error:
-        raise MissingExtra(f"{feature} needs: {remedy}") from error
+        if not library:
+            raise  # the package is not whole
+        raise MissingExtra(f"{feature} needs: pip install {library}") from error
