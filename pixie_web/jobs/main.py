@@ -270,14 +270,16 @@ class Main:
             errand.settle(error)
 
     async def _run_here(self, errand: Errand) -> None:
-        result: Result
+        # Whatever goes wrong is an end: who waits for it would wait for ever.
+        result: Result = PixieError("the server was stopped")
         try:
             executors = self._application.executors
             outcome = executors.begin(errand.route, errand.request)
             result = outcome if isinstance(outcome, Response) else await outcome
-        except HTTPError as error:
+        except Exception as error:
             result = error
-        errand.settle(result)
+        finally:
+            errand.settle(result)
 
     # To its end.
 
