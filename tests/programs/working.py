@@ -175,7 +175,7 @@ async def call(env):
 async def call_cut_short(env):
     function, args, _ = chosen(env)
     task = asyncio.ensure_future(app.call(function, *args))
-    while not os.path.exists(LOG):  # it has begun
+    while not os.path.exists(LOG) or not os.path.getsize(LOG):  # it has begun
         await asyncio.sleep(0.005)
     task.cancel()
     try:
