@@ -1,9 +1,9 @@
 """One client's connection that speaks HTTP/2, from its preface to its GOAWAY.
 
-    reading    frames are taken as they come; what a body's handler has not read holds
-               the client back, stream by stream
-    sending    what the client's windows allow, the most urgent first; handlers wait
-    the end    GOAWAY in two steps, reading on, so that no request on its way is lost
+reading    frames are taken as they come; what a body's handler has not read holds
+           the client back, stream by stream
+sending    what the client's windows allow, the most urgent first; handlers wait
+the end    GOAWAY in two steps, reading on, so that no request on its way is lost
 """
 
 from __future__ import annotations
@@ -120,7 +120,9 @@ class HTTP2Connection(Connection):
         for stream in list(self.streams.values()):
             stream.request.disconnect.set()
             if stream.body is not None and not stream.remote_closed:
-                left = ClientDisconnected("the client left in the middle of its request")
+                left = ClientDisconnected(
+                    "the client left in the middle of its request"
+                )
                 stream.body.fail(left)
         return self.scheme == "http"
 

@@ -57,7 +57,9 @@ class _HuffmanTable:
             children[node][code & 1] = ~symbol
         self._children = children
         self.steps = [
-            self._step(node, bits) for node in range(len(children)) for bits in range(16)
+            self._step(node, bits)
+            for node in range(len(children))
+            for bits in range(16)
         ]
         ends, node = [0], 0
         for _ in range(7):

@@ -139,9 +139,9 @@ class Receiver:
         if stream is not None and not stream.is_reset:
             connection.send(encode_reset(fault.stream, fault.code))
             stream.abort(ProtocolError(400, f"The request broke off: {fault.text}."))
-        elif stream is None and not self._is_idle(fault.stream):
+        elif not self._is_idle(fault.stream):
             connection.send(encode_reset(fault.stream, fault.code))
-            if fault.stream not in self._closed:
+            if stream is None and fault.stream not in self._closed:
                 self._remember(fault.stream, budgets.STREAM_WINDOW_BYTES)
         self.count_reset()
 
@@ -198,12 +198,12 @@ class Receiver:
                 raise MalformedRequest("trailers are short, and the end")
             check_trailers(fields)
         except MalformedRequest as error:
-            raise StreamFault(
-                frame.stream, Code.PROTOCOL_ERROR, str(error)
-            ) from None
+            raise StreamFault(frame.stream, Code.PROTOCOL_ERROR, str(error)) from None
         self._feed(stream, b"", True)
 
-    def _begin(self, number: int, is_whole: bool, fields: Optional[List[Field]]) -> None:
+    def _begin(
+        self, number: int, is_whole: bool, fields: Optional[List[Field]]
+    ) -> None:
         connection = self._connection
         stream = Stream(connection, number, is_whole)
         head, known = NO_HEAD, None

@@ -50,7 +50,12 @@ class Sender:
         """
         size, connection = len(data), self._connection
         fits = size <= MAX_FRAME_BYTES and size <= stream.window and size <= self.window
-        if fits and not stream.has_queued and not self._count and not connection.writable:
+        if (
+            fits
+            and not stream.has_queued
+            and not self._count
+            and not connection.writable
+        ):
             stream.window -= size
             self.window -= size
             if size or end:

@@ -24,8 +24,15 @@ class StreamBody(PatientBody):
     """The body of a request; what is not read holds the client back."""
 
     def __init__(self, stream: Stream, head: Head) -> None:
-        super().__init__(stream.server, head)
         self._stream = stream
+        self._server = stream.server
+        options = self._server.options
+        self.content_length = head.content_length
+        self.max_body_bytes = options.max_body_bytes
+        self.patience_seconds = options.body_idle_seconds
+        self._expects_continue = head.expects_continue
+        self._held_bytes = 0
+        self._was_dropped = False  # in part, since the answer had begun
         self._pieces: Deque[bytes] = deque()
         self._waiter: Optional[asyncio.Future[None]] = None
         self._awaited_by = 0.0  # until then somebody waits
@@ -135,7 +142,9 @@ class Stream:
         *("_sent_before", "_progress_by"),
     )
 
-    def __init__(self, connection: HTTP2Connection, number: int, is_whole: bool) -> None:
+    def __init__(
+        self, connection: HTTP2Connection, number: int, is_whole: bool
+    ) -> None:
         self.connection = connection
         self.server = connection.server
         self.number = number

@@ -76,17 +76,14 @@ class Turns:
 
 
 class PatientBody(BodySource):
-    """The body of a request, of whatever protocol: patience, and memory."""
+    """The body of a request, of whatever protocol: patience, and memory.
 
-    def __init__(self, server: Server, head: Head) -> None:
-        self._server = server
-        options = server.options
-        self.content_length = head.content_length
-        self.max_body_bytes = options.max_body_bytes
-        self._expects_continue = head.expects_continue
-        self._held_bytes = 0
-        self._was_dropped = False  # in part, since the answer had begun
-        self.patience_seconds = options.body_idle_seconds
+    PERF: a subclass sets all of it in one go: a call less for each body.
+    """
+
+    _server: Server
+    _held_bytes: int
+    patience_seconds: float
 
     def hold(self, size: int) -> bool:
         """Count the body in memory; return whether there is room for all that are."""
@@ -120,10 +117,17 @@ class ConnectionBody(PatientBody):
     """The body of the request that a connection is at."""
 
     def __init__(self, connection: HTTP1Connection, head: Head) -> None:
-        super().__init__(connection.server, head)
         self._connection = connection
+        self._server = connection.server
+        options = self._server.options
+        self.content_length = head.content_length
+        self.max_body_bytes = options.max_body_bytes
+        self._expects_continue = head.expects_continue
+        self._held_bytes = 0
         self._waiter: Optional[asyncio.Future[None]] = None
+        self._was_dropped = False  # in part, since the answer had begun
         self.is_endless = False  # what follows it can't be told apart from it
+        self.patience_seconds = options.body_idle_seconds
 
     async def read(self) -> bytes:
         """Return the next bytes, waiting for them if need be; see BodySource."""

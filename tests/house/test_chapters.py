@@ -55,7 +55,7 @@ PRIVATE_REACHES: Dict[str, Set[str]] = {
 # What is no chapter: it is not in the single file.
 COMPANIONS = {  # files, and a folder
     *("hosting", "httptools", "servers", "state", "status", "testing"),
-    *("devtools", "guard", "starter"),
+    *("devtools", "guard", "http2", "starter"),
 }
 AROUND = {"__init__", "__main__", "single"}
 
