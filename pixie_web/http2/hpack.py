@@ -200,12 +200,11 @@ class Decoder:
         size, position, end = 0, 0, len(block)
         while position < end:
             octet = block[position]
-            if size > self._max_list_bytes:
+            if size > self._max_list_bytes and 128 < octet <= self._last_octet():
                 # SECURITY: a block of 32 KiB, each octet a field of 4 KiB ("HPACK
                 # bomb"): nobody will read them, so they are looked at and no more.
-                if 128 < octet <= min(254, 128 + _STATIC_COUNT + len(self._fields)):
-                    position += 1
-                    continue
+                position += 1
+                continue
             if octet > 127:  # 6.1: indexed
                 if octet < 128 + 127:
                     index, position = octet & 127, position + 1
@@ -230,6 +229,10 @@ class Decoder:
             if size <= self._max_list_bytes:
                 fields.append(field)
         return fields if size <= self._max_list_bytes else None
+
+    def _last_octet(self) -> int:
+        """Return the last octet that is an index of the tables, and all of it."""
+        return min(254, 128 + _STATIC_COUNT + len(self._fields))
 
     def _field(self, index: int) -> Field:
         if 0 < index <= _STATIC_COUNT:

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 READ_AHEAD_BYTES = 65_536  # asyncio's own high-water mark
 MAX_DISCARD_BYTES = 65_536  # of a body nobody wanted; more: the connection closes
-HTTP2_PREFACE_LINES = b"PRI * HTTP/2.0\r\n\r\n"  # what a head could be, of its preface
+HTTP2_PREFACE_LINE = b"PRI * HTTP/2.0\r\n"  # RFC 9113 section 3.4: its first line
 SMALL_BODY_BYTES = 65_536  # goes out in one write with its head
 
 # What follows from the head of a usual answer: a body of known length, no end.
@@ -227,7 +227,41 @@ class ConnectionBody(PatientBody):
         return False
 
 
-class HTTP1Connection(Connection):
+class ChoosingConnection(Connection):
+    """A connection whose client may choose HTTP/2 in place of HTTP/1.1."""
+
+    _answered = False  # at least once
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin, in the protocol that the client has chosen."""
+        super().connection_made(transport)
+        tls = transport.get_extra_info("ssl_object")
+        if tls is not None and tls.selected_alpn_protocol() == "h2":
+            self._speak_http2(b"")
+
+    def _is_http2(self, refused: bytes) -> bool:
+        """Give way to HTTP/2 where its preface came first; return whether it did.
+
+        RFC 9113 section 3.3: that is prior knowledge, which TLS has no need of.
+        """
+        is_first = not self._answered and self.scheme == "http"
+        if not is_first or not refused.startswith(HTTP2_PREFACE_LINE):
+            return False
+        return self._speak_http2(refused)
+
+    def _speak_http2(self, data: bytes) -> bool:
+        if self.server.make_http2 is None or self.is_ending:
+            return False
+        successor = self.server.make_http2(self.server, None, self.network)
+        self.server.replace(self, successor)
+        self.transport.set_protocol(successor)
+        successor.connection_made(self.transport)
+        if data:
+            successor.data_received(data)
+        return True
+
+
+class HTTP1Connection(ChoosingConnection):
     """A connection on which one request after the other is read and answered.
 
     It is the sink of the exchange at hand.
@@ -265,37 +299,6 @@ class HTTP1Connection(Connection):
         self._exchange: Optional[Exchange] = None
         self._head: Optional[ResponseHead] = None  # of the answer
         self._is_delimited = True  # the answer, but by the end of the connection
-
-    # Another protocol.
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Begin, in the protocol that the client has chosen."""
-        super().connection_made(transport)
-        tls = transport.get_extra_info("ssl_object")
-        if tls is not None and tls.selected_alpn_protocol() == "h2":
-            self._speak_http2(b"")
-
-    def _is_http2(self) -> bool:
-        """Give way to HTTP/2 where its preface came first; return whether it did.
-
-        RFC 9113 section 3.3: that is prior knowledge, which TLS has no need of.
-        """
-        refused = self.reader.refused
-        is_first = not self._answered and self.scheme == "http"
-        if not is_first or not refused.startswith(HTTP2_PREFACE_LINES):
-            return False
-        return self._speak_http2(refused)
-
-    def _speak_http2(self, data: bytes) -> bool:
-        if self.server.make_http2 is None or self.is_ending:
-            return False
-        successor = self.server.make_http2(self.server, None, self.network)
-        self.server.replace(self, successor)
-        self.transport.set_protocol(successor)
-        successor.connection_made(self.transport)
-        if data:
-            successor.data_received(data)
-        return True
 
     # What comes from the client.
 
@@ -408,7 +411,7 @@ class HTTP1Connection(Connection):
             try:
                 event = self.reader.next_event()
             except ProtocolError as error:
-                if not self._is_http2():
+                if not self._is_http2(self.reader.refused):
                     self._refuse_head(error)
                 return
             if not isinstance(event, Head):

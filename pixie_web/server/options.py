@@ -88,4 +88,6 @@ class ServerOptions(NamedTuple):
         """
         if not self.http2:
             return None
-        return companion("http2.connection", "http2=True").make_factory(self.limits())
+        module = companion("http2.connection", "http2=True")
+        factory: Callable[..., Any] = module.make_factory(self.limits())
+        return factory

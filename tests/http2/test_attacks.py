@@ -40,7 +40,7 @@ from virtual_server import serving
 from virtual_time import in_virtual_time
 
 from pixie_web import Pixie, RouteType
-from pixie_web.http2.frames import FrameReader, ConnectionFault
+from pixie_web.http2.frames import ConnectionFault, FrameReader
 
 app = Pixie()
 CALM = 11  # ENHANCE_YOUR_CALM

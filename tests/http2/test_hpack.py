@@ -1,4 +1,4 @@
-"""RFC 7541: its own examples (appendix C), and what `hpack` makes of the same fields."""
+"""RFC 7541: its own examples (appendix C), and what `hpack` makes of fields."""
 
 from __future__ import annotations
 

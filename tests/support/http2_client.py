@@ -10,6 +10,8 @@ from __future__ import annotations
 import struct
 from typing import Any, Dict, List, NamedTuple, Sequence, Tuple
 
+from virtual_time import quiet
+
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 DATA, HEADERS, PRIORITY, RST, SETTINGS, PUSH, PING, GOAWAY, WINDOW, CONTINUATION = (
     range(10)
@@ -127,7 +129,13 @@ class HTTP2Client:
 
     async def frames(self) -> List[Got]:
         """Return what the server says to what was sent."""
-        found, self._left = split(self._left + await self.client.read_all())
+        await quiet()
+        came = self.client.read()
+        while came:
+            self._left += came
+            await quiet()
+            came = self.client.read()
+        found, self._left = split(self._left)
         self.got += found
         return [one for one in found if not _is_greeting(one)]
 
