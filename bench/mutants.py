@@ -109,6 +109,7 @@ ROOMS: Dict[str, Tuple[str, str]] = {
     "starter": ("", "command_line"),
     "status": ("", "status"),
     "hosting": ("", "hosting"),
+    "jobs": ("", "jobs"),
     "servers": ("", "servers"),
     "testing": ("", "testing"),
     "httptools": ("", "parsers wire"),

@@ -26,7 +26,7 @@ PAGE = """<!doctype html>
 <style>
   body { margin: 0 auto; max-width: 40rem; padding: 1rem; font: 1rem/1.5 system-ui; }
   #bars { display: flex; align-items: flex-end; gap: 2px; height: 10rem; }
-  #bars div { flex: 1; min-height: 1px; background: #0b8a7a; }
+  #bars div { width: .5rem; min-height: 1px; background: #0b8a7a; }
 </style>
 <h1>Load of the machine</h1>
 <div id="bars"></div>
@@ -41,7 +41,7 @@ events.addEventListener("load", (event) => {
   bar.style.height = Math.min(100, 100 * load / cpus) + "%";
   bars.append(bar);
   if (bars.children.length > 60) bars.firstChild.remove();
-  state.textContent = `${load} of ${cpus} CPUs; ${windows} windows look`;
+  state.textContent = `${load} of ${cpus} CPUs; windows: ${windows}`;
 });
 </script>
 """
@@ -91,4 +91,4 @@ async def events(env):
 
 
 if __name__ == "__main__":
-    run()
+    run(drain_seconds=2)  # a stop waits no longer for streams that never end

@@ -43,10 +43,18 @@ from .errors import (
     RouteError,
     companion,
 )
-from .executors.base import Handler, Outcome, ProcessType, Route, proc_env
+from .executors.base import (
+    Handler,
+    Outcome,
+    ProcessType,
+    Route,
+    RouteType,
+    proc_env,
+)
 from .executors.dispatch import Executors
 from .executors.local import LoopStream, start_task
 from .executors.pool.frames import Program
+from .executors.pool.pool import Pool
 from .executors.streams import Chunks
 from .handling import (
     answer,
@@ -68,6 +76,12 @@ from .routing import Pattern
 from .sessions import Session, SessionHome, Sessions, check_sessions
 from .staticfiles import resolve_file
 from .text import json_default_hook
+
+
+def run_job(env: Request) -> Response:
+    """Do a job of `app.submit`, in a worker."""
+    done: Response = companion("jobs", "app.submit()").run_order(env)
+    return done
 
 
 async def _call_all(functions: Iterable[Callable[[], Any]]) -> None:
@@ -151,7 +165,129 @@ class Sharing(Declarations):
         return None if self.state_place is None else self.state.summary()
 
 
-class Application(Sharing):
+class Working(Sharing):
+    """What an application knows of jobs: functions that workers run, beside routes.
+
+    Attributes:
+        job_route: what stands for all of them in the table of routes.
+        job_pool: where they run; None: nobody has said, so where routes run.
+        job_place: the pools, the loop, and whether they have workers; while it serves.
+    """
+
+    job_route: Route
+    job_pool: Optional[str] = None
+    job_place: Optional[Tuple[Mapping[str, Pool], Any, bool]] = None
+    _jobs: Any = None
+
+    def _working(self) -> Any:
+        if self._above is not None:
+            return self._above[0]._working()
+        if self._jobs is None:
+            self._jobs = companion("jobs", "app.submit()").Jobs(self)
+        return self._jobs
+
+    def jobs(self, **options: Any) -> None:
+        """Declare how jobs are run, where the defaults will not do; docs/jobs.md.
+
+        Args:
+            options: workers (of their own; else half of those of the routes), pool,
+                timeout, limit, max_waiting, keep_seconds; with workers those of
+                `pool()` too.
+
+        Raises:
+            RouteError: what can't be.
+        """
+        self.check_open("jobs")
+        self._working().declare(options)
+
+    def submit(
+        self,
+        function: Callable[..., Any],
+        *args: Any,
+        timeout: Optional[float] = None,
+    ) -> str:
+        """Have a worker call a function, whatever becomes of this request.
+
+        Args:
+            function: a plain `def` at the top level of a module.
+            args: what JSON can say, or bytes; 1 MiB together.
+            timeout: seconds that it may run; 30 if `jobs()` does not say otherwise.
+
+        Returns:
+            the job's id, for `job` and `cancel`. It can't be guessed.
+
+        Raises:
+            PixieError: a worker would not find the function, or nothing serves.
+            TypeError, ValueError: an argument can't travel.
+            HTTPError: 503, too many jobs wait.
+        """
+        job_id: str = self._working().submit(function, args, timeout)
+        return job_id
+
+    async def call(
+        self,
+        function: Callable[..., Any],
+        *args: Any,
+        timeout: Optional[float] = None,
+    ) -> Any:
+        """Have a worker call a function, and return its result; in `asnc` routes.
+
+        Arguments and errors are those of `submit`. Who waits is cancelled: so is the
+        function, by RequestTimeout.
+
+        Raises:
+            JobError: what the function has raised; 500, if nobody catches it.
+            HTTPError: 503, 504 or 502, as of a pool route.
+        """
+        return await self._working().call(function, args, timeout)
+
+    def job(self, id: str) -> Any:
+        """Return what became of a job, a `JobInfo`; None: that is not known any more.
+
+        Its attributes: state, progress, result, error, function, submitted, started,
+        ended. The state is "waiting", "running", "done", "failed", "cancelled", "lost".
+        """
+        return self._working().job(id)
+
+    def cancel(self, id: str) -> bool:
+        """Have a job stopped; return whether it had not ended yet.
+
+        One that runs gets RequestTimeout, so that `finally` runs, and is killed if it
+        goes on.
+        """
+        is_asked: bool = self._working().cancel(id)
+        return is_asked
+
+    def begin_jobs(self, pools: Mapping[str, Pool], has_workers: bool) -> None:
+        """Let jobs be run by these pools, from the loop that runs."""
+        self.job_place = pools, asyncio.get_running_loop(), has_workers
+        for pool in pools.values():
+            pool.take_order = self._take_order
+
+    def _take_order(self, payload: bytes) -> None:
+        self._working().take(payload)
+
+    def hurry_jobs(self) -> None:
+        """Have `end_jobs`, also one under way, wait for none of them."""
+        if self._jobs is not None:
+            self._jobs.hurry()
+
+    async def end_jobs(self, seconds: float) -> None:
+        """Wait for those that run, and give up the others."""
+        self.job_place = None
+        if self._jobs is not None:
+            await self._jobs.end(seconds)
+
+    def place_jobs(self, index: int) -> Route:
+        """Return the route that stands for all jobs, at its place in the table."""
+        route = Route("app.submit()", ("POST",), run_job, RouteType.pool)
+        route.app, route.index, route.pool = self, index, self.job_pool or ""
+        route.pattern = Pattern("/job", {})
+        self.job_route = route
+        return route
+
+
+class Application(Working):
     """What `Pixie` does apart from serving: mounts, urls, and `handle`."""
 
     form_limits: FormLimits  # set by run(); the defaults without it
@@ -176,7 +312,7 @@ class Application(Sharing):
         self._mounts: List[Tuple[str, Application]] = []
 
     def mount(self, prefix: str, application: Application) -> None:
-        """Have another application answer for all paths below `prefix`.
+        """Let another application answer for all paths below `prefix`.
 
         Its handlers see the path without the prefix, which is `env.prefix`.
         """
@@ -216,10 +352,10 @@ class Application(Sharing):
             yield from application.placed_routes(prefix + mount)
 
     def stats(self) -> Dict[str, Any]:
-        """Return what runs now and what has been counted; docs/status.md has the table.
+        """Return the numbers of this server, now and since its start: docs/status.md.
 
         Raises:
-            PixieError: called in a worker; what is counted is counted in main.
+            PixieError: called in a worker; the numbers are in main.
         """
         if proc_env.proc_type is ProcessType.pool:
             raise PixieError("app.stats() is for main: ask in a sync route")
@@ -237,7 +373,7 @@ class Application(Sharing):
         return {"version": __version__, **counted}
 
     def status(self, path: str = "/status", **options: Any) -> None:
-        """Serve what `stats` tells: a live page, as JSON, and to Prometheus.
+        """Serve the numbers of `stats`: on a live page, as JSON, and to Prometheus.
 
         Args:
             path: of the page; the others are `path`.json and `path`/metrics.
@@ -251,11 +387,11 @@ class Application(Sharing):
     def url_for(self, name: str, /, **args: Any) -> str:
         """Return the path of the route with this name, as clients have to ask for it.
 
-        Where this application is mounted, and what a proxy takes off, stand in front:
-        `root_path=` of run(), or X-Forwarded-Prefix of the request at hand.
+        The prefix of its mount stands in front, and before that the path that a proxy
+        takes off: `root_path=` of run(), or X-Forwarded-Prefix of this request.
 
         Raises:
-            RouteError: there is none, or the arguments do not fit.
+            RouteError: no route has this name, or the arguments do not fit.
             ValueError: a value does not fit its wildcard.
         """
         root = ROOT_PATH.get() or self.root_path
@@ -304,11 +440,12 @@ class Application(Sharing):
             route.index = index
             route.triggers = join_triggers(route)
             route.waits_first = bool(route.triggers[1])
-        self.executors.place(self.routes)
+        routes = (*self.routes, self.place_jobs(len(self.routes)))
+        self.executors.place(routes)
         starts = [f for app in applications for f in app.worker_start_hooks]
         stops = [f for app in applications for f in app.worker_stop_hooks]
         own = {k: f for app in applications for k, f in app.pool_starts.items()}
-        return Program(self.routes, answer, starts, stops, own)
+        return Program(routes, answer, starts, stops, own)
 
     async def start(self) -> None:
         """Run what `on_start` declared."""

@@ -103,6 +103,10 @@ class Headers:
         for name, value in items.items():
             self[name] = value
 
+    def keys(self) -> Iterator[str]:
+        """Iterate over the names, each once: so `dict()` takes this for a mapping."""
+        return iter(self)
+
     def items(self) -> Iterator[Tuple[str, str]]:
         """Iterate over all lines as (name, value)."""
         for lines in self._lines.values():

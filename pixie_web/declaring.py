@@ -291,26 +291,26 @@ class Declarations:
                 504. Default 30 in the pool, none elsewhere; inf for none. A worker is
                 killed, a coroutine cancelled; a thread runs on, its place taken.
             limit: how many may run at once; not for `sync`.
-            queue_timeout: seconds to wait for a turn, then 503; default 30. Who is
-                known to have to wait for longer gets the 503 at once.
+            queue_timeout: seconds to wait for a turn, then 503; default 30. A request
+                that would wait longer, by what is known, gets the 503 at once.
             max_waiting: how many may wait for a turn, the next gets 503; default as
                 many as `run()` or `app.pool()` lets wait for all routes, 1,000.
             pool: the name of the pool it runs in, which `app.pool` declares.
-            on_disconnect: what becomes of it when its client leaves: "finish", "stop"
-                or "kill", as the placement allows.
+            on_disconnect: whether the handler ends when its client leaves: "finish",
+                "stop" or "kill", as the placement allows.
             max_body_bytes: the largest body it takes; above that 413. As in `run()`,
                 16 MiB, when left out.
             stream_body: call the handler when the head has come; it reads the body by
                 `env.stream()`. For `asnc`.
-            heartbeat: what is sent while its stream is silent between two chunks, so
-                that no proxy gives up, and a client that has vanished is noticed:
-                ":\\n\\n" for server-sent events, "\\n" for lines. Each chunk has to be
-                whole for the reader. Not in what is compressed; not for `sync`.
+            heartbeat: text to send while its stream is silent between two chunks. So no
+                proxy gives up, and a client that has vanished is noticed: ":\\n\\n" for
+                server-sent events, "\\n" for lines. Each chunk has to be whole for the
+                reader. Not in what is compressed; not for `sync`.
             heartbeat_seconds: how long that silence has to be, and between two of them.
             methods: is called `method` here.
 
         Raises:
-            RouteError: what can't be, where it is written, saying what to write.
+            RouteError: the declaration is wrong; says what to write.
         """
         paths = _paths(path)
         verbs = _verbs(method, methods)
@@ -438,7 +438,7 @@ class Declarations:
     # Declaring triggers and error handlers.
 
     def before(self, trigger: Trigger) -> Trigger:
-        """Have `trigger(env)` called ahead of each handler; what it returns answers.
+        """Call `trigger(env)` before each handler; if it returns a value, that answers.
 
         A `def` runs where the handler runs; an `async def` on the loop, ahead of the
         body. A trigger with an attribute `after`, such as `cors` returns, is the first
@@ -449,7 +449,7 @@ class Declarations:
         return trigger
 
     def after(self, trigger: Trigger) -> Trigger:
-        """Have `trigger(env, response)` called after each handler.
+        """Call `trigger(env, response)` after each handler.
 
         It may change the response, or return another.
         """
@@ -458,13 +458,13 @@ class Declarations:
         return trigger
 
     def error(self, what: Union[int, Type[BaseException]]) -> Declare:
-        """Declare what makes the answer for a status or an exception; a decorator.
+        """Declare the error handler of a status or an exception; a decorator.
 
         Args:
             what: a status code, or an exception class: of several the closest one wins.
 
-        The handler is a `def` that takes (env, error) and returns what any handler may;
-        it runs where the error was.
+        The handler is a `def` that takes (env, error) and returns a value as any
+        handler does. It runs where the error was.
 
         Raises:
             RouteError: neither a status nor an exception class, or no plain `def`.
@@ -490,11 +490,11 @@ class Declarations:
 
     @property
     def json_default(self) -> Optional[Callable[[Any], object]]:
-        """A function that returns what JSON can say in place of a value, or None.
+        """A function that returns a JSON value in place of another value, or None.
 
-        It is asked, in main and in workers, for what `dump_json` has no rule for, and
-        raises TypeError for what it does not know either. A mounted application that
-        has none takes that of the one above it.
+        It is called, in main and in workers, for a value without a rule, and raises
+        TypeError if it does not know the value either. A mounted application without
+        one takes that of the application above it.
 
         Raises:
             RouteError: set to what is no plain `def`, or when the server has started.
@@ -530,7 +530,7 @@ class Declarations:
         nor `json_default` takes that of the one above it.
 
         Raises:
-            PixieError: set to what can't read what it writes.
+            PixieError: it can't read its own output.
             RouteError: there is a `json_default` already, or the server has started.
         """
         hook = self._json_default
@@ -544,22 +544,22 @@ class Declarations:
         self._json_default = None if choice is None else json_library(choice)
 
     def on_start(self, function: HandlerType) -> HandlerType:
-        """Have `function()` called in main before it serves, after the pool exists."""
+        """Call `function()` in main before it serves, after the pool exists."""
         self.start_hooks.append(_check_hook(function, "on_start"))
         return function
 
     def on_stop(self, function: HandlerType) -> HandlerType:
-        """Have `function()` called in main when it has stopped serving."""
+        """Call `function()` in main when it has stopped serving."""
         self.stop_hooks.append(_check_hook(function, "on_stop"))
         return function
 
     def on_worker_start(self, function: HandlerType) -> HandlerType:
-        """Have `function()` called in each worker before its first job: load models."""
+        """Call `function()` in each worker before its first job: load models."""
         self.worker_start_hooks.append(_check_hook(function, "on_worker_start"))
         return function
 
     def on_worker_stop(self, function: HandlerType) -> HandlerType:
-        """Have `function()` called in each worker that ends in good order."""
+        """Call `function()` in each worker that ends in good order."""
         self.worker_stop_hooks.append(_check_hook(function, "on_worker_stop"))
         return function
 
@@ -573,16 +573,16 @@ class Declarations:
         """Declare a pool of its own for the routes that name it with `pool=`.
 
         Args:
-            name: what the routes call it.
+            name: the word that the routes give as `pool=`.
             on_worker_start: called in each of its workers: load the large model here.
-            options: what this pool has otherwise than the first one: workers,
+            options: settings in which this pool differs from the first one: workers,
                 min_workers, max_streams, worker_idle_seconds, nice,
                 timeout_grace_seconds, max_crashes, max_waiting, max_waiting_bytes,
                 max_tasks_per_worker, max_worker_age_seconds, max_worker_bytes,
                 worker_memory_limit_bytes.
 
         Raises:
-            RouteError: no name, one that is taken, or an option that is none.
+            RouteError: no name, a name that is taken, or an unknown option.
         """
         self.check_open(f"the pool {name}")
         unknown = set(options) - set(PoolOptions._fields)

@@ -20,7 +20,14 @@ from collections import deque
 from itertools import islice
 from typing import Any, Dict, Iterable, Iterator, List, NamedTuple, Optional, Tuple
 
-from .errors import HTTPError, ends_worker, fold, is_own_code
+from .errors import (
+    REASONS,
+    AnswerLost,
+    HTTPError,
+    ends_worker,
+    fold,
+    is_own_code,
+)
 from .executors.base import ProcessType, proc_env
 from .refreshing import SCRIPT_HASH
 from .requests import Request
@@ -36,6 +43,7 @@ MAX_VARIABLES = 40  # of a frame
 MAX_FRAMES = 40  # of an exception: the first and the last ones
 MAX_ERRORS = 8  # of a chain or a group
 SOURCE_LINES = 5  # above and below
+PLAIN = "text/plain; charset=utf-8"
 REPR_SECONDS = 0.5  # for the program's own __repr__s, all together
 
 MASK = "••••••"
@@ -312,18 +320,24 @@ def tell_request(request: Request) -> List[Tuple[str, Rows]]:
     return [(title, found) for title, found in tables if found]
 
 
-def tell_way(request: Request) -> List[Tuple[str, str]]:
-    """Return the steps of a request: who asked, where it was sent, what ran it."""
+def tell_way(request: Request, lost: str = "") -> List[Tuple[str, str]]:
+    """Return the steps of a request: who asked, where it was sent, what ran it.
+
+    Args:
+        lost: the worker that will not answer.
+    """
     host, port = request.client
     steps = [("client", f"{host}:{port}" if host else "over a Unix socket")]
     route = request.route
     in_worker = proc_env.proc_type is ProcessType.pool
     if route is None:
         return [*steps, ("main process", f"pid {os.getpid()}, no route")]
-    if in_worker:
+    if in_worker or lost:
         where = f"pool {route.pool or 'default'}, {route.placement.name}"
         steps.append(("main process", f"has sent it to the {where}"))
-        steps.append((f"worker {proc_env.worker}", f"pid {os.getpid()}"))
+        worker, _, pid = lost.partition(", ")
+        worker, pid = worker or f"worker {proc_env.worker}", pid or f"pid {os.getpid()}"
+        steps.append((worker, pid))
     else:
         place = f"pid {os.getpid()}, {route.placement.name}"
         steps.append(("main process", place))
@@ -332,6 +346,34 @@ def tell_way(request: Request) -> List[Tuple[str, str]]:
     at = f"{short(code.co_filename)}:{code.co_firstlineno}" if code else "no Python"
     steps.append((getattr(handler, "__name__", "handler"), f"{at}, {route.path}"))
     return steps
+
+
+def tell_place(trace: str) -> List[Frame]:
+    """Return the calls that a worker was at, as `faulthandler` has written them.
+
+    They are those of the thread that ran the handler, down to the handler.
+    """
+    heads = ("Current thread ", "Stack (most")
+    frames: List[Frame] = []
+    is_handler = False
+    for text in trace.splitlines():
+        file, _, rest = text.rpartition('", line ')
+        number, _, function = rest.partition(" in ")
+        if not file.startswith('  File "') or not number.isdecimal():
+            if frames:
+                break
+            is_handler = text.startswith(heads)
+            continue
+        file, line = file[len('  File "') :], int(number)
+        if is_own_code(file):
+            if function == "serve":  # Worker.serve: below it is how it was started
+                break
+        elif is_handler and len(frames) < MAX_FRAMES:
+            # SECURITY: the worker has named it; reading a pipe would never end.
+            code = source_lines(file, line, None) if os.path.isfile(file) else []
+            is_own = not is_of_library(file)
+            frames.append(Frame(file, line, function, code, [], is_own))
+    return frames
 
 
 def short(file: str) -> str:
@@ -479,12 +521,19 @@ def _error(told: Told, is_first: bool) -> Iterator[str]:
 
 
 def render_page(
-    status: int, told: List[Told], request: Request, text: str, note: str
+    status: int,
+    told: List[Told],
+    request: Request,
+    text: str,
+    note: str,
+    lost: str = "",
 ) -> str:
-    """Return the HTML of the page."""
+    """Return the HTML of the page; `lost` is the worker that will not answer."""
     first = told[0]
     target = masked(f"{request.method} {request.head.target}")
-    steps = (f"<li><b>{escape(a)}</b>{escape(b)}</li>" for a, b in tell_way(request))
+    steps = (
+        f"<li><b>{escape(a)}</b>{escape(b)}</li>" for a, b in tell_way(request, lost)
+    )
     errors = (part for at, one in enumerate(told) for part in _error(one, at == 0))
     tables = (
         f'<details class="card" open><summary><b>{title}</b></summary>{_table(rows)}'
@@ -530,6 +579,10 @@ DEBUG_NOTE = (
     "This page is shown because debug is on: never leave it on where strangers can "
     "ask. Values under the names of secrets are masked. Nothing can be run from here."
 )
+LOSS_NOTE = (
+    "This page is shown because debug is on: never leave it on where strangers can "
+    "ask. The worker is gone, and its variables with it. The log says how it ended."
+)
 FAILED_NOTE = (
     "The program is started again as soon as one of its files changes, and this page "
     "is loaded anew."
@@ -550,11 +603,34 @@ def answer_failure(
     if as_json:
         detail = f"{told[0].kind}: {told[0].message}"
         page = error_page(HTTPError(500, detail), text, True)
-    elif "text/html" in (request.header("accept") or "text/html"):
+    elif wants_html(request):
         note = DEBUG_NOTE if is_debug else FAILED_NOTE
         page = Response(render_page(500, told, request, text, note), 500)
     else:
-        body = f"500 Internal Server Error\n\n{text}"
-        page = Response(body, 500, "text/plain; charset=utf-8")
+        page = Response(f"500 {REASONS[500]}\n\n{text}", 500, PLAIN)
+    page.headers.update(HEADERS)
+    return page.settle()
+
+
+def wants_html(request: Request) -> bool:
+    """Return whether a client names HTML, or nothing."""
+    return "text/html" in (request.header("accept") or "text/html")
+
+
+def answer_loss(request: Request, error: AnswerLost, as_json: bool) -> Response:
+    """Return the answer of a worker that ran too long or died, 504 or 502.
+
+    Only the stack of its handler is left, which it has written itself.
+    """
+    trace = masked(error.trace)
+    title = f"{error.status} {REASONS[error.status]}"
+    if as_json:
+        page = error_page(error, trace, True)
+    elif wants_html(request):
+        told = [Told(title, error.text, "", tell_place(error.trace), 0)]
+        made = render_page(error.status, told, request, trace, LOSS_NOTE, error.worker)
+        page = Response(made, error.status)
+    else:
+        page = Response(f"{title}\n\n{error.text}\n\n{trace}\n", error.status, PLAIN)
     page.headers.update(HEADERS)
     return page.settle()

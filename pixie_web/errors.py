@@ -100,12 +100,12 @@ class HTTPError(PixieError):
 
     Args:
         status: the status code, 200 to 999 (int).
-        text: what to tell the client (str); the reason phrase when empty. A dict or a
+        text: the message to the client (str); the reason phrase when empty. A dict or a
             list is sent as JSON: it is the attribute `json` then, and else None.
         headers: further response headers (mapping of str to str).
 
-    Raised in a handler, it becomes the response, or what the error handler for its
-    status makes of it.
+    Raised in a handler, it becomes the response. An error handler for its status may
+    make another one.
 
     Raises:
         ValueError: no such status can be.
@@ -142,7 +142,13 @@ class AnswerLost(HTTPError):
     """A handler will not answer, or not go on: its deadline passed, its worker died.
 
     Why has been logged where it was seen: whoever meets it has nothing to add.
+
+    Attributes:
+        worker: that had the request; "" where it was none, or without `debug`.
+        trace: where the worker was, in the words of `faulthandler`; "" like that.
     """
+
+    worker = trace = ""
 
 
 class MissingValue(HTTPError, KeyError):
@@ -153,9 +159,9 @@ class MissingValue(HTTPError, KeyError):
 
 
 class BadValue(HTTPError, ValueError):
-    """A query or form value is not of the type it was asked for as: status 400.
+    """A query or form value is not of the type that the handler wants: status 400.
 
-    Its cause is what the type said to it.
+    Its cause is the exception of the type.
     """
 
     def __init__(self, name: str, value: object, kind: str) -> None:
@@ -245,23 +251,24 @@ def fold(error: BaseException) -> None:
         following = following.__cause__ or following.__context__
 
 
-def companion(name: str, feature: str, extra: str = "") -> types.ModuleType:
+def companion(name: str, feature: str, library: str = "") -> types.ModuleType:
     """Return the module `name` that stands beside the chapters in the package.
 
     Args:
         name: of the module, without its package.
         feature: what the program asked for, to begin the message with.
-        extra: of the distribution, which installs what the module needs; "" for none.
+        library: that the module needs, as pip knows it; "" for none.
 
     Raises:
         MissingExtra: what it needs is not installed, or this is the single file.
     """
     from importlib import import_module
 
-    remedy = f"pip install 'pixie-web[{extra}]'" if extra else "pip install pixie-web"
     if LONE:
-        raise MissingExtra(f"{feature} comes with the installed package: {remedy}")
+        raise MissingExtra(f"{feature} comes with the package, not in the single file")
     try:
         return import_module(f"{ROOT}.{name}")
     except ImportError as error:
-        raise MissingExtra(f"{feature} needs: {remedy}") from error
+        if not library:
+            raise  # the package is not whole
+        raise MissingExtra(f"{feature} needs: pip install {library}") from error

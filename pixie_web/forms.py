@@ -165,8 +165,9 @@ class FileUpload:
 
     Attributes:
         name: the form field's name (str).
-        raw_filename: what the client called it (str). SECURITY: never use it as a path.
-        content_type: what the client says it is (str); not to be trusted either.
+        raw_filename: the name that the client gave it (str). SECURITY: never use it as
+            a path.
+        content_type: the type that the client gave it (str); not to be trusted either.
         size: its length (int, bytes).
     """
 

@@ -28,9 +28,10 @@ from typing import (
 )
 
 from .about import log
+from .datastructures import T
 from .errors import PixieError, is_own_code
 from .executors.base import Route, RouteType
-from .executors.streams import Answer, AsyncAnswer
+from .executors.streams import Answer, AsyncAnswer, Chunks
 from .handling import failure, seal
 from .requests import Request
 from .responses import Response
@@ -210,13 +211,40 @@ class LoopGuard:
         self, route: Route, request: Request, response: Response, seconds: float
     ) -> Response:
         """Return the response, or a 500 where its handler has held the loop."""
+        held = self.held(route, request, seconds)
+        if held is None:
+            return response
+        failed = failure(route.app, request, held)
+        return seal(route.app, request, failed)
+
+    def held(
+        self, route: Route, request: Request, seconds: float
+    ) -> Optional[LoopHeld]:
+        """Return the error of a step that took so long, or None: it was no longer."""
         place = self.places.pop(id(request), None)
         if seconds <= self.held_seconds:
-            return response
+            return None
         where = f" at {place}" if place is not None else f", in {route.handler!r}"
-        text = f"{route.path} held the event loop for {seconds:.2f} s{where}"
-        failed = failure(route.app, request, LoopHeld(text))
-        return seal(route.app, request, failed)
+        return LoopHeld(f"{route.path} held the event loop for {seconds:.2f} s{where}")
+
+    def _watch_stream(
+        self, route: Route, request: Request, response: Response
+    ) -> Response:
+        if isinstance(response.body, Chunks):
+            chunks = response.body
+            chunks.rest = GuardedPieces(self, route, request, chunks.rest)
+        return response
+
+    def now(self) -> Tuple[float, float]:
+        """Return the time, and how long the loop's thread has waited for a CPU."""
+        return time.monotonic(), self._clock.delay_seconds()
+
+    def seconds_since(self, began: Tuple[float, float]) -> float:
+        """Return for how long the loop was held, since `now` was asked."""
+        seconds = time.monotonic() - began[0]
+        if seconds > self.held_seconds:
+            seconds -= self._clock.delay_seconds() - began[1]
+        return seconds
 
     def guard(self, answer: Answer) -> Answer:
         """Return an `answer` that fails where a `sync` handler holds the loop."""
@@ -224,12 +252,11 @@ class LoopGuard:
         def guarded(route: Route, request: Request) -> Response:
             if route.placement is not RouteType.sync:
                 return answer(route, request)  # in a thread
-            began, delay = time.monotonic(), self._clock.delay_seconds()
+            began = self.now()
             response = answer(route, request)
-            seconds = time.monotonic() - began
-            if seconds > self.held_seconds:
-                seconds -= self._clock.delay_seconds() - delay
-            return self.judge(route, request, response, seconds)
+            seconds = self.seconds_since(began)
+            response = self.judge(route, request, response, seconds)
+            return self._watch_stream(route, request, response)
 
         return guarded
 
@@ -238,30 +265,28 @@ class LoopGuard:
 
         async def guarded(route: Route, request: Request) -> Response:
             longest = [0.0]
-            response = await self._steps(answer(route, request), longest)
-            return self.judge(route, request, response, longest[0])
+            response = await self.steps(answer(route, request), longest)
+            response = self.judge(route, request, response, longest[0])
+            return self._watch_stream(route, request, response)
 
         return guarded
 
     @types.coroutine
-    def _steps(
-        self, awaitable: Awaitable[Response], longest: List[float]
-    ) -> Generator[Any, Any, Response]:
+    def steps(
+        self, awaitable: Awaitable[T], longest: List[float]
+    ) -> Generator[Any, Any, T]:
         """Run a coroutine as `await` does, and note its longest step."""
         coroutine: Any = awaitable
         step, value = coroutine.send, None
         while True:
-            began, delay = time.monotonic(), self._clock.delay_seconds()
+            began = self.now()
             try:
                 awaited = step(value)
             except StopIteration as end:
-                response: Response = end.value
-                return response
+                result: T = end.value
+                return result
             finally:
-                seconds = time.monotonic() - began
-                if seconds > self.held_seconds:
-                    seconds -= self._clock.delay_seconds() - delay
-                longest[0] = max(longest[0], seconds)
+                longest[0] = max(longest[0], self.seconds_since(began))
             try:
                 step, value = coroutine.send, (yield awaited)
             except GeneratorExit:
@@ -269,3 +294,52 @@ class LoopGuard:
                 raise
             except BaseException as error:
                 step, value = coroutine.throw, error
+
+
+class GuardedPieces:
+    """The pieces of a stream behind its first one: whoever holds the loop ends it.
+
+    Args:
+        guard: measures, with "strict".
+        route, request: whose stream it is.
+        rest: its iterator or async iterator; what closes it is asked of that.
+    """
+
+    def __init__(
+        self, guard: LoopGuard, route: Route, request: Request, rest: Any
+    ) -> None:
+        self._guard, self._rest = guard, rest
+        self._route, self._request = route, request
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._rest, name)
+
+    def _judge(self, seconds: float) -> None:
+        held = self._guard.held(self._route, self._request, seconds)
+        if held is not None:
+            raise held
+
+    def __next__(self) -> Any:
+        route, request = self._route, self._request  # noqa: F841 - for look_at()
+        began = self._guard.now()
+        try:
+            piece = next(self._rest)
+        except StopIteration:
+            self._judge(self._guard.seconds_since(began))
+            raise
+        self._judge(self._guard.seconds_since(began))
+        return piece
+
+    async def __anext__(self) -> Any:
+        route, request = self._route, self._request  # noqa: F841 - for look_at()
+        longest = [0.0]
+        try:
+            piece = await self._guard.steps(self._whole(), longest)
+        except StopAsyncIteration:
+            self._judge(longest[0])
+            raise
+        self._judge(longest[0])
+        return piece
+
+    async def _whole(self) -> Any:
+        return await self._rest.__anext__()

@@ -9,6 +9,7 @@ from .about import log
 from .conditional import prefers_json
 from .declaring import Declarations, Triggers, has_two_halves
 from .errors import (
+    AnswerLost,
     ClientDisconnected,
     HTTPError,
     MissingExtra,
@@ -213,6 +214,8 @@ def debug_page(
     as_json = prefers_json(request)
     try:
         tools = companion("devtools", "the debug page")
+        if isinstance(error, AnswerLost):
+            return cast(Response, tools.answer_loss(request, error, as_json))
         page = tools.answer_failure(request, error, may_tell_values, as_json)
         return cast(Response, page)
     except BaseException as failure:
@@ -220,6 +223,8 @@ def debug_page(
             raise
         if not isinstance(failure, MissingExtra):
             log.error("there is no debug page", exc_info=failure)
+        if isinstance(error, AnswerLost):
+            return error_page(error, error.trace, as_json)
         return error_page(HTTPError(500), trace(error), as_json)
 
 
@@ -237,6 +242,8 @@ def error_response(
             response = handle_error(handler, request, error)
         elif isinstance(error, BusyError):
             return error.page(prefers_json(request))
+        elif isinstance(error, AnswerLost) and error.trace:  # with `debug` only
+            response = debug_page(request, error)
         elif isinstance(error, HTTPError):
             response = error_page(error, "", prefers_json(request))
         elif request.debug:

@@ -21,8 +21,11 @@ from .text import percent_decode
 
 METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 HOP_BY_HOP = frozenset(  # PEP 3333: not for an application to say
-    "connection keep-alive te trailer transfer-encoding upgrade".split()
+    "connection keep-alive proxy-connection te trailer transfer-encoding "
+    "upgrade".split()
 )
+# SECURITY: HTTP_PROXY would name the proxy of what the application asks ("httpoxy").
+LEFT_OUT = "content-length", "transfer-encoding", "proxy"
 WSGIApplication = Callable[..., Any]
 
 
@@ -65,7 +68,7 @@ def environ_of(env: Request) -> Dict[str, Any]:
     }
     for name, value in env.headers.items():
         # SECURITY: X_Y would pass for X-Y, which a proxy may have set or removed.
-        if "_" in name or name.lower() in ("content-length", "transfer-encoding"):
+        if "_" in name or name.lower() in LEFT_OUT:
             continue
         key = name.upper().replace("-", "_")
         key = key if key == "CONTENT_TYPE" else f"HTTP_{key}"
@@ -89,6 +92,7 @@ class HostedCall:
         self._status = 0
         self._headers: List[Tuple[str, str]] = []
         self._written: List[bytes] = []  # by the callable that start_response returns
+        self._has_answered = False
         self._iterable = application(environ_of(env), self._start_response)
 
     def _start_response(
@@ -96,6 +100,8 @@ class HostedCall:
     ) -> Callable[[bytes], object]:
         if self._status and not exc_info:
             raise PixieError("start_response was called a second time")
+        if self._has_answered:  # PEP 3333: its head has gone
+            raise exc_info[1]
         self._status, self._headers = int(status[:3]), list(headers)
         return self._written.append
 
@@ -106,6 +112,7 @@ class HostedCall:
         try:
             if not self._status:
                 raise PixieError("the WSGI application did not call start_response")
+            self._has_answered = True
             return self._response(first, pieces)
         except BaseException:
             pieces.close()
@@ -113,14 +120,20 @@ class HostedCall:
 
     def _response(self, first: bytes, pieces: Any) -> Response:
         kept = [one for one in self._headers if one[0].lower() not in HOP_BY_HOP]
-        lengths = [v for name, v in kept if name.lower() == "content-length"]
+        lengths = {v.strip() for name, v in kept if name.lower() == "content-length"}
+        length = next(iter(lengths), "0")
+        is_number = length.isascii() and length.isdecimal() and len(length) <= 19
+        if len(lengths) > 1 or not is_number:
+            # SECURITY: two readers could each believe another one.
+            raise PixieError(f"Content-Length is one number, got {sorted(lengths)}")
         block = Response(None, self._status, headers=kept).settle().plain_block()
         is_whole = isinstance(self._iterable, (list, tuple)) and not lengths
-        if is_whole:
+        # RFC 9110 section 8.6: of a HEAD, the length is that of the answer to GET.
+        if is_whole and (first or self._env.method != "HEAD"):
             body = first + b"".join(pieces)
             return Response.from_block(self._status, block, body)
         response = Response.from_block(self._status, block, _chain(first, pieces))
-        response.stream_bytes = int(lengths[0]) if lengths else None
+        response.stream_bytes = int(length) if lengths else None
         return response
 
     def _pieces(self) -> Iterator[bytes]:

@@ -56,6 +56,7 @@ class Lifespan:
         self._settings = settings
         self._stop_seconds = STOP_SECONDS
         self._guard: Any = None
+        self._has_job_pool = False
 
     def prepare(self, unwanted: Sequence[int] = ()) -> None:
         """Fix the routes, and fork what starts the workers.
@@ -113,6 +114,7 @@ class Lifespan:
             self._guard.start()
         try:
             await self._application.executors.start()
+            self._application.begin_jobs(self.pools, self._has_job_pool)
             await self._application.start()
         except BaseException:
             await self._application.executors.stop(self._stop_seconds)
@@ -126,12 +128,14 @@ class Lifespan:
         finally:
             if self._guard is not None:
                 self._guard.stop()
+            await self._application.end_jobs(self._stop_seconds)
             await self._application.executors.stop(self._stop_seconds)
             self._remove_state()
 
     def hurry(self) -> None:
         """Have `stop`, also one under way, kill what it would wait for."""
         self._stop_seconds = 0.0
+        self._application.hurry_jobs()
         for pool in self.pools.values():
             pool.hurry()
 
@@ -174,8 +178,11 @@ class Lifespan:
 
     def _make_pools(self, program: Program, unwanted: Sequence[int]) -> None:
         """Make the pools that some route needs, and start their zygotes."""
-        routes = program.routes
+        routes, for_jobs = self._application.routes, self._application.job_pool
         wanted = {r.pool for r in routes if EXECUTORS[r.placement].in_worker}
+        if for_jobs is not None:
+            wanted.add(for_jobs)
+        self._has_job_pool = (for_jobs or "") in wanted
         if self._inline:
             return
         start_by = self._choose_start() if wanted else ""

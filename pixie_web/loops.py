@@ -25,9 +25,7 @@ def new_loop(wanted: str) -> asyncio.AbstractEventLoop:
             return cast(asyncio.AbstractEventLoop, uvloop.new_event_loop())
         except ImportError:
             if wanted == "uvloop":
-                raise MissingExtra(
-                    "loop=\"uvloop\" needs: pip install 'pixie-web[fast]'"
-                ) from None
+                raise MissingExtra('loop="uvloop" needs: pip install uvloop') from None
     return asyncio.new_event_loop()
 
 

@@ -29,7 +29,7 @@ _ORIGIN = expression(  # RFC 6454 section 6.2, as browsers write it
 
 
 async def same_origin(env: Request, trusted: Iterable[str] = ()) -> None:
-    """Refuse what another site makes a browser send (CSRF); a before trigger.
+    """Refuse requests that another site makes a browser send (CSRF); a before trigger.
 
     `app.before(same_origin)` guards all verbs but GET, HEAD, OPTIONS and TRACE, which
     must not change anything. No token is needed: browsers say where a request comes
@@ -210,7 +210,7 @@ def cors(
 
 
 def etag(env: Request, response: Response) -> Response:
-    """Tag answers, and send 304 for what the client has already; an after trigger.
+    """Tag answers, and send 304 if the client has the answer already; an after trigger.
 
     The tag is made of the body, unless the handler has set one. It spares the way, not
     the work: for that, and for conditions on what changes something, there is

@@ -91,21 +91,20 @@ class Pixie(Application):
 
     Args:
         import_name: a name for people to read; `Pixie(__name__)` as elsewhere.
-        secrets: sign cookies that name no secret of their own (str or bytes, or
-            several, of which the first signs and each verifies). An application that is
-            mounted and has none takes those of the one above it. Left out, cookies are
-            not signed; at least 16 bytes each, else.
+        secrets: sign cookies that name no secret of their own (str or bytes, at least
+            16 bytes; or several: the first signs, each verifies). A mounted application
+            without secrets takes those of the application above it. Left out, cookies
+            are not signed.
         sessions: how `env.session` is kept: "cookie", which is signed, "state", where
-            the cookie is but an id, or a `Sessions` with its times. It needs secrets.
-        json: what writes JSON answers and reads `env.json`: a module with `dumps` and
-            `loads` (ujson, orjson, rapidjson ...), or these two functions. Its own
-            rules hold then, docs/json.md has them. Left out: orjson where it is
-            installed, else `json`, by the same strict rules.
+            the cookie is only an id, or a `Sessions` with its times. It needs secrets.
+        json: the library that writes JSON answers and reads `env.json`: a module with
+            `dumps` and `loads` (ujson, orjson, rapidjson ...), or these two functions.
+            Its own rules hold then; docs/json.md lists them. Left out: orjson if it is
+            installed, otherwise `json`, by the same strict rules.
 
     Raises:
-        PixieError: a secret is empty or too short, or there is none in what is given;
-            sessions can't be kept so;
-            json can't read what it writes.
+        PixieError: a secret is empty or too short, or the argument holds no secret;
+            sessions can't be kept so; json can't read its own output.
     """
 
     def __init__(
@@ -188,8 +187,8 @@ class Pixie(Application):
             trusted_proxies: addresses and networks, or "unix", whose X-Forwarded-For,
                 -Proto, -Host, -Prefix and Forwarded are believed.
             allowed_hosts: the hosts that are served, ".example.com" with all below it;
-                a request for another one is 400. All of them, when left out: env.host
-                and env.url are then what the client says.
+                a request for another one is 400. All of them, when left out: then
+                env.host and env.url come from the client.
             access_log: log each request.
             access_log_format: with %(name)s for the items of `AccessRecord`.
             state: where `app.state` lies: "memory", the default, lives as long as the
@@ -247,7 +246,7 @@ class Pixie(Application):
     def mount(
         self, prefix: str, application: Union[Application, Callable[..., Any]]
     ) -> None:
-        """Have another application answer for all paths below `prefix`.
+        """Let another application answer for all paths below `prefix`.
 
         Its handlers see the path without the prefix, which is `env.prefix`. It may be
         a WSGI application, of Flask or Django: that runs in threads; docs/hosting.md.
@@ -272,7 +271,7 @@ class Pixie(Application):
         return companion("testing", "app.test()").TestClient(self, **options)
 
     def check(self, **given: Any) -> None:
-        """Do all of a start but the listening, and stop; arguments as for `run`.
+        """Start as `run` does, but without listening, and stop; arguments as for `run`.
 
         Raises:
             SystemExit: 1, after one line that says why, when it can't start.
@@ -301,8 +300,6 @@ class Pixie(Application):
         """Be the reloader until the end, if that is wanted and there is none yet."""
         tether.settings, tether.tls = settings, tls
         if settings["reload"] and not tether.is_tied:
-            if settings["server"]:
-                raise PixieError("reload is for the server of pixie_web itself")
             call = tether.call or describe_call()
             raise SystemExit(Reloader(call, settings).run())
 

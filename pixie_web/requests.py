@@ -189,7 +189,7 @@ class Request:
         host: the host the client addressed, with the port if it sent one.
         app: the application that answers, or None outside of one.
         prefix: the path under which the application is mounted, "" at the root.
-        root_path: what a proxy has taken off in front of that, percent-encoded.
+        root_path: the path that a proxy has taken off in front, percent-encoded.
         route: the matched route, or None where nothing matched.
         params: the path's arguments by name, converted by their filters.
         context: a dict for triggers and handlers; travels to the pool as JSON. The
@@ -307,7 +307,7 @@ class Request:
 
     @property
     def query_string(self) -> str:
-        """What follows "?" in the target, still encoded; "" if there is none."""
+        """The part of the target behind "?", still encoded; "" without one."""
         return self.head.query_string
 
     @property
@@ -317,7 +317,7 @@ class Request:
 
     @property
     def url(self) -> str:
-        """The whole address that was asked for, with what a proxy has taken off."""
+        """The whole address, with the path that a proxy has taken off."""
         target = percent_encode(self.head.path, b"/:@!$&'()*+,;=")
         query = f"?{self.query_string}" if self.query_string else ""
         return f"{self.scheme}://{self.host}{self.root_path}{target}{query}"
@@ -399,8 +399,8 @@ class Request:
         """Return a cookie's value, or `default`.
 
         Args:
-            secret: what signed the cookie (str or bytes), or several; False for one
-                that is not signed. Left out, the application's secrets, if it has any:
+            secret: the secret that signed the cookie (str or bytes), or several; False
+                if it is not signed. Left out, the application's secrets, if it has any:
                 type checkers take its value for a str, though JSON may say others.
             max_age: how old the signature may be, in seconds.
 
@@ -456,8 +456,8 @@ class Request:
     async def stream(self) -> AsyncIterator[bytes]:
         """Iterate over the body in pieces; for `asnc` handlers.
 
-        With `stream_body=True` on the route they are what the client sends, as it comes
-        and no faster than they are read; else the body has come, and is cut up.
+        With `stream_body=True` on the route the client sends them now, no faster than
+        they are read. Otherwise the body has come, and is cut into pieces.
 
         Raises:
             HTTPError: 413 over the limit, 408 when it comes too slowly, 400 when it is
@@ -509,8 +509,8 @@ class Request:
         """The body as text, in the charset of its Content-Type, or in UTF-8.
 
         Raises:
-            HTTPError: 400, when it is not in that; 415, when it is none of utf-8,
-                us-ascii, iso-8859-1 and windows-1252.
+            HTTPError: 400, when the body is not in that charset; 415, when the charset
+                is not utf-8, us-ascii, iso-8859-1 or windows-1252.
         """
         codec = codec_of(self._content_type)
         try:
@@ -569,7 +569,7 @@ class Request:
         return self.disconnect is not None and self.disconnect.gone
 
     def after_response(self, function: Callable[[], object]) -> None:
-        """Have `function` called, where the handler runs, after the answer."""
+        """Call `function` after the answer, where the handler runs."""
         self._after.append(function)
 
     def close(self) -> None:

@@ -206,7 +206,7 @@ class Response:
         cookies: cookies to set with the default attributes (mapping of str to str).
 
     Raises:
-        ValueError: the status is none, or a header holds what a header can't.
+        ValueError: no such status, or a header with a character that it can't hold.
     """
 
     __slots__ = (
@@ -253,7 +253,7 @@ class Response:
 
     @property
     def status(self) -> int:
-        """The status; setting what is none raises ValueError."""
+        """The status; setting a wrong one raises ValueError."""
         return self._status
 
     @status.setter
@@ -262,7 +262,7 @@ class Response:
 
     @property
     def headers(self) -> Headers:
-        """The headers; what is set here wins over `content_type`."""
+        """The headers; a Content-Type set here wins over `content_type`."""
         if self._headers is None:
             self._headers = Headers()
             if self._block is not None:
@@ -359,7 +359,7 @@ class Response:
         domain: Optional[str] = None,
         partitioned: bool = False,
     ) -> Response:
-        """Have the client drop a cookie, and return this response.
+        """Tell the client to drop a cookie, and return this response.
 
         `path`, `domain` and `partitioned` are those with which it was set.
         """
@@ -367,7 +367,7 @@ class Response:
         return self.set_cookie(name, "", secret=False, max_age=0, expires=0, **options)
 
     def etag(self, value: Optional[str] = None, weak: bool = False) -> Response:
-        """Set the entity tag: what tells this state of the resource from any other.
+        """Set the entity tag, which differs for each state of the resource.
 
         It returns this response.
 
@@ -498,9 +498,10 @@ class Event(str):
     data no event happens, but the head is sent, and `retry` is heard.
 
     Args:
-        data: text, or what JSON can say; each line of it becomes one of the event's.
+        data: text, or a JSON value; each line of it becomes a line of the event.
         event: its name (str); browsers call it "message" when left out.
-        id: what a browser sends as `Last-Event-ID` when it comes back (str or int).
+        id: the text that a browser sends as `Last-Event-ID` when it comes back (str or
+            int).
         retry: milliseconds (int) until it comes back when the connection breaks.
 
     Raises:
@@ -627,9 +628,12 @@ def open_stream(response: Response, first: object) -> Tuple[Response, bytes]:
     if response.content_type is None and isinstance(first, Event):
         for name, value in EVENT_HEADERS.items():
             response.headers.setdefault(name, value)
-    elif response.content_type is None and first is not None:
+    elif first is None:
+        return response, b""
+    # A 304 changes what a cache has stored (RFC 9111 section 3.2).
+    elif response.content_type is None and response.status not in (204, 304):
         response.content_type = HTML if isinstance(first, str) else OCTETS
-    return response, b"" if first is None else to_chunk(first)
+    return response, to_chunk(first)
 
 
 def abort(
@@ -639,7 +643,7 @@ def abort(
 
     Args:
         status: the status code (int).
-        text: what to tell the client, on a page; the reason phrase when empty. A dict
+        text: the message to the client, on a page; the reason phrase when empty. A dict
             or a list is sent as JSON.
 
     Raises:

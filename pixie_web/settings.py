@@ -90,6 +90,19 @@ def convert_setting(name: str, value: Any, kind: type) -> Any:
     raise PixieError(f"{name} is {what}, got {value!r}")
 
 
+def _check_words(settings: Mapping[str, Any]) -> None:
+    for name, words in _WORDS.items():
+        if settings[name] not in words:
+            listed = " or ".join(f'"{word}"' for word in words[1:])
+            raise PixieError(f"{name} is {listed}, got {settings[name]!r}")
+    if settings["reload"] and settings["server"]:
+        other = settings["server"]
+        raise PixieError(
+            f"reload is for the server of pixie_web itself, got server={other!r}; "
+            "leave out one of the two"
+        )
+
+
 def read_settings(
     given: Mapping[str, Any], environment: Mapping[str, str]
 ) -> Dict[str, Any]:
@@ -121,10 +134,7 @@ def read_settings(
         got = settings["root_path"]
         raise PixieError(f'root_path is a path such as "/app", got {got!r}')
     settings["root_path"] = root_path
-    for name, words in _WORDS.items():
-        if settings[name] not in words:
-            listed = " or ".join(f'"{word}"' for word in words[1:])
-            raise PixieError(f"{name} is {listed}, got {settings[name]!r}")
+    _check_words(settings)
     try:
         settings["access_log_format"] % AccessRecord(Request(NO_HEAD), 0, 0, 0.0, "")
     except (KeyError, TypeError, ValueError) as error:

@@ -262,7 +262,7 @@ def static_file(
     Args:
         filename: path below `root`, segments joined by "/"; may come from a client.
         root: the directory that is never left, not through links either.
-        mimetype: the content type; by default what the name says that it gets.
+        mimetype: the content type; by default that of the file's name.
         download: True, or the name to save as: the browser stores instead of shows.
         max_age: seconds (int) a client may use its copy without asking again.
         cache: None: kept in memory up to 128 KiB and checked by one os.stat; True: kept

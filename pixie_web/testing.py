@@ -45,9 +45,9 @@ from .settings import read_settings
 from .text import dump_json, load_json, percent_encode
 
 MAX_REDIRECTS = 20
+QUERY_SAFE = PATH_SAFE + b"%?"  # RFC 3986 section 3.4, and what is encoded already
 Content = Union[str, bytes, Iterable[bytes], None]
 FileValue = Union[bytes, str, Tuple[Any, ...], Any]
-_KEPT_METHODS = (307, 308)
 _at_work: WeakSet[Application] = WeakSet()  # those that a client has started
 
 
@@ -101,12 +101,12 @@ class Cookies(MutableMapping[str, str]):
 
 
 class TestResponse:
-    """What a client has got.
+    """The answer that a client has got.
 
     Attributes:
         status_code: the status (int).
         headers: the header lines; names compare without regard to case.
-        url: what was asked for, after redirects.
+        url: the address of the last request, after redirects.
         history: the answers that sent it there.
     """
 
@@ -125,6 +125,8 @@ class TestResponse:
         self.url = url
         self.history: List[TestResponse] = []
         self._content: Optional[bytes] = None
+        self._has_begun = False  # its stream is being read, or was
+        self._is_closed = False
 
     @property
     def reason_phrase(self) -> str:
@@ -150,6 +152,7 @@ class TestResponse:
 
         Raises:
             ClientDisconnected: it broke off.
+            PixieError: it was read before, piece by piece, or it has been closed.
         """
         if self._content is not None:
             yield from [self._content] if self._content else []
@@ -159,7 +162,12 @@ class TestResponse:
             if self._has_body and whole:
                 yield cast(bytes, whole)
             return
+        if self._has_begun and not self._is_closed:
+            raise PixieError("this body was read before; read() would have kept it")
+        self._has_begun = True
         while True:
+            if self._is_closed:
+                raise PixieError("this answer is closed: read it inside its `with`")
             piece = self._client.call(self._pieces.next())
             if not piece:
                 return
@@ -190,7 +198,7 @@ class TestResponse:
         return self.read().decode(message.get_content_charset() or "utf-8")
 
     def json(self) -> Any:
-        """Return what the JSON body says."""
+        """Return the value of the JSON body."""
         return load_json(self.read())
 
     @property
@@ -204,7 +212,7 @@ class TestResponse:
         """Return this response.
 
         Raises:
-            PixieError: its status is from 400 on; says which, and what stands there.
+            PixieError: its status is 400 or more; names it, and shows the body.
         """
         if self.status_code >= 400:
             raise PixieError(f"{self.url}: {self.status_code}: {self.text[:500]}")
@@ -212,7 +220,9 @@ class TestResponse:
 
     def close(self) -> None:
         """End it; ahead of its end, the client leaves."""
-        self._client.call(self._end())
+        if not self._is_closed:
+            self._is_closed = True
+            self._client.call(self._end())
 
     async def _end(self) -> None:
         if self._content is None:
@@ -277,13 +287,36 @@ def encode_body(
     return (content if data is None else data), ""
 
 
+def changes_method(method: str, status: int) -> bool:
+    """Return whether a redirect is followed by GET (RFC 9110 section 15.4)."""
+    if status == 301:
+        return method == "POST"
+    return status in (302, 303) and method != "HEAD"
+
+
+def redirected_fields(fields: Headers, old: str, new: str, has_body: bool) -> Headers:
+    """Return the header lines that go on to where an answer sends a client.
+
+    Args:
+        fields: those of the request before.
+        old, new: the URLs.
+        has_body: the body is sent again.
+    """
+    left_behind = [] if has_body else ["content-type", "content-length"]
+    if urlsplit(new)[:2] != urlsplit(old)[:2]:  # as browsers do: they are of the host
+        left_behind += ["host", "authorization", "cookie"]
+    kept = [pair for pair in fields.items() if pair[0].lower() not in left_behind]
+    return Headers(kept)
+
+
 class TestClient:
     """Asks an application; see `Pixie.test`.
 
     Args:
         application: what is asked.
         pool: "real", or "inline": pool routes run in threads of this process.
-        base_url: what paths are relative to; its scheme and host are the request's.
+        base_url: the start of each address; its scheme and host are those of the
+            request.
         headers: sent with each request.
         cookies: kept from the beginning.
         follow_redirects: go where an answer sends it.
@@ -454,7 +487,8 @@ class TestClient:
         if kind:
             fields["Content-Type"] = kind
         fields.update(headers or {})
-        response = self._ask(method.upper(), url, fields, body)
+        method = method.upper()
+        response = self._ask(method, url, fields, body)
         history: List[TestResponse] = []
         try:
             while follow_redirects and response.is_redirect:
@@ -463,11 +497,13 @@ class TestClient:
                 history.append(response)
                 if len(history) > MAX_REDIRECTS:
                     raise PixieError(f"more than {MAX_REDIRECTS} redirects, to {url}")
-                url = urljoin(url, response.headers["location"])
-                if response.status_code not in _KEPT_METHODS and method != "HEAD":
-                    method, body = "GET", None  # RFC 9110 section 15.4
-                    fields = Headers(self.headers.items())
-                response = self._ask(method.upper(), url, fields, body)
+                before, url = url, urljoin(url, response.headers["location"])
+                if changes_method(method, response.status_code):
+                    method, body = "GET", None
+                elif not isinstance(body, (str, bytes, type(None))):
+                    raise PixieError(f"to {url}: an iterable can't be sent again")
+                fields = redirected_fields(fields, before, url, body is not None)
+                response = self._ask(method, url, fields, body)
             response.history = history
             yield response
         finally:
@@ -495,7 +531,11 @@ class TestClient:
         self, method: str, url: str, fields: Headers, body: Content
     ) -> Request:
         parts = urlsplit(url)
-        lines = [("Host", parts.netloc), *fields.items()]
+        if parts.scheme not in ("http", "https") or not parts.netloc:
+            raise PixieError(f"the client asks http and https URLs, got {url!r}")
+        lines = list(fields.items())
+        if "host" not in fields:
+            lines.insert(0, ("Host", parts.netloc.rpartition("@")[2]))
         carrier = CookieRequest(url)
         self.cookies.jar.add_cookie_header(carrier)
         if carrier.has_header("Cookie"):
@@ -511,7 +551,8 @@ class TestClient:
         if source is not None:
             source.max_body_bytes = self._settings["max_body_bytes"]
         path = percent_encode(parts.path or "/", PATH_SAFE + b"%")
-        target = f"{path}?{parts.query}" if parts.query else path
+        query = percent_encode(parts.query, QUERY_SAFE)
+        target = f"{path}?{query}" if query else path
         head = canonical_head(
             method.encode("latin-1"),
             target.encode("ascii"),

@@ -72,7 +72,10 @@ class ProcessEnvironment:
         proc_type: ProcessType.main or ProcessType.pool.
         worker: the worker's number in the pool, from 1; None in main.
         pool: the running Pool in main; None before it runs, and in workers.
+        send_order: in a worker, has main start a job; see app.submit().
     """
+
+    send_order: Callable[[bytes], None]
 
     def __init__(self) -> None:
         self.proc_type = ProcessType.main

@@ -27,8 +27,8 @@ from .base import (
     handler_kind,
 )
 from .local import LoopExecutor, TaskExecutor, ThreadExecutor
-from .pool.links import resident_bytes
 from .pool.pool import PoolExecutor, StreamExecutor
+from .pool.recycling import resident_bytes
 from .streams import Answer, AsyncAnswer
 
 EXECUTORS: Dict[RouteType, Type[Executor]] = {

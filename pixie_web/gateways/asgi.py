@@ -206,12 +206,23 @@ class ASGIExchange:
             if body is not None or not has_body:
                 await self._send_piece(body or b"" if has_body else b"", False)
                 return
+            self._drop_body()
             if stops:
                 request.disconnect.add(self._cancel)
             await self._send_pieces(pieces)
         finally:
             request.disconnect.remove(self._cancel)
             await pieces.aclose()
+
+    def _drop_body(self) -> None:
+        """Drop what nobody has read, as our own server does, and watch for the end.
+
+        SECURITY: the client's leaving comes behind its body. Whoever sent one that a
+        stream does not read, and left, would have that stream run on for ever.
+        """
+        if isinstance(self.request.source, ASGIBody) and not self.has_all:
+            self.request.source.was_dropped = True
+            self.watch()
 
     async def _send_pieces(self, pieces: Pieces) -> None:
         while True:

@@ -148,6 +148,7 @@ class GatewayBody(BodySource):
         self._came_bytes = 0
         self.has_ended = False
         self.is_over = False  # the request: nobody may read any more
+        self.was_dropped = False  # what nobody had read when the answer began
 
     def hold(self, size: int) -> bool:
         """Count the body in memory; return whether there is room for all that are."""
@@ -168,6 +169,7 @@ class GatewayBody(BodySource):
         """Return the next bytes of the body; see BodySource."""
         if self.is_over:
             raise ClientDisconnected("the request has ended, and its body is gone")
+        self._refuse_what_was_dropped()
         length = self.content_length
         if self._came_bytes == length and not self.has_ended:
             self.has_ended = True
@@ -176,6 +178,7 @@ class GatewayBody(BodySource):
             return b""
         left = MAX_CHUNK_BYTES if length is None else length - self._came_bytes
         chunk = await self.fetch(min(left, MAX_CHUNK_BYTES))
+        self._refuse_what_was_dropped()
         self._came_bytes += len(chunk)
         if not chunk:
             self.has_ended = True
@@ -186,6 +189,10 @@ class GatewayBody(BodySource):
         if length is None and self._came_bytes > self.max_body_bytes:
             raise ProtocolError(413, "The body is larger than this resource takes.")
         return chunk
+
+    def _refuse_what_was_dropped(self) -> None:
+        if self.was_dropped:  # the rest, or its end, would pass for the whole
+            raise ClientDisconnected("the answer has begun, and its body was dropped")
 
     def ended(self) -> None:
         """All of it has come."""

@@ -261,10 +261,15 @@ class WSGIGateway(Gateway):
         response = pieces.response
         lines, has_body = fields_of(request, response)
         pieces.begin(lines)
+        answer = WSGIAnswer(self, talk, request, pieces, has_body)
         status = f"{response.status} {REASONS.get(response.status, 'Unknown')}"
         texts = [(n.decode("latin-1"), value.decode("latin-1")) for n, value in lines]
-        start_response(status, texts)
-        return WSGIAnswer(self, talk, request, pieces, has_body)
+        try:
+            start_response(status, texts)
+        except BaseException:
+            answer.close()  # nobody else has it: a worker would be at it for ever
+            raise
+        return answer
 
     def _request(self, environ: Environ, talk: Conversation) -> Request:
         head = wsgi_head(environ, self)

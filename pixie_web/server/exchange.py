@@ -484,6 +484,9 @@ class Exchange:
                 else:
                     pieces = chunks
                 async for chunk in pieces:
+                    # SECURITY: the rest would pass for the next answer.
+                    if length is not None and len(chunk) > length - self.sent_bytes:
+                        raise PixieError(f"the body is longer than {length} bytes")
                     for at in range(0, len(chunk), MAX_CHUNK_BYTES):
                         self.send_piece(chunk[at : at + MAX_CHUNK_BYTES])
                         await sink.drained()

@@ -36,7 +36,7 @@ def reader_class(parser: str) -> Type[RequestReader]:
         return RequestReader
     if parser != "httptools":
         raise PixieError(f'parser is "pixie" or "httptools", got {parser!r}')
-    module = companion("httptools", 'parser="httptools"', "fast")
+    module = companion("httptools", 'parser="httptools"', "httptools")
     return cast(Type[RequestReader], module.HttptoolsReader)
 
 

@@ -170,9 +170,7 @@ def import_redis() -> Any:
     try:
         import redis
     except ImportError as error:
-        raise MissingExtra(
-            "state=\"redis://...\" needs: pip install 'pixie-web[redis]'"
-        ) from error
+        raise MissingExtra('state="redis://..." needs: pip install redis') from error
     return redis
 
 

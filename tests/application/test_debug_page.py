@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,15 @@ from shapes import place_lone_file
 from support import Server, serve, server_fixture
 
 from pixie_web.conditional import prefers_json
-from pixie_web.devtools import MASK, Shower, masked, masked_source, tell_chain
+from pixie_web.devtools import (
+    MASK,
+    Shower,
+    masked,
+    masked_source,
+    tell_chain,
+    tell_place,
+)
+from pixie_web.executors.pool import worker
 from pixie_web.protocol.http11 import parse_head
 from pixie_web.requests import Request
 
@@ -116,11 +125,72 @@ def test_who_does_not_name_html_gets_text_or_json(debugging: Server) -> None:
     assert said["traceback"][-1] == said["detail"]
 
 
-@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize(
+    "name, status, line",
+    [
+        ("sleep", 504, "time.sleep(30)"),
+        ("lock", 504, "ctypes.PyDLL(None).sleep(30)"),
+        ("crash", 502, "os.abort()"),
+    ],
+)
+def test_a_worker_that_does_not_answer_shows_where_it_stood(
+    debugging: Server, name: str, status: int, line: str
+) -> None:
+    answer = debugging.get(f"/pool/slow/{name}", HTML)
+    assert answer.status == status
+    page = answer.text
+    assert f"<h1>{status} " in page
+    here = re.findall("<span class=here><i>[0-9]+</i> *(.*?)</span>", page)
+    assert [one.partition("  #")[0] for one in here] == [line, "wait(name)"]
+    names = re.findall(r"<li><b>(.*?)</b>", page)
+    assert names[:2] == ["client", "main process"]
+    assert re.fullmatch("worker [0-9]+", names[2])
+    assert "hunter2" not in page
+    assert "/pixie_web/" not in page.partition("As text")[0]
+    assert "default-src 'none'" in answer.headers["Content-Security-Policy"]
+    kind = "*/*" if name == "sleep" else "application/json"
+    other = debugging.get(f"/pool/slow/{name}", {"Accept": kind})
+    assert other.status == status
+    if name == "sleep":
+        assert "in wait\n" in other.text
+    else:
+        assert any("in wait" in line for line in other.json["traceback"])
+
+
+def test_a_worker_that_leaves_without_a_word_is_a_plain_502(debugging: Server) -> None:
+    answer = debugging.get("/pool/slow/leave", HTML)
+    assert answer.status == 502
+    assert "The worker that ran this request died." in answer.text
+
+
+def test_of_a_workers_words_the_calls_of_the_handler_are_told(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.py")
+    lines = [
+        "Thread 0x00007f0000000001 (most recent call first):",
+        '  File "/srv/other.py", line 1 in elsewhere',
+        "",
+        "Current thread 0x00007f0000000002 (most recent call first):",
+        f'  File "{worker.__file__}", line 1 in _on_deadline',
+        f'  File "{tmp_path}/pipe.py", line 3 in waits',
+        '  File "/srv/a", line 9 in b.py", line 7 in f in g',
+        '  File "/srv/app.py", line none in f',
+        f'  File "{worker.__file__}", line 1 in serve',
+        '  File "/srv/app.py", line 60 in <module>',
+    ]
+    frames = tell_place("\n".join(lines))
+    assert [(one.function, one.line, one.code) for one in frames] == [
+        ("waits", 3, []),
+        ("f in g", 7, []),
+    ]
+    assert tell_place("Stack (most recent call first):\n") == []
+    assert tell_place("") == []
+
+
+@pytest.mark.parametrize("place", [*PLACES, "pool/slow"])
 def test_nothing_is_told_without_debug(plain: Server, place: str) -> None:
     for accept in "text/html", "*/*", "application/json":
         answer = plain.get(f"/{place}/cart", {"Accept": accept})
-        assert answer.status == 500
+        assert answer.status == (504 if place == "pool/slow" else 500)
         for word in "ValueError", "failing", "cart", "Traceback", "price":
             assert word not in answer.text
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
 import sys
 import threading
 from pathlib import Path
@@ -10,11 +12,13 @@ from typing import Any, Iterator
 
 import pytest
 from shapes import place_lone_file
-from support import LOOPS, Server, serve, wait_for
+from support import LOOPS, Server, read_all, serve, wait_for
 
+import pixie_web
 from pixie_web.guard import Clock, Place, look_at
 
 PROGRAM = """\
+import sys
 import re
 import time
 from pixie_web import app, run
@@ -67,6 +71,32 @@ def in_a_worker(env):
     time.sleep(0.4)
     return "in a worker"
 
+@app.get("/pieces", "sync")
+def pieces(env):
+    yield "one"
+    time.sleep(0.4)  # the line between two pieces
+    yield "two"
+
+@app.get("/steps", "asnc")
+async def steps(env):
+    import asyncio
+    try:
+        yield "one"
+        await asyncio.sleep(0.3)
+        yield "two"
+        await asyncio.sleep(0)
+        within()
+        yield "three"
+    finally:
+        print("steps are closed", file=sys.stderr, flush=True)
+
+@app.get("/rows", "asnc")
+async def rows(env):
+    import asyncio
+    for number in range(3):
+        yield str(number)
+        await asyncio.sleep(0.15)
+
 @app.get("/stats", "sync")
 def stats(env):
     return app.stats()["loop_held"]
@@ -85,7 +115,20 @@ HELD = {
     "/task": ("asnc", "the line within", "within", "it waits: await it, or write "),
     "/computes": ("sync", "the line of the loop", "computes", "it computes: write R"),
 }
-FREE = ["/quick", "/awaits", "/thread", "/pool"]
+TESTS = """\
+import pytest
+from program import app
+from pixie_web.testing import client_fixture
+
+client = client_fixture(app, loop_guard="strict", workers=1)
+PATHS = ["/quick", "/sleeps", "/task", "/awaits", "/thread", "/pool"]
+
+@pytest.mark.parametrize("path", PATHS)
+def test_it(client, path):
+    assert client.get(path).is_success
+"""
+PLACES = [str(Path(pixie_web.__file__).parents[1])]
+FREE = ["/quick", "/awaits", "/thread", "/pool", "/rows"]
 
 
 @pytest.mark.parametrize("loop", LOOPS)
@@ -130,6 +173,48 @@ def test_strict_what_holds_no_loop_is_answered(strict: Server, path: str) -> Non
     assert strict.get(path).status == 200
 
 
+@pytest.mark.parametrize(
+    "path, begins, text",
+    [
+        ("/pieces", b"one", "the line between two pieces"),
+        ("/steps", b"onetwo", "the line within"),
+    ],
+)
+def test_strict_a_stream_is_cut_off_where_it_holds_the_loop(
+    strict: Server, path: str, begins: bytes, text: str
+) -> None:
+    mark = strict.mark()
+    with strict.connect() as one:
+        one.sendall(f"GET {path} HTTP/1.0\r\nHost: a\r\n\r\n".encode())
+        body = read_all(one).partition(b"\r\n\r\n")[2]
+    assert body == begins
+    said = strict.wait_for_log("LoopHeld: ", mark)
+    assert f"{path} held the event loop for 0." in said
+    assert f"program.py:{LINES[text]}, in " in said
+    if path == "/steps":
+        strict.wait_for_log("steps are closed", mark)
+
+
+def test_strict_a_test_of_a_program_fails_and_shows_the_line(tmp_path: Path) -> None:
+    program = PROGRAM.replace("\nrun()\n", "\n")
+    (tmp_path / "program.py").write_text(program, encoding="utf-8")
+    (tmp_path / "test_program.py").write_text(TESTS, encoding="utf-8")
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+    done = subprocess.run(
+        command,
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=dict(os.environ, PYTHONPATH=os.pathsep.join(["."] + PLACES)),
+    )
+    found = re.findall(r"^FAILED test_program.py::test_it\[/(\w+)\]", done.stdout, re.M)
+    assert found == ["sleeps", "task"], done.stdout
+    assert "2 failed, 4 passed" in done.stdout
+    for text in "the line of the sleep", "the line within":
+        assert f"program.py:{LINES[text]}, in " in done.stdout
+
+
 def test_without_a_guard_a_late_sweep_is_counted_and_nothing_said() -> None:
     with serve(PROGRAM, workers=1) as server:
         assert server.get("/stats").json["times"] == 0
@@ -156,7 +241,7 @@ def test_the_lone_file_has_no_guard_and_says_so(tmp_path: Path) -> None:
     environment = {"PYTHONPATH": str(tmp_path)}
     with serve(PROGRAM, tmp_path, debug=True, environment=environment) as server:
         assert server.get("/quick").text == "quick"
-    said = 'loop_guard="log" comes with the installed package'
+    said = 'loop_guard="log" comes with the package'
     options = {"loop_guard": "log", "environment": environment}
     with pytest.raises(RuntimeError, match=said), serve(PROGRAM, tmp_path, **options):
         pass

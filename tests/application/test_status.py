@@ -430,8 +430,8 @@ def test_the_lone_file_says_where_the_status_page_is(tmp_path: Path) -> None:
     )
     last = found.stderr.strip().splitlines()[-1]
     assert last == (
-        "pixie_web.MissingExtra: app.status() comes with the installed package: "
-        "pip install pixie-web"
+        "pixie_web.MissingExtra: app.status() comes with the package, not in "
+        "the single file"
     )
 
 

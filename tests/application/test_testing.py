@@ -72,6 +72,17 @@ def go(env: Any, n: int) -> Any:
     return redirect(f"/go/{n - 1}", int(env.query.get("status", 303)))
 
 
+@app.route("/away", "sync", method=["GET", "POST", "PUT"])
+def away(env: Any) -> None:
+    redirect(env.query["to"], int(env.query.get("status", 302)))
+
+
+@app.route("/asked", "sync", method=["GET", "POST", "PUT"])
+def asked(env: Any) -> Any:
+    names = "host", "authorization", "x-one", "content-type"
+    return [env.method, *map(env.header, names), env.query_string]
+
+
 @app.route("/around")
 def around(env: Any) -> None:
     redirect("/around")
@@ -213,6 +224,63 @@ def test_a_stream_is_read_as_it_comes_and_left(client: TestClient) -> None:
     assert events == ["closed"]
     with pytest.raises(ClientDisconnected, match="cut off"):
         client.get("/broken")
+
+
+HERE, THERE = "/asked", "http://other.example/asked"
+KEPT = ["testserver", "key", "1"]
+STRANGE = ["other.example", None, "1"]
+
+
+@pytest.mark.parametrize(
+    "method, to, status, expected",
+    [
+        ("get", HERE, 302, ["GET", *KEPT, None]),
+        ("Get", THERE, 302, ["GET", *STRANGE, None]),
+        ("post", HERE, 301, ["GET", *KEPT, None]),
+        ("put", HERE, 301, ["PUT", *KEPT, "text/x"]),
+        ("put", HERE, 303, ["GET", *KEPT, None]),
+        ("post", THERE, 308, ["POST", *STRANGE, "text/x"]),
+    ],
+)
+def test_a_redirect_keeps_what_it_may(
+    client: TestClient, method: str, to: str, status: int, expected: Any
+) -> None:
+    kind = {} if method.lower() == "get" else {"Content-Type": "text/x"}
+    answer = client.request(
+        method,
+        "/away",
+        params={"to": to, "status": status},
+        content=b"body" if kind else None,
+        headers={"Authorization": "key", "X-One": "1", **kind},
+        follow_redirects=True,
+    )
+    assert answer.json() == [*expected, ""]
+
+
+def test_a_stream_that_has_ended_is_no_riddle(client: TestClient) -> None:
+    with client.stream("GET", "/endless") as response:
+        next(response.iter_bytes())
+    for read in (response.read, lambda: next(response.iter_bytes())):
+        with pytest.raises(PixieError, match="is closed"):
+            read()
+    response.close()  # once more
+    with client.stream("GET", "/numbers") as response:
+        assert list(response.iter_lines()) == ["0", "1", "2"]
+        with pytest.raises(PixieError, match="was read before"):
+            response.read()
+
+
+def test_what_can_not_be_asked_is_said(client: TestClient) -> None:
+    with pytest.raises(PixieError, match="got 'mailto:a@b'"):
+        client.get("/away", params={"to": "mailto:a@b"}, follow_redirects=True)
+    again = {"params": {"to": HERE, "status": 307}, "follow_redirects": True}
+    with pytest.raises(PixieError, match="can't be sent again"):
+        client.post("/away", content=iter([b"a"]), **again)
+
+
+def test_a_query_is_encoded_and_a_host_may_be_named(client: TestClient) -> None:
+    found = client.get("/asked?a=ü b%20c", headers={"Host": "named.example"}).json()
+    assert (found[1], found[-1]) == ("named.example", "a=%C3%BC%20b%20c")
 
 
 def test_a_start_that_fails_leaves_nothing_behind() -> None:

@@ -16,7 +16,7 @@ import pytest
 from shapes import place_lone_file
 from support import PATIENCE_SECONDS, wait_for
 
-from pixie_web import Pixie, ProtocolError, Response
+from pixie_web import ClientDisconnected, Pixie, ProtocolError, Response
 from pixie_web.protocol.canonical import canonical_head, encode_target
 
 Answer = Tuple[int, Dict[str, str], bytes]
@@ -56,6 +56,20 @@ def app(monkeypatch: pytest.MonkeyPatch) -> Pixie:
         response = Response(iter(["abc"]))
         response.stream_bytes = 2
         return response
+
+    @made.route("/unread", "asnc", method="POST", stream_body=True)
+    async def unread(env: Any) -> Any:
+        try:
+            yield "begun"
+            if env.query.get("read"):
+                made.events.append(await env.source.read())  # type: ignore[attr-defined]
+            while True:
+                await asyncio.sleep(0)
+                yield "on"
+        except ClientDisconnected as error:
+            made.events.append(str(error))  # type: ignore[attr-defined]
+        finally:
+            made.events.append("closed")  # type: ignore[attr-defined]
 
     @made.route("/loop", "asnc")
     async def loop(env: Any) -> str:
@@ -263,6 +277,15 @@ def test_a_stream_is_made_piece_by_piece_and_closed_when_the_client_leaves(
     wait_for(lambda: app.events[-1] == "closed", "the end of the handler")
 
 
+def test_a_server_that_takes_no_head_has_the_answer_ended(app: Any) -> None:
+    def refuse(status: str, headers: Any, *more: Any) -> Any:
+        raise ValueError("a server may refuse a head")
+
+    with pytest.raises(ValueError, match="refuse a head"):
+        app.wsgi(environ("/stream"), refuse)
+    assert app.events == [0, "closed"]
+
+
 @pytest.mark.parametrize("path", ["/short", "/long"])
 def test_a_stream_that_is_not_as_long_as_it_says_is_cut_off(
     app: Pixie, path: str, caplog: pytest.LogCaptureFixture
@@ -419,6 +442,31 @@ def test_a_server_that_has_no_room_holds_the_handler_back(app: Any) -> None:
         assert app.events[-1] == "closed"
 
     asyncio.run(asked())
+
+
+UNREAD = {"type": "http.request", "body": b"abc", "more_body": True}
+
+
+@pytest.mark.parametrize("reads", [False, True])
+def test_a_client_that_leaves_behind_a_body_nobody_reads_ends_its_stream(
+    app: Any, reads: bool
+) -> None:
+    given = scope(
+        "/unread",
+        method="POST",
+        headers=[(b"host", b"a"), (b"transfer-encoding", b"chunked")],
+        query_string=b"read=1" if reads else b"",
+    )
+
+    async def asked() -> None:
+        talk = Talk(UNREAD, UNREAD, NONE)
+        if not reads:
+            talk.left.set()  # which is said behind the body
+        await asyncio.wait_for(app.asgi(given, talk.receive, talk.send), 20)
+
+    asyncio.run(asked())
+    refused = ["the answer has begun, and its body was dropped"] if reads else []
+    assert app.events == [*refused, "closed"]
 
 
 def test_each_loop_has_a_life_of_its_own_and_its_hooks(app: Any) -> None:

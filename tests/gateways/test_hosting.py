@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any, Dict, Iterator, List
 from wsgiref.validate import validator
 
@@ -118,6 +119,103 @@ def test_what_goes_wrong_is_logged_with_its_mount(
     assert client.get("/odd/silent").status_code == 500
     with pytest.raises(ClientDisconnected):
         client.get("/odd/midway")
+
+
+HEADS = [
+    ([("Content-Length", "3"), ("content-length", "3 ")], 200),
+    ([("Content-Length", "3"), ("Content-Length", "4")], 500),
+    ([("Content-Length", "-3")], 500),
+    ([("Content-Length", "+3")], 500),
+    ([("Content-Length", "\u0663")], 500),
+    ([("Content-Length", "3" * 20)], 500),
+    ([("Proxy-Connection", "close"), ("Keep-Alive", "1"), ("TE", "x")], 200),
+    ([("X-One", "1\r\nSet-Cookie: a=1")], 500),
+    ([("X-One: 1\r\nSet-Cookie", "a=1")], 500),
+]
+
+
+@pytest.mark.parametrize("headers, status", HEADS)
+def test_a_head_is_an_answers_own_or_none(headers: Any, status: int) -> None:
+    def hosted(environ: Dict[str, Any], start_response: Any) -> Any:
+        start_response("200 OK", headers)
+        return Body(b"abc")
+
+    app = Pixie()
+    app.mount("/old", hosted)
+    events.clear()
+    with app.test() as client:
+        answer = client.get("/old/")
+    assert (answer.status_code, events) == (status, ["closed"])
+    assert status == 500 or answer.text == "abc"
+    assert {*answer.headers} <= {"Content-Type", "Content-Length"}
+
+
+@pytest.mark.parametrize(
+    "status, headers, body, expected",
+    [
+        ("204 No Content", [("Content-Length", "5")], Body(b"body!"), {}),
+        ("304 Not Modified", [("ETag", '"x"')], Body(b"body!"), {"ETag": '"x"'}),
+        ("304 Not Modified", [("ETag", '"x"')], [b""], {"ETag": '"x"'}),
+    ],
+)
+def test_an_answer_without_a_body_says_nothing_of_one(
+    status: str, headers: Any, body: Any, expected: Dict[str, str]
+) -> None:
+    app = Pixie()
+    app.mount("/old", lambda _, start: start(status, headers) and body)
+    with app.test() as one:
+        answer = one.get("/old/")
+    assert (answer.content, dict(answer.headers.items())) == (b"", expected)
+
+
+@pytest.mark.parametrize(
+    "headers, body, length",
+    [
+        ([], [], None),  # it saves itself the body, as many do
+        ([], [b"body!"], "5"),
+        ([("Content-Length", "5")], [], "5"),
+        ([("Content-Length", "5")], [b"body!"], "5"),
+    ],
+)
+def test_head_tells_the_length_of_the_answer_to_get_or_none(
+    headers: Any, body: Any, length: Any
+) -> None:
+    app = Pixie()
+    app.mount("/old", lambda _, start: start("200 OK", headers) and body)
+    with app.test() as one:
+        answer = one.head("/old/")
+    assert (answer.content, answer.headers.get("content-length")) == (b"", length)
+
+
+def test_a_second_start_ends_an_answer_that_has_begun_and_replaces_another() -> None:
+    def hosted(environ: Dict[str, Any], start_response: Any) -> Iterator[bytes]:
+        start_response("200 OK", [])
+        if environ["PATH_INFO"] == "/begun":
+            yield b"begun"
+        try:
+            raise ValueError("on purpose")
+        except ValueError:
+            start_response("503 No", [], sys.exc_info())
+        yield b"replaced"
+
+    app = Pixie()
+    app.mount("/old", hosted)
+    with app.test() as one:
+        answer = one.get("/old/")
+        assert (answer.status_code, answer.text) == (503, "replaced")
+        with pytest.raises(ClientDisconnected):
+            one.get("/old/begun")
+
+
+def test_a_client_does_not_name_the_proxy_of_the_application() -> None:
+    def hosted(environ: Dict[str, Any], start_response: Any) -> Any:
+        start_response("200 OK", [])
+        return [environ.get("HTTP_PROXY", "none").encode()]
+
+    app = Pixie()
+    app.mount("/old", hosted)
+    with app.test() as one:
+        assert one.get("/old/", headers={"Proxy": "http://bad/"}).text == "none"
 
 
 def test_what_is_no_application_is_refused() -> None:

@@ -270,10 +270,16 @@ def test_a_lost_worker_costs_one_request(server: OtherServer) -> None:
 def test_run_serves_by_another_server(runner: str, tmp_path: Path) -> None:
     needs(runner)
     written = Notes(tmp_path / "notes")
-    environment = {"PIXIE_WORKERS": "1", "GATEWAY_NOTES": str(written.path)}
+    environment = {
+        "PIXIE_WORKERS": "1",
+        "PIXIE_TRUSTED_PROXIES": "127.0.0.1",
+        "GATEWAY_NOTES": str(written.path),
+    }
     running = OtherServer(runner, PROGRAM, environment)
     try:
         assert ask(running.port, Case("GET", "/pool")).body == b"pool"
+        forged = Case("GET", "/echo/x", None, (("X_Forwarded_For", "192.0.2.66"),))
+        assert b'"client":"127.0.0.1"' in ask(running.port, forged).body
         assert ask(running.port, UPLOAD).status == 200
         below = children(running.pid)
         running.stop()

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Dict, Iterator
 
 import pytest
+from browser import Browser
 from pages import blocks_of
 from shapes import IS_SINGLE, ROOT, home
 from support import Answer, Server, serve
@@ -83,6 +84,66 @@ def test_what_is_no_picture_is_refused(server: Server) -> None:
         assert send_picture(server, data).status == 422
     assert server.get("/progress/..%2Fapp.png").status == 404
     assert server.get("/progress/0123456789abcdef.png").status == 404
+
+
+def keep(browser: Browser, name: str) -> None:
+    """Save a screenshot, if PIXIE_SCREENSHOTS names a directory."""
+    if os.environ.get("PIXIE_SCREENSHOTS"):
+        browser.screenshot(Path(os.environ["PIXIE_SCREENSHOTS"]) / f"{name}.png")
+
+
+@pytest.mark.browser
+@example("thumbnails")
+def test_a_page_sends_a_picture_and_shows_the_small_one(
+    server: Server, browser: Browser, tmp_path: Path
+) -> None:
+    def send(name: str, data: bytes) -> None:
+        (tmp_path / name).write_bytes(data)
+        browser.type("[type=file]", str(tmp_path / name))
+        browser.click("button")
+
+    def width() -> Any:
+        return browser.run("return document.querySelector('img')?.naturalWidth")
+
+    browser.look(640, 480)
+    browser.open(server.url)
+    send("a.png", picture(400, 300))
+    browser.until(lambda: width() == 134, "the small picture")
+    assert browser.run("return document.querySelector('#bar').value") == 1
+    keep(browser, "thumbnails")
+    assert browser.complaints() == []
+    send("b.png", b"GIF89a")
+    browser.until(lambda: browser.text("#state") == "Send a PNG.", "the refusal")
+    assert ["422" in one for one in browser.complaints()] == [True]
+
+
+@pytest.mark.browser
+@example("upload")
+def test_a_page_sends_a_file_and_lists_it(
+    server: Server, browser: Browser, tmp_path: Path
+) -> None:
+    path = tmp_path / "some data.bin"
+    path.write_bytes(bytes(300_000))
+    browser.look(640, 480)
+    browser.open(server.url)
+    browser.one("#file").send_keys(str(path))
+    browser.until(lambda: browser.all("#files a"), "the list")
+    assert browser.text("#files li") == "some data.bin 300000 bytes"
+    assert browser.text("#state") == "Created"
+    keep(browser, "upload")
+    assert browser.complaints() == []
+
+
+@pytest.mark.browser
+@example("events")
+def test_a_page_draws_the_load(server: Server, browser: Browser) -> None:
+    browser.look(640, 480)
+    browser.open(server.url)
+    browser.until(lambda: len(browser.all("#bars div")) > 1, "two bars")
+    assert re.fullmatch(r"[\d.]+ of \d+ CPUs; windows: 1", browser.text("#state"))
+    keep(browser, "events")
+    browser.run("events.close()")
+    assert browser.complaints() == []
 
 
 def test_the_tutorial_shows_the_same_way_to_make_a_picture_small() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+import types
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Dict, Iterator
@@ -22,13 +23,15 @@ PAGES = [
     "from-bottle.md",
     "gateways.md",
     "hosting.md",
+    "jobs.md",
     "json.md",
     "placement.md",
     "sessions.md",
     "state.md",
     "testing.md",
 ]
-OF_COMPANIONS = ["cors.md", "hosting.md", "sessions.md", "state.md", "testing.md"]
+OF_COMPANIONS = ["cors.md", "hosting.md", "jobs.md", "sessions.md"]
+OF_COMPANIONS += ["state.md", "testing.md"]
 
 
 @pytest.fixture(autouse=True)
@@ -54,13 +57,15 @@ def test_the_examples_of_a_page_run(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PIXIE_WORKERS", "0")  # a page is no module to be imported
     text = (DOCS / page).read_text(encoding="utf-8")
-    if page in ("from-bottle.md", "state.md"):
+    if page in ("from-bottle.md", "jobs.md", "state.md"):
         # They declare on the default application, which other tests use as well.
         text = text.replace("from pixie_web import", "from fresh import")
         monkeypatch.setitem(sys.modules, "fresh", fresh_functions())
     if IS_SINGLE and page in OF_COMPANIONS:
         pytest.skip("it is about a companion, which the single file lacks")
-    names: Dict[str, Any] = {"__name__": "guide"}
+    guide = types.ModuleType("guide")  # in which jobs find their functions
+    monkeypatch.setitem(sys.modules, "guide", guide)
+    names: Dict[str, Any] = vars(guide)
     blocks = list(re.finditer(r"^```python\n(.*?)^```", text, re.M | re.S))
     assert blocks
     for block in blocks:

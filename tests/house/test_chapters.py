@@ -36,7 +36,11 @@ from shapes import lone_file
 from pixie_web.single import is_type_checking
 
 PACKAGE = pathlib.Path(__file__).resolve().parents[2] / "pixie_web"
+<<<<<<< HEAD
 MAX_CODE_LINES = 11_968  # of all, joined; docs/design.md has why it was raised
+=======
+MAX_CODE_LINES = 12_046  # of all, joined; docs/design.md has why it was raised
+>>>>>>> main
 MAX_FUNCTION_LINES = 40  # of code, as the next one
 MAX_CLASS_LINES = 250
 MAX_FILE_LINES = 700  # all of them
@@ -55,7 +59,11 @@ PRIVATE_REACHES: Dict[str, Set[str]] = {
 # What is no chapter: it is not in the single file.
 COMPANIONS = {  # files, and a folder
     *("hosting", "httptools", "servers", "state", "status", "testing"),
+<<<<<<< HEAD
     *("devtools", "guard", "http2", "starter"),
+=======
+    *("devtools", "guard", "jobs", "starter"),
+>>>>>>> main
 }
 AROUND = {"__init__", "__main__", "single"}
 
@@ -97,7 +105,8 @@ LAYERS = {
     "middleware": f"{FOUNDATION} {MESSAGES} {BASE}",
     "application": (
         f"{FOUNDATION} {PROTOCOL} {MESSAGES} routing {BASE} executors/local "
-        "executors/pool/frames executors/dispatch declaring handling"
+        "executors/pool/frames executors/pool/pool executors/dispatch declaring "
+        "handling"
     ),
     # The server knows of the application what it is given: `handle`.
     SERVER: f"{FOUNDATION} forks {PROTOCOL} {MESSAGES}",

@@ -16,7 +16,15 @@ from typing import Any, Dict, NamedTuple
 
 import pytest
 from pooling import directory, make, reset, wait_for_note
-from support import MATRIX, Server, read_until, serve, server_fixture, wait_for
+from support import (
+    MATRIX,
+    Server,
+    process_is_alive,
+    read_until,
+    serve,
+    server_fixture,
+    wait_for,
+)
 
 pytestmark = pytest.mark.skipif("not __import__('os').path.isdir('/proc/self/fd')")
 
@@ -39,7 +47,7 @@ async def wait_on_loop(name):
 
 def note(name, text=""):
     with open(f"{name}.{threading.get_ident()}.part", "w") as file:
-        file.write(text)
+        file.write(str(text))
     os.replace(f"{name}.{threading.get_ident()}.part", name)
 
 def judge(read):
@@ -79,21 +87,21 @@ def later(env, name, opened):
 def plain(env, name):
     opened = begin(env, name)
     try:
-        note(f"in-{name}")  # here: it may be stopped at once
+        note(f"in-{name}", os.getpid())  # here: it may be stopped at once
         wait(f"end-{name}")
     finally:
         later(env, name, opened)
 
 def leaking(env, name):
     opened = begin(env, name)
-    note(f"in-{name}")
+    note(f"in-{name}", os.getpid())
     threading.Thread(target=later, args=(env, name, opened)).start()
     return "left behind"
 
 def silent(env, name):
     opened = begin(env, name)
     try:
-        note(f"in-{name}")
+        note(f"in-{name}", os.getpid())
         yield b"first"
         wait(f"end-{name}")
     finally:
@@ -102,7 +110,7 @@ def silent(env, name):
 def stream(env, name):
     opened = begin(env, name)
     try:
-        note(f"in-{name}")
+        note(f"in-{name}", os.getpid())
         while not exists(f"end-{name}"):
             yield b"."
             time.sleep(0.005)
@@ -112,7 +120,7 @@ def stream(env, name):
 async def coroutine(env, name):
     opened = begin(env, name)
     try:
-        note(f"in-{name}")
+        note(f"in-{name}", os.getpid())
         await wait_on_loop(f"end-{name}")
     finally:
         await wait_on_loop(f"go-{name}")
@@ -124,7 +132,7 @@ async def cancelled(env, name):
 
 def begin_and_report(env, name):
     opened = begin(env, name)
-    note(f"in-{name}")
+    note(f"in-{name}", os.getpid())
     later(env, name, opened)
 
 async def in_thread(env, name):
@@ -137,7 +145,7 @@ async def leaking_coroutine(env, name):
 async def async_stream(env, name):
     opened = begin(env, name)
     try:
-        note(f"in-{name}")
+        note(f"in-{name}", os.getpid())
         while not exists(f"end-{name}"):
             yield b"."
             await asyncio.sleep(0.005)
@@ -183,8 +191,8 @@ class Case(NamedTuple):
         is_over: whether the request has ended while its handler goes on.
         may_be_gone: whether the handler has ended too, and only a thread goes on.
         is_killed: whether nothing goes on.
-        is_interrupted: whether a signal ends what the handler does. It comes by way of
-            the zygote, so it may come later than the answer.
+        is_interrupted: whether a signal ends what the handler does. It may come by way
+            of the zygote, and later than the answer, as that of a kill.
     """
 
     leaves: bool = False
@@ -273,7 +281,7 @@ def played(server: Server, name: str, drains: bool = False) -> Any:
         others = Others(server, name, stack)
         one = stack.enter_context(server.connect())
         one.sendall(upload(f"/{name}", b"\x01"))
-        wait_for_note(server, f"in-{name}")
+        pid = int(wait_for_note(server, f"in-{name}"))
         if drains:
             server.process.send_signal(signal.SIGTERM)
             wait_for(lambda: refuses(server), "it takes no more connections")
@@ -281,6 +289,8 @@ def played(server: Server, name: str, drains: bool = False) -> Any:
         others.arrive()
         if case.is_interrupted:
             wait_for_note(server, f"ending-{name}")
+        if case.is_killed:
+            wait_for(lambda: not process_is_alive(pid), "it is killed")
         make(server, f"go-{name}")
         make(server, f"end-{name}")
         seen = None

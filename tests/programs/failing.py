@@ -119,5 +119,23 @@ def crash(env: Any) -> None:
     os.abort()
 
 
+@app.get("/pool/slow/<name>", "pool", timeout=0.3)
+def slow(env: Any, name: str) -> None:
+    wait(name)
+
+
+def wait(name: str) -> None:
+    import ctypes
+
+    password = "hunter2-waiting"
+    if name == "sleep":
+        time.sleep(30)
+    elif name == "crash":
+        os.abort()
+    elif name == "leave":
+        os._exit(3)
+    ctypes.PyDLL(None).sleep(30)  # with the interpreter's lock
+
+
 if __name__ == "__main__":
     app.run()

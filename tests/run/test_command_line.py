@@ -236,8 +236,7 @@ def test_the_lone_file_says_where_the_starter_is(lone: Path) -> None:
     done = python("pixie_web.py", "new", "shop", directory=lone)
     assert (done.returncode, done.stderr) == (
         1,
-        "pixie_web: `pixie new` comes with the installed package: "
-        "pip install pixie-web\n",
+        "pixie_web: `pixie new` comes with the package, not in the single file\n",
     )
 
 
@@ -255,6 +254,10 @@ def test_the_lone_file_says_where_the_starter_is(lone: Path) -> None:
         (["app:index"], "app has no Pixie application 'index'"),
         (["app:none"], "app has no Pixie application 'none'"),
         (["app", "--port", "99999"], "port is from 0 to 65535, got 99999"),
+        (
+            ["app", "--reload", "--server", "uvicorn"],
+            "reload is for the server of pixie_web itself, got server='uvicorn'",
+        ),
         (
             ["app", "--loop", "twisted"],
             'loop is "uvloop" or "asyncio", got \'twisted\'',

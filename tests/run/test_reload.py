@@ -193,6 +193,11 @@ FAILURES = {
         "write def index(env, x)",
         False,
     ),
+    "server": (
+        APP.replace("run()", "run(server='uvicorn')"),
+        "reload is for the server of pixie_web itself",
+        False,
+    ),
     "hook": (
         APP.replace("app = Pixie()", "app = Pixie()\napp.on_start(lambda: 1 / 0)"),
         "ZeroDivisionError",

@@ -9,7 +9,7 @@ import re
 import signal
 import socket
 import sys
-from typing import Callable, List
+from typing import Callable, List, Optional
 
 import pytest
 from pooling import (
@@ -197,6 +197,12 @@ def gives_no_answer(env, name):
 def a_file_that_shrinks(env):
     return static_file("shrinks", os.getcwd(), cache=False)
 
+@route("/five/<sizes>", "thread")
+def says_five(env, sizes):
+    response = Response(b"x" * int(size) for size in sizes.split("-"))
+    response.stream_bytes = 5
+    return response
+
 @route("/whole/<size:int>")
 def whole(env, size):
     return "x" * size
@@ -205,6 +211,7 @@ run(workers=1, max_crashes=0)
 """
 
 PLACES = ["sync", "thread", "asnc", "stream"]
+LAST = b"GET /whole/1 HTTP/1.0\r\nHost: test\r\n\r\n"
 
 
 server = server_fixture(PROGRAM, LOOPS)
@@ -239,6 +246,33 @@ def was_reset(one: socket.socket) -> bool:
 
 def ask(server: Server, path: str) -> bytes:
     return server.raw(head_of(path))
+
+
+@pytest.mark.parametrize(
+    "sizes, sent, error",
+    [
+        ("5", 5, None),
+        ("2-3", 5, None),
+        ("2-2", 4, "4 of 5 bytes were sent"),
+        ("6", 0, "the body is longer than 5 bytes"),
+        ("2-3-1", 5, "the body is longer than 5 bytes"),
+        ("3-3", 3, "the body is longer than 5 bytes"),
+    ],
+)
+def test_no_byte_is_sent_behind_the_length_that_was_said(
+    server: Server, sizes: str, sent: int, error: Optional[str]
+) -> None:
+    mark = server.mark()
+    # Whatever came behind would be the answer to the second request.
+    answer = server.raw(head_of(f"/five/{sizes}") + LAST)
+    head, _, rest = answer.partition(b"\r\n\r\n")
+    assert b"\r\nContent-Length: 5\r\n" in head + b"\r\n"
+    body, _, other = rest.partition(b"HTTP/1.1 ")
+    assert body == b"x" * sent
+    assert other.endswith(b"\r\n\r\nx") is (error is None)
+    found = records(server, mark)
+    assert len(found) == (error is not None)
+    assert error is None or f"PixieError: {error}" in found[0]
 
 
 @pytest.mark.parametrize("place", PLACES)

@@ -155,4 +155,4 @@ def test_the_lone_file_says_what_it_needs(tmp_path: Path) -> None:
     told = subprocess.check_output(
         command, cwd=str(tmp_path), env=environment, text=True
     )
-    assert told == "app.state comes with the installed package: pip install pixie-web\n"
+    assert told == "app.state comes with the package, not in the single file\n"

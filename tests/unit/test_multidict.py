@@ -24,6 +24,8 @@ def test_header_names_have_no_case() -> None:
 
 def test_several_lines_are_one_list() -> None:
     headers = Headers([("A", "1"), ("B", "2"), ("a", "3")])
+    assert list(headers.keys()) == ["A", "B"]
+    assert dict(headers) == {"A": headers["A"], "B": "2"}
     assert headers["A"] == headers.get("a") == "1, 3"
     assert headers.getall("A") == ["1", "3"]
     assert list(headers.items()) == [("A", "1"), ("a", "3"), ("B", "2")]

@@ -23,7 +23,7 @@ from typing import (
 )
 
 from ...errors import PixieError
-from ...protocol.http11 import parse_head
+from ...protocol.http11 import is_header_block, parse_head
 from ...requests import Request
 from ...sessions import Session
 from ...text import dump_json, load_json
@@ -56,6 +56,7 @@ class FrameType(IntEnum):
     END = 20
     FILE = 21
     LOG = 22  # its flags are the level
+    ORDER = 24  # a job for main to start
     LOST = 23  # with debug: the names of globals that a handler has changed
 
 
@@ -147,6 +148,24 @@ def decode_run(frame: bytes, flags: int) -> Request:
     else:
         request.body = body
     return request
+
+
+def read_result(payload: bytes) -> Tuple[int, int, bytes, bytes]:
+    """Return status, size, header block and the rest of a frame that begins an answer.
+
+    SECURITY: a worker runs code we do not know; what it sends is checked before it is
+    put on the wire.
+
+    Raises:
+        PixieError: no such status can be, or no such block.
+        struct.error: the frame is too short.
+    """
+    status, size, block_size = RESULT.unpack_from(payload)
+    at = RESULT.size + block_size
+    block = payload[RESULT.size : at]
+    if not 200 <= status <= 999 or not is_header_block(block):
+        raise PixieError("a malformed response")
+    return status, size, block, payload[at:]
 
 
 class FrameBuffer:

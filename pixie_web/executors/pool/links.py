@@ -29,7 +29,7 @@ from typing import (
 from ...about import log
 from ...errors import AnswerLost, HTTPError, PixieError, no_descriptor
 from ...forms import BodyFile
-from ...protocol.http11 import MAX_HEAD_BYTES, is_header_block
+from ...protocol.http11 import MAX_HEAD_BYTES
 from ...requests import NEVER, Request
 from ...responses import FileSlice, Response, StaticFile
 from ...text import dump_json, load_json
@@ -39,11 +39,11 @@ from .frames import (
     FRAME,
     LOST_WARNING,
     RECEIVE_BYTES,
-    RESULT,
     Flag,
     FrameBuffer,
     FrameType,
     PoolOptions,
+    read_result,
 )
 from .traces import Trace
 from .zygote import SIGNAL, START, ZygoteLink, unnamed_file
@@ -135,6 +135,9 @@ class Job:
             self.stream.end(error)
         else:
             self.settle(error)
+
+    def died(self, cause: str) -> None:
+        """Note how the process ended that had it: "SIGKILL", "exit code 3"."""
 
 
 class WorkerStream(AsyncIterator[bytes]):
@@ -271,24 +274,6 @@ def open_worker_files() -> List[int]:
     return [from_worker, to_worker, its_incoming, its_outgoing, trace]
 
 
-def read_result(payload: bytes) -> Tuple[int, int, bytes, bytes]:
-    """Return status, size, header block and the rest of a frame that begins an answer.
-
-    SECURITY: a worker runs code we do not know; what it sends is checked before it is
-    put on the wire.
-
-    Raises:
-        PixieError: no such status can be, or no such block.
-        struct.error: the frame is too short.
-    """
-    status, size, block_size = RESULT.unpack_from(payload)
-    at = RESULT.size + block_size
-    block = payload[RESULT.size : at]
-    if not 200 <= status <= 999 or not is_header_block(block):
-        raise PixieError("a malformed response")
-    return status, size, block, payload[at:]
-
-
 def open_answer(route: Route, name: bytes, size: int) -> Union[FileSlice, HTTPError]:
     """Return the file that a worker has put a large answer into.
 
@@ -330,6 +315,9 @@ class Owner(Protocol):
     def release(self, worker: WorkerLink, job: Job, is_last: bool) -> None:
         """Take back a worker whose job is done, and who may be able to do no more."""
 
+    def take_order(self, payload: bytes) -> None:
+        """Start the job that a worker has ordered."""
+
     def retired(self, worker: WorkerLink) -> None:
         """Give a worker no job from now on."""
 
@@ -340,6 +328,9 @@ class Owner(Protocol):
         """Start the deadline of a job: of all of it, or of a stream's next chunk."""
 
 
+_JOB_ORDER = int(FrameType.ORDER)  # PERF: each name of an Enum costs 0.1 us
+
+
 Taker = Callable[["WorkerLink", Job, int, bytes], None]
 
 
@@ -348,6 +339,12 @@ def take_lost_names(_: object, job: Job, flags: int, payload: bytes) -> None:
     if not job.route.was_warned_of:
         job.route.was_warned_of = True
         log.warning(LOST_WARNING, job.route.path, payload.decode("utf-8", "replace"))
+
+
+def take_data(_: object, job: Job, flags: int, payload: bytes) -> None:
+    """Take a chunk of a stream."""
+    assert job.stream is not None
+    job.stream.put(payload, bool(flags & Flag.MORE))
 
 
 class WorkerLink:
@@ -391,9 +388,8 @@ class WorkerLink:
         # Workers that started together must not end together. Multiples of the golden
         # ratio lie apart.
         self.share = 0.9 + 0.1 * (number * 0.618034 % 1)
-        self.last_job = self.booted = False
         self.why: Optional[Retirement] = None
-        self.hung = self.ended = False
+        self.last_job = self.booted = self.hung = self.ended = False
         self._timer: Optional[asyncio.TimerHandle] = None
         self._frames = FrameBuffer()
         self._unsent = bytearray()  # what its pipe has no room for
@@ -473,19 +469,20 @@ class WorkerLink:
             if self.why is Retirement.lost and why is Retirement.orphaned:
                 self.why = why  # by no fault of what it ran
             return
+        self.pause()
+        self.state, self.why, grace = "dying", why, STOP_SECONDS
+        if why in INTERRUPTED:
+            self._read_on(dying=True)
+            grace = self.owner.options.timeout_grace_seconds
         # What is killed must not see its pipes end first, and clean up by half.
-        (self.pause if why in KILLED else self._close)()
-        self.state, self.why = "dying", why
+        if why not in KILLED:
+            self._close()
         self.owner.retired(self)
         self._stop_timer()
         if why in KILLED:
             self.order(signal.SIGKILL)
         elif why in INTERRUPTED:
             self.order(signal.SIGUSR2)
-        interrupted = why in INTERRUPTED
-        grace = (
-            self.owner.options.timeout_grace_seconds if interrupted else STOP_SECONDS
-        )
         self._timer = self._loop.call_later(grace, self._grace_over)
 
     def _grace_over(self) -> None:
@@ -501,10 +498,12 @@ class WorkerLink:
 
     def gone(self) -> Optional[Job]:
         """Note that the process has ended; return the job that it had."""
-        self._take_rest()
+        self.ended = True
+        self._read_on(dying=False)  # its end may be known sooner
         self.lose()
         self._stop_timer()
         self.trace.stop_waiting()
+        self._read_on(dying=True)
         self._close()
         job, self.job = self.job, None
         if job is not None:
@@ -587,11 +586,13 @@ class WorkerLink:
         if self.job is not None and self.job.stream is not None:
             self.job.stream.gather(self._frames.last_bytes)
 
-    def _take_rest(self) -> None:
-        """Take what the process sent before it ended: its end may be known sooner."""
-        self.ended = True
+    def _read_on(self, dying: bool) -> None:
+        """Take what the process has sent, as long as it is dying, or as it is not.
+
+        Of a dying one jobs are taken, since it was told that they will run.
+        """
         try:
-            while self.state != "dying":
+            while (self.state == "dying") is dying:
                 data = os.read(self._incoming, RECEIVE_BYTES)
                 if not data:
                     return
@@ -605,9 +606,10 @@ class WorkerLink:
         """Take frames; a worker that sends what can't be is retired."""
         try:
             for header, payload in self._frames.feed(data):
-                if self.state == "dying":
-                    return
-                self._take(header, payload)
+                if header[1] == _JOB_ORDER:
+                    self.owner.take_order(payload)
+                elif self.state != "dying":
+                    self._take(header, payload)
         except (PixieError, TypeError, ValueError, struct.error) as error:
             log.error("worker %d sent no proper frame: %s", self.number, error)
             self.lose()
@@ -665,10 +667,6 @@ class WorkerLink:
             self.owner.became_stream(job)
         job.settle(response)
 
-    def _take_data(self, job: Job, flags: int, payload: bytes) -> None:
-        assert job.stream is not None
-        job.stream.put(payload, bool(flags & Flag.MORE))
-
     def _take_end(self, job: Job, flags: int, payload: bytes) -> None:
         assert job.stream is not None
         job.stream.end(AnswerLost(500) if flags & Flag.BROKEN else None)
@@ -681,16 +679,7 @@ class WorkerLink:
         FrameType.LOST: take_lost_names,
     }
     _OF_STREAMS: ClassVar[Mapping[int, Taker]] = {
-        FrameType.DATA: _take_data,
+        FrameType.DATA: take_data,
         FrameType.END: _take_end,
         FrameType.LOST: take_lost_names,
     }
-
-
-def resident_bytes(pid: int) -> int:
-    """Return the memory that a process holds, shared pages too (Linux; else 0)."""
-    try:
-        with open(f"/proc/{pid}/statm") as file:
-            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except (OSError, IndexError):
-        return 0

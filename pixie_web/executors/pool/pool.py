@@ -8,13 +8,22 @@ import time
 from functools import partial
 from typing import Any, Awaitable, Callable, Dict, Optional, Tuple
 
-from ...errors import ClientDisconnected
+from ...errors import AnswerLost, ClientDisconnected
 from ...requests import Disconnect, Request, next_number
 from ...responses import FileSlice, Refusal, Response
 from ..base import WORKER_TIMEOUT_SECONDS, Executor, Resources, Route, proc_env
 from .frames import FrameType, encode_run
-from .links import STOP_SECONDS, Job, Result, Retirement
+from .links import STOP_SECONDS, Job, Result, Retirement, WorkerLink
 from .supervisor import Supervisor, worker_stats
+
+
+async def tell_where(worker: WorkerLink, error: AnswerLost) -> None:
+    """Have an error say which worker it is of, and where that was."""
+    error.worker = f"worker {worker.number}, pid {worker.pid}"
+    if worker.why is Retirement.late:
+        error.trace = await worker.trace.read_late(worker.order)
+    else:
+        error.trace = worker.trace.read()  # it has died: no more will come
 
 
 class Pool(Supervisor):
@@ -70,6 +79,10 @@ class Pool(Supervisor):
         try:
             self.scheduler.submit(job)
             return await self._answer_of(job, request, answer)
+        except AnswerLost as error:
+            if request.debug and job.worker is not None:
+                await tell_where(job.worker, error)
+            raise
         finally:
             job.take = None
             if job.worker is None:

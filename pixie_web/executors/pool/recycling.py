@@ -38,6 +38,15 @@ def private_bytes(pid: int) -> int:
         return 0
 
 
+def resident_bytes(pid: int) -> int:
+    """Return the memory that a process holds, shared pages too (Linux; else 0)."""
+    try:
+        with open(f"/proc/{pid}/statm") as file:
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, IndexError):
+        return 0
+
+
 class MemoryWatch:
     """The memory of a pool's workers, as the last look found it.
 

@@ -103,6 +103,10 @@ def has_place(worker: WorkerLink) -> bool:
     return not (leaves or worker.last_job)
 
 
+def _refuse_order(payload: bytes) -> None:
+    log.error("a worker ordered a job, and nothing here runs jobs")
+
+
 class BootPace:
     """When the next worker may be started, after some that could not boot."""
 
@@ -154,16 +158,16 @@ class Supervisor:
         launch: Optional[Callable[[], Launch]] = None,
         name: str = "",
     ) -> None:
-        self.name = name
-        self.options = options
+        self.name, self.options = name, options
         self.size = options.workers
         self.scheduler = Scheduler(options, self._hire)
+        self.take_order: Callable[[bytes], None] = _refuse_order
         self.watch = self.scheduler.watch
         self.became_stream = self.scheduler.became_stream
         self.workers: Dict[int, WorkerLink] = {}
         self.idle: List[WorkerLink] = []
         self.deaths: Dict[str, int] = {}
-        self.started = 0
+        self.started = self._starting = 0  # so far; and those about to be asked for
         self.boots_at_once = cpu_count()
         self._sweeper: Optional[asyncio.TimerHandle] = None
         self._program = program
@@ -174,7 +178,6 @@ class Supervisor:
             options, self.workers, self.idle, self._ensure_workers
         )
         self._loop: asyncio.AbstractEventLoop
-        self._starting = 0  # workers about to be asked for
         self._pace = BootPace()
         self._closing = False
         self._all_gone: Optional[asyncio.Future[None]] = None
@@ -305,7 +308,10 @@ class Supervisor:
         for worker in list(self.workers.values()):
             kill_group(worker)
             worker.lose(Retirement.orphaned)
-            self._exited(worker.number, signal.SIGKILL)
+        # Not before all of them are taken out of service: what waits would be given to
+        # one that is about to be.
+        for number in list(self.workers):
+            self._exited(number, signal.SIGKILL)
         if not self._closing:
             self._loop.call_later(self._pace.delay_seconds, self._renew_zygote)
 
@@ -444,6 +450,7 @@ class Supervisor:
             self.scheduler.ended(job)
             # Nobody waits any more, but where the server has ended its connection.
             job.fail(AnswerLost(502, "The worker that ran this request was ended."))
+            job.died(exit_cause(status))
         log_exit(worker, job, status)
         self._recycler.forget(worker)
         if self._closing:

@@ -10,6 +10,7 @@ from typing import Callable, Optional
 
 TRACE_SECONDS = 1.0  # at most, for writing where a worker hangs, before it is killed
 TRACE_LOOK_SECONDS = 0.02  # from one look at that to the next
+MAX_TRACE_BYTES = 65_536  # that are read
 
 
 class Trace:
@@ -22,10 +23,37 @@ class Trace:
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
         self._timer: Optional[asyncio.TimerHandle] = None
+        self._text: Optional[str] = None  # of a file that is closed
 
     @property
     def _size(self) -> int:
         return os.fstat(self._descriptor).st_size
+
+    def read(self) -> str:
+        """Return what the worker has written."""
+        if self._text is not None:
+            return self._text
+        data = os.pread(self._descriptor, MAX_TRACE_BYTES, 0)
+        return data.decode("utf-8", "replace").rstrip()
+
+    async def read_late(self, order: Callable[[int], None]) -> str:
+        """Return where a worker was at its deadline, which it is about to write.
+
+        Python writes it, unless it hangs in C code: that is asked then, by a signal.
+
+        Args:
+            order: sends it a signal.
+        """
+        text, before = self.read(), ""
+        looks = int(TRACE_SECONDS / TRACE_LOOK_SECONDS)
+        for look in range(looks):
+            if (text and text == before) or self._text is not None:
+                break
+            if not text and look == looks // 2:
+                order(signal.SIGUSR1)
+            await asyncio.sleep(TRACE_LOOK_SECONDS)
+            text, before = self.read(), text
+        return text
 
     def ask_and_kill(self, order: Callable[[int], None]) -> None:
         """Have the worker write where it hangs, and kill it a moment later.
@@ -55,7 +83,6 @@ class Trace:
 
     def take(self) -> str:
         """Return what the worker wrote when it was killed, and close the file."""
-        data = os.pread(self._descriptor, 65_536, 0)
+        self._text = self.read()
         os.close(self._descriptor)
-        text = data.decode("utf-8", "replace").rstrip()
-        return f"; it was at:\n{text}" if text else ""
+        return f"; it was at:\n{self._text}" if self._text else ""

@@ -11,6 +11,7 @@ import sys
 import time
 import types
 from contextvars import Context, copy_context
+from functools import partial
 from typing import Any, BinaryIO, Dict, Mapping, Optional, Set, Tuple, cast
 
 from ...about import log
@@ -307,6 +308,7 @@ class Worker:
         proc_env.worker = setup["number"]
         Request.run = setup["run"]
         proc_env.pool = None
+        proc_env.send_order = partial(self.send, FrameType.ORDER, 0)
         self._send_log(setup)
         self._bound(setup)
         # Only main decides when to stop; a Ctrl-C or a supervisor's SIGTERM to the

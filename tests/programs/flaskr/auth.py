@@ -7,10 +7,9 @@ import sqlite3
 
 from database import get_db
 
-from pixie_web import Pixie, Response, redirect, template
+from pixie_web import Pixie, redirect, template
 
 auth = Pixie(__name__)
-DAY_SECONDS = 86400
 
 
 def hashed(password, salt=None):
@@ -26,7 +25,7 @@ def matches(password, stored):
 
 def user_of(env):
     """Return the row of the user who is logged in, or None."""
-    number = env.cookie("user", max_age=DAY_SECONDS)
+    number = env.session.get("user_id")
     query = "SELECT id, username FROM user WHERE id = ?"
     return get_db().execute(query, [number]).fetchone() if number else None
 
@@ -75,11 +74,13 @@ def login(env):
         elif not matches(env.form["password"], user["password"]):
             problem = "Incorrect password."
         else:
-            response = Response(None, 303, headers={"Location": "/blog/"})
-            return response.set_cookie("user", user["id"], max_age=DAY_SECONDS)
+            env.session.clear()
+            env.session["user_id"] = user["id"]
+            redirect("/blog/")
     return page(env, "login", problem=problem)
 
 
 @auth.get("/logout")
 def logout(env):
-    return Response(None, 303, headers={"Location": "/blog/"}).delete_cookie("user")
+    env.session.clear()
+    redirect("/blog/")
