@@ -146,6 +146,11 @@ class HTTP2Connection(Connection):
         return bool(self.streams)
 
     @property
+    def running(self) -> int:
+        """How many are."""
+        return len(self.streams)
+
+    @property
     def is_idle(self) -> bool:
         """Whether it has nothing to answer."""
         return not self.streams and self.receiver.reader.has_begun

@@ -10,7 +10,7 @@ from ..requests import Disconnect, Request
 from ..server.access import NO_HEAD
 from ..server.exchange import Exchange
 from . import budgets
-from .budgets import Allowance
+from .accounts import ENDED, LEFT, Accounts
 from .frames import (
     ACK,
     DEPENDS_ON_ITSELF,
@@ -43,33 +43,22 @@ if TYPE_CHECKING:
     from .connection import HTTP2Connection
 
 DRAIN_PING = b"draining"  # its answer says that the client knows of our end
-# What is remembered of a stream that has ended, beside the window of one that we reset.
-_ENDED, _LEFT = -1, -2
 
 
-class Receiver:
+class Receiver(Accounts):
     """Takes the frames of a connection, in their order.
 
     Attributes:
         reader: makes frames of bytes.
         last: the highest stream that was begun.
         started: how many requests were.
-        control: what the client may send beside requests and bodies.
     """
 
     def __init__(self, connection: HTTP2Connection) -> None:
-        self._connection = connection
+        super().__init__(connection)
         self.reader = FrameReader()
         self._decoder = Decoder(budgets.MAX_LIST_BYTES)
         self.last = self.started = 0
-        self.control = Allowance(
-            budgets.MAX_CONTROL_FRAMES, budgets.CONTROL_FRAMES_PER_SECOND
-        )
-        self._resets = Allowance(budgets.MAX_RESETS, budgets.RESETS_PER_SECOND)
-        self._window = budgets.CONNECTION_WINDOW_BYTES
-        self._unreturned = 0
-        self._empty_frames = self._small_frames = 0
-        self._closed: Dict[int, int] = {}
 
     def take(self, frame: Frame) -> None:
         """Do what a frame says.
@@ -82,43 +71,6 @@ class Receiver:
             self._count_control()
         else:
             handler(self, frame)
-
-    # Budgets and windows.
-
-    def _count_control(self, count: float = 1.0) -> None:
-        if not self.control.spend(self._connection.server.loop.time(), count):
-            text = "too many frames that carry nothing"
-            raise ConnectionFault(Code.ENHANCE_YOUR_CALM, text)
-
-    def count_reset(self) -> None:
-        """Count a stream that ended before its answer, whoever ended it.
-
-        Raises:
-            ConnectionFault: they are too many.
-        """
-        if not self._resets.spend(self._connection.server.loop.time()):
-            text = "too many streams were reset"
-            raise ConnectionFault(Code.ENHANCE_YOUR_CALM, text)
-
-    def give_back(self, size: int) -> None:
-        """Let the client send so much again on the connection."""
-        self._unreturned += size
-        if self._unreturned >= budgets.CONNECTION_WINDOW_BYTES // 2:
-            self._window += self._unreturned
-            self._connection.send_window(0, self._unreturned)
-            self._unreturned = 0
-
-    def remember(self, stream: Stream) -> None:
-        """Remember how a stream ended, for frames that are on their way."""
-        window = _LEFT if stream.was_left else _ENDED
-        if stream.is_reset and not stream.was_left:
-            window = stream.body_window
-        self._remember(stream.number, window)
-
-    def _remember(self, number: int, window: int) -> None:
-        self._closed[number] = window
-        if len(self._closed) > budgets.MAX_REMEMBERED_STREAMS:
-            del self._closed[next(iter(self._closed))]
 
     def _is_idle(self, number: int) -> bool:
         return number > self.last or number % 2 == 0
@@ -179,10 +131,10 @@ class Receiver:
         if how is None:
             text = "the number of a stream is lower than that of one before"
             raise ConnectionFault(Code.PROTOCOL_ERROR, text)  # section 5.1.1
-        if how == _ENDED:
+        if how == ENDED:
             text = "HEADERS on a stream that has ended"  # section 5.1
             raise ConnectionFault(Code.STREAM_CLOSED, text)
-        if how == _LEFT:
+        if how == LEFT:
             text = "HEADERS on a stream that the client has reset"
             raise StreamFault(number, Code.STREAM_CLOSED, text)
 
@@ -291,32 +243,13 @@ class Receiver:
     def _take_late_data(self, number: int, size: int) -> None:
         if self._connection.is_past(number):
             return
-        window = self._closed.get(number, _ENDED)
+        window = self._closed.get(number, ENDED)
         if window < 0:
             text = "DATA on a stream that has ended"
             raise StreamFault(number, Code.STREAM_CLOSED, text)
         # We have ended it, and what was on its way is passed over (section 5.1).
         self._check_window(window - size)
         self._closed[number] = window - size
-
-    def _check_window(self, left: int) -> None:
-        if left < 0:
-            text = "more DATA than the window of a stream that was reset"
-            raise ConnectionFault(Code.FLOW_CONTROL_ERROR, text)
-
-    def _count_data(self, size: int, is_last: bool) -> None:
-        if size == 0 and not is_last:
-            self._empty_frames += 1
-        elif size:
-            self._empty_frames = 0
-        self._small_frames += 1 - size // budgets.SMALL_DATA_BYTES
-        self._small_frames = max(0, self._small_frames)
-        if (
-            self._empty_frames > budgets.MAX_EMPTY_DATA_FRAMES
-            or self._small_frames > budgets.MAX_SMALL_DATA_FRAMES
-        ):
-            text = "too many frames of DATA with nothing in them"
-            raise ConnectionFault(Code.ENHANCE_YOUR_CALM, text)
 
     # Everything else.
 

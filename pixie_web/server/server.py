@@ -290,7 +290,7 @@ class Server:
     @property
     def running(self) -> int:
         """How many requests are being answered."""
-        return sum(one.is_busy for one in self.connections)
+        return sum(one.running for one in self.connections)
 
     def _cut_off_arriving(self) -> None:
         for listener in self._listeners:
