@@ -277,3 +277,19 @@ def test_curl(server: Server, tls_server: Server, path: str) -> None:
 
 def test_a_client_of_http_1_is_served_on_the_same_port(server: Server) -> None:
     assert server.get("/asnc").text == "HTTP/1.1 http None"
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+def test_the_page_shows_what_curl_prints() -> None:
+    page = Path(__file__).parents[2] / "docs" / "http2-http3.md"
+    text = page.read_text(encoding="utf-8")
+    program = text.partition("```python\n")[2].partition("```")[0]
+    console = text.partition("```console\n")[2].partition("```")[0]
+    with serve(program) as server:
+        printed = ""
+        for line in console.splitlines():
+            if line.startswith("$ "):
+                command = line[2:].replace("localhost:8000", f"127.0.0.1:{server.port}")
+                found = subprocess.check_output([*command.split(), "-sS"], text=True)
+                printed += f"{line}\n{found}"
+        assert printed == console
