@@ -102,7 +102,7 @@ def test_the_version_names_the_optional_parts_that_are_there(lone: Path) -> None
 def test_the_help_tells_each_flag_once_with_a_line_and_its_default(lone: Path) -> None:
     done = python("pixie_web.py", "run", "--help", directory=lone)
     assert done.returncode == 0
-    told = re.findall(r"^  (--[a-z-]+)(?: VALUE)? +\S", done.stdout, re.M)
+    told = re.findall(r"^  (--[a-z0-9-]+)(?: VALUE)? +\S", done.stdout, re.M)
     flags = set(map(flag_of, DEFAULT_SETTINGS))
     # HTTP/2 does not come with the single file: there it is off, and may be asked for.
     flags ^= {"--no-http2", "--http2"}
