@@ -53,6 +53,7 @@ ROOMS: Dict[str, Tuple[str, str]] = {
     "protocol/http11": ("Head", "wire properties conformance parsers"),
     "protocol/canonical": ("", "gateways"),
     "protocol/multipart": ("FormLimits", "bodies properties"),
+    "http2": ("", "rules attacks hpack endings"),
     "forms": ("safe_filename", "bodies form_limits acceptance"),
     "requests": ("Disconnect", "message json_requests flow acceptance"),
     "sessions": ("", "sessions"),

@@ -29,6 +29,7 @@ What runs it
   server  another server in place of this one: uvicorn, gunicorn ...
   loop  uvloop or asyncio; auto: uvloop where it is installed
   parser  pixie, or httptools where it is installed
+  http2  speak HTTP/2 with clients that ask for it
   pool_start  how workers start: zygote, exec or spawn
   drain_seconds  for running requests, when the server is told to end
 Clients and proxies

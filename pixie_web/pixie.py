@@ -133,6 +133,7 @@ class Pixie(Application):
         server_timing: Optional[bool] = None,
         loop: Optional[Literal["auto", "uvloop", "asyncio"]] = None,
         parser: Optional[Literal["pixie", "httptools"]] = None,
+        http2: Optional[bool] = None,
         server: Optional[str] = None,
         uds: Optional[str] = None,
         uds_mode: Optional[int] = None,
@@ -169,6 +170,8 @@ class Pixie(Application):
             loop: "uvloop" or "asyncio"; uvloop by default, where it is installed.
             parser: "pixie", the default, or "httptools": the same requests, refused and
                 accepted, and quicker where a body comes in many small chunks.
+            http2: whether clients may speak HTTP/2, over TLS or knowing it beforehand;
+                they may by default, unless this is the single file.
             server: another one that serves: "gunicorn", "waitress", "cheroot",
                 "uvicorn", "hypercorn" or "granian"; docs/gateways.md.
             server_timing: tell each client, in the Server-Timing header, how long its

@@ -106,7 +106,8 @@ class Runner:
             sum(pool.size + pool.scheduler.streams.size for pool in pools)
         )
         if self._settings["certfile"]:
-            self._tls = tls_context(*self._certificate())
+            http2 = self._settings["http2"]
+            self._tls = tls_context(*self._certificate(), http2)
 
     def _open_loop(self, undo: ExitStack) -> asyncio.AbstractEventLoop:
         loop = new_loop(self._settings["loop"])

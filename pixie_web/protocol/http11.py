@@ -91,7 +91,7 @@ class Head:
     target: str  # as sent
     path: str  # percent-decoded; "*" for OPTIONS of the whole server
     query_string: str  # as sent, without its "?"
-    version: str  # "1.0" or "1.1"
+    version: str  # "1.0" or "1.1"; "2" of a head that came over HTTP/2
     scheme: Optional[str]  # of a target in absolute form, else None
     host: str  # with its port; of the target, else of Host; "" when 1.0 sent none
     keep_alive: bool
@@ -309,6 +309,7 @@ class RequestReader:
         self._step: Callable[[RequestReader], WireEvent] = RequestReader._read_head
         self._eof = False
         self._error: Optional[Tuple[int, str]] = None
+        self.refused = b""  # what an error was found in: it may be another protocol
         self.chunks = 0
         # For one request.
         self._keep_alive = True
@@ -360,6 +361,7 @@ class RequestReader:
                 raise RequestCutShort(400, "The connection ended inside a request.")
         except ProtocolError as error:
             self._error = error.status, error.text
+            self.refused = self._buffer[self._position :] or self.refused
             self._close()
             raise
         return event

@@ -260,12 +260,15 @@ def load_certificate(context: Any, certfile: str, keyfile: Optional[str]) -> Non
         raise PixieError(f"can't use the certificate {names}: {reason}") from None
 
 
-def tls_context(certfile: str, keyfile: Optional[str] = None) -> Any:
+def tls_context(
+    certfile: str, keyfile: Optional[str] = None, http2: bool = False
+) -> Any:
     """Return a server context: TLS 1.2 and later, what the standard library advises.
 
     Args:
         certfile: the path of the certificate chain, PEM.
         keyfile: the path of its key; None when `certfile` holds it too.
+        http2: whether clients may choose HTTP/2 (RFC 7301).
 
     Raises:
         PixieError: a file can't be read, or they do not belong together.
@@ -277,7 +280,7 @@ def tls_context(certfile: str, keyfile: Optional[str] = None) -> Any:
     context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_CIPHER_SERVER_PREFERENCE
     # SECURITY: a renegotiation costs the server ten times what it costs the client.
     context.options |= ssl.OP_NO_RENEGOTIATION
-    context.set_alpn_protocols(["http/1.1"])
+    context.set_alpn_protocols(["h2"] * http2 + ["http/1.1"])
     load_certificate(context, certfile, keyfile)
     return context
 

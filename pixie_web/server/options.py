@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Callable, NamedTuple, Tuple, Type, cast
+from typing import Any, Callable, NamedTuple, Optional, Tuple, Type, cast
 
+from ..about import LONE
 from ..errors import PixieError, companion
 from ..protocol.http11 import WIRE_LIMITS, RequestReader, WireLimits
 from ..requests import MAX_BODY_BYTES
@@ -69,6 +70,7 @@ class ServerOptions(NamedTuple):
     server_timing: bool = False
     debug: bool = False
     parser: str = "pixie"
+    http2: bool = not LONE  # with which it does not come
 
     def limits(self) -> WireLimits:
         """Return what a request may cost that is no body."""
@@ -77,3 +79,15 @@ class ServerOptions(NamedTuple):
     def reader(self) -> Callable[[], RequestReader]:
         """Return what makes the reader of a connection, with the limits of this."""
         return partial(reader_class(self.parser), self.limits())
+
+    def http2_factory(self) -> Optional[Callable[..., Any]]:
+        """Return what makes a connection of HTTP/2; None: that is not spoken.
+
+        Raises:
+            MissingExtra: this is the single file.
+        """
+        if not self.http2:
+            return None
+        module = companion("http2.connection", "http2=True")
+        factory: Callable[..., Any] = module.make_factory(self.limits())
+        return factory

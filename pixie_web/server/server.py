@@ -107,6 +107,7 @@ class Server:
         self.options = options
         self.make_reader = options.reader()
         self.heads = ProvedHeads(options.limits())
+        self.make_http2 = options.http2_factory()
         proxies = options.trusted_proxies
         self.proxies = TrustedProxies(proxies) if proxies else None
         hosts = AllowedHosts(options.allowed_hosts)
@@ -289,7 +290,7 @@ class Server:
     @property
     def running(self) -> int:
         """How many requests are being answered."""
-        return sum(one.is_busy for one in self.connections)
+        return sum(one.running for one in self.connections)
 
     def _cut_off_arriving(self) -> None:
         for listener in self._listeners:
@@ -300,6 +301,14 @@ class Server:
         self._cut_off_arriving()
         for connection in list(self.connections):
             connection.stop()
+
+    def replace(self, connection: Connection, successor: Connection) -> None:
+        """Have another connection stand for a client: it has changed its protocol."""
+        self.connections.pop(connection, None)
+        if connection.network:
+            own = self.clients[connection.network]
+            own.pop(connection, None)
+            own[successor] = None
 
     def forget(self, connection: Connection) -> None:
         """Note that a connection has ended."""

@@ -117,6 +117,11 @@ class Connection(asyncio.Protocol):
         raise NotImplementedError
 
     @property
+    def running(self) -> int:
+        """How many are."""
+        return int(self.is_busy)
+
+    @property
     def is_idle(self) -> bool:
         """Whether it has answered, and nothing of another request has come."""
         raise NotImplementedError

@@ -23,6 +23,7 @@ PAGES = [
     "from-bottle.md",
     "gateways.md",
     "hosting.md",
+    "http2-http3.md",
     "jobs.md",
     "json.md",
     "placement.md",
@@ -30,7 +31,7 @@ PAGES = [
     "state.md",
     "testing.md",
 ]
-OF_COMPANIONS = ["cors.md", "hosting.md", "jobs.md", "sessions.md"]
+OF_COMPANIONS = ["cors.md", "hosting.md", "http2-http3.md", "jobs.md", "sessions.md"]
 OF_COMPANIONS += ["state.md", "testing.md"]
 
 
@@ -57,7 +58,7 @@ def test_the_examples_of_a_page_run(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PIXIE_WORKERS", "0")  # a page is no module to be imported
     text = (DOCS / page).read_text(encoding="utf-8")
-    if page in ("from-bottle.md", "jobs.md", "state.md"):
+    if page in ("from-bottle.md", "http2-http3.md", "jobs.md", "state.md"):
         # They declare on the default application, which other tests use as well.
         text = text.replace("from pixie_web import", "from fresh import")
         monkeypatch.setitem(sys.modules, "fresh", fresh_functions())

@@ -108,7 +108,8 @@ def test_the_sample_has_some_of_each_room_and_is_the_same_each_time(
 
 def test_a_source_without_a_room_is_named(mutants: Any) -> None:
     assert mutants.room_of("protocol/http11") == "protocol/http11"
-    assert mutants.room_of("server/http2") == "server"
+    assert mutants.room_of("server/http9") == "server"
+    assert mutants.room_of("http2/frames") == "http2"
     assert mutants.room_of("executors/pool/scheduler") == "executors/pool"
     with pytest.raises(SystemExit, match=r"new/room: ROOMS has no line for it"):
         mutants.room_of("new/room")

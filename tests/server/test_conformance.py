@@ -243,7 +243,10 @@ def outcomes(
 # Nothing here is about time, and the machine may be slow.
 PATIENCE = dict.fromkeys(["head_seconds", "body_idle_seconds", "linger_seconds"], 99)
 
-server = server_fixture(PROGRAM, LOOPS, workers=0, access_log=False, **PATIENCE)
+# What begins with HTTP/2 is no HTTP/1.1; how that is served is tested in tests/http2.
+server = server_fixture(
+    PROGRAM, LOOPS, workers=0, access_log=False, http2=False, **PATIENCE
+)
 
 
 def request(first: str, *lines: str, body: bytes = b"") -> bytes:

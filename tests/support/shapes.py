@@ -42,6 +42,7 @@ OF_THE_PACKAGE = [
     "house/test_fuzz.py",
     "house/test_importing.py",
     "house/test_single.py",
+    "http2",
     "protocol/test_parsers.py",
     "state",
 ]

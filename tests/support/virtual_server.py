@@ -19,7 +19,7 @@ import socket
 import ssl
 import tempfile
 from contextlib import asynccontextmanager
-from typing import Any, AsyncIterator, Awaitable, Callable, List, Optional
+from typing import Any, AsyncIterator, Awaitable, Callable, List, Optional, Sequence
 
 from virtual_time import quiet
 
@@ -107,6 +107,11 @@ class TLSClient(Client):
         self.socket.sendall(self._outgoing.read())
         self._incoming.write(super().read())
 
+    @property
+    def chosen(self) -> Optional[str]:
+        """The protocol that the server has chosen."""
+        return self._tls.selected_alpn_protocol()
+
     async def shake_hands(self) -> None:
         while True:
             try:
@@ -144,9 +149,19 @@ class Site:
         self.clients.append(Client(self.path))
         return self.clients[-1]
 
-    async def connect_tls(self, certificate: str) -> TLSClient:
-        """Return a new client over TLS that trusts a certificate."""
-        client = TLSClient(self.path, ssl.create_default_context(cafile=certificate))
+    async def connect_tls(
+        self, certificate: str, protocols: Sequence[str] = ()
+    ) -> TLSClient:
+        """Return a new client over TLS that trusts a certificate.
+
+        Args:
+            certificate: the path of it.
+            protocols: what the client offers to speak.
+        """
+        context = ssl.create_default_context(cafile=certificate)
+        if protocols:
+            context.set_alpn_protocols(list(protocols))
+        client = TLSClient(self.path, context)
         self.clients.append(client)
         await client.shake_hands()
         return client

@@ -75,6 +75,7 @@ class Flag(IntEnum):
     RETIRE = 8  # of RESPONSE, FILE and END: the worker will take no more
     BROKEN = 16  # of END: the stream did not come to its end
     MORE = 32  # of DATA: the chunk goes on in the next frame
+    HTTP2 = 64  # of RUN
 
 
 def encode_run(route: Route, number: int, request: Request) -> Tuple[bytes, bytes]:
@@ -97,6 +98,8 @@ def encode_run(route: Route, number: int, request: Request) -> Tuple[bytes, byte
     flags = Flag.DEBUG if request.debug else 0
     if request.scheme == "https":
         flags |= Flag.HTTPS
+    if request.head.version == "2":
+        flags |= Flag.HTTP2
     if request.body_file is None:
         body = request.body
     else:
@@ -123,8 +126,11 @@ def decode_run(frame: bytes, flags: int) -> Request:
     body_start = head_start + head_size
     record = frame[_RUN.size : head_start].decode("utf-8", "surrogatepass")
     host, port, authority, prefix, root_path, context = record.split("\n")
+    head = parse_head(frame[head_start:body_start])
+    if flags & Flag.HTTP2:
+        head.version = "2"
     request = Request(
-        parse_head(frame[head_start:body_start]),
+        head,
         (host, int(port)),
         "https" if flags & Flag.HTTPS else "http",
         debug=bool(flags & Flag.DEBUG),
