@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Set, Tuple, Union
 
 import pytest
-from support import LOOPS, Server, read_all, server_fixture
+from support import LOOPS, Server, read_all, serve, server_fixture
 from test_wire import (
     ACCEPTED,
     AT_THE_LIMIT,
@@ -243,10 +243,8 @@ def outcomes(
 # Nothing here is about time, and the machine may be slow.
 PATIENCE = dict.fromkeys(["head_seconds", "body_idle_seconds", "linger_seconds"], 99)
 
-# What begins with HTTP/2 is no HTTP/1.1; how that is served is tested in tests/http2.
-server = server_fixture(
-    PROGRAM, LOOPS, workers=0, access_log=False, http2=False, **PATIENCE
-)
+SETTINGS: Dict[str, Any] = {"workers": 0, "access_log": False, **PATIENCE}
+server = server_fixture(PROGRAM, LOOPS, **SETTINGS)
 
 
 def request(first: str, *lines: str, body: bytes = b"") -> bytes:
@@ -354,16 +352,33 @@ ALSO_REFUSED = table(
 )
 
 
+def check_refusal(server: Server, data: bytes, status: int) -> None:
+    for got in outcomes(server, data + LAST * 3):
+        assert [reply.status for reply in got] == [status]
+        assert got[0].headers["connection"] == "close"
+
+
+# The preface of HTTP/2 is no HTTP/1.1, and is refused where that alone is spoken.
+PREFACE = b"PRI * HTTP/2.0\r\n"
+
+
 @pytest.mark.parametrize(
     "data, status",
-    [*REFUSED_REQUEST_LINES, *REFUSED_HEADERS, *ALSO_REFUSED],
+    [
+        *(row for row in REFUSED_REQUEST_LINES if row.values[0][:16] != PREFACE),
+        *REFUSED_HEADERS,
+        *ALSO_REFUSED,
+    ],
 )
 def test_what_is_refused_ends_the_connection(
     server: Server, data: bytes, status: int
 ) -> None:
-    for got in outcomes(server, data + LAST * 3):
-        assert [reply.status for reply in got] == [status]
-        assert got[0].headers["connection"] == "close"
+    check_refusal(server, data, status)
+
+
+def test_the_preface_of_http2_is_refused_where_it_is_not_spoken() -> None:
+    with serve(PROGRAM, http2=False, **SETTINGS) as server:
+        check_refusal(server, PREFACE + b"\r\nSM\r\n\r\n", 400)
 
 
 @pytest.mark.parametrize("body, status", REFUSED_CHUNKS)
