@@ -69,6 +69,10 @@ class Accounts:
         if len(self._closed) > budgets.MAX_REMEMBERED_STREAMS:
             del self._closed[next(iter(self._closed))]
 
+    def goes_on(self, number: int) -> bool:
+        """Return whether the client may go on with a request that we have ended."""
+        return self._closed.get(number, ENDED) >= 0
+
     def _check_window(self, left: int) -> None:
         if left < 0:
             text = "more DATA than the window of a stream that was reset"

@@ -27,6 +27,7 @@ from .frames import (
     Type,
     encode_frame,
     encode_goaway,
+    encode_reset,
     encode_settings,
     encode_window_update,
 )
@@ -269,6 +270,16 @@ class HTTP2Connection(Connection):
             self.receiver.count_reset()
         except ConnectionFault as fault:
             self.fail(fault)
+
+    def reset_later(self, number: int) -> None:
+        """Reset a stream that was answered, if its client does not end it by itself."""
+        loop, seconds = self.server.loop, self.server.options.linger_seconds
+        loop.call_later(seconds, self._reset_late, number)
+        self.count_reset(Code.NO_ERROR)
+
+    def _reset_late(self, number: int) -> None:
+        if self.receiver.goes_on(number) and not self.is_broken:
+            self.send(encode_reset(number, Code.NO_ERROR))
 
     def forget_stream(self, stream: Stream) -> None:
         """A stream has ended."""

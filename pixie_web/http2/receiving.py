@@ -214,7 +214,7 @@ class Receiver(Accounts):
         stream = self._connection.streams.get(number)
         if stream is None:
             self.give_back(size)
-            self._take_late_data(number, size)
+            self._take_late_data(number, size, is_last)
             return
         stream.body_window -= size
         if stream.is_reset:
@@ -240,7 +240,7 @@ class Receiver(Accounts):
         if stream.body is not None:
             stream.body.feed(data, is_last)
 
-    def _take_late_data(self, number: int, size: int) -> None:
+    def _take_late_data(self, number: int, size: int, is_last: bool) -> None:
         if self._connection.is_past(number):
             return
         window = self._closed.get(number, ENDED)
@@ -249,7 +249,7 @@ class Receiver(Accounts):
             raise StreamFault(number, Code.STREAM_CLOSED, text)
         # We have ended it, and what was on its way is passed over (section 5.1).
         self._check_window(window - size)
-        self._closed[number] = window - size
+        self._closed[number] = ENDED if is_last else window - size
 
     # Everything else.
 
@@ -279,6 +279,8 @@ class Receiver(Accounts):
         stream = self._connection.streams.get(frame.stream)
         if stream is not None and not stream.is_reset:
             stream.leave()
+        elif self.goes_on(frame.stream):
+            self._closed[frame.stream] = LEFT
         if not self._connection.is_past(frame.stream):
             self.count_reset()
 

@@ -259,11 +259,20 @@ class Stream:
         if not self.end_sent:
             self.end_by(Code.INTERNAL_ERROR)
         elif not self.remote_closed:
-            # RFC 9113 section 8.1: the rest of the request is not wanted.
-            self.end_by(Code.NO_ERROR)
+            self._refuse_rest()
         if self.body is not None:
             self.body.drop()
         self.connection.forget_stream(self)
+
+    def _refuse_rest(self) -> None:
+        """Want no more of the request (RFC 9113 section 8.1), and say so in a moment.
+
+        curl and others drop an answer that a reset follows closely. Until then the
+        window holds the client back.
+        """
+        if not self.is_closing:
+            self.is_reset = True
+            self.connection.reset_later(self.number)
 
     def go_on(self) -> None:
         """An exchange that had to wait is over."""

@@ -80,8 +80,18 @@ def connect(path: str, volatile: bool, durable: bool) -> sqlite3.Connection:
     return connection
 
 
+def is_state(connection: sqlite3.Connection) -> bool:
+    """Return whether a file holds state of this version; False: look in the gate."""
+    (application,) = connection.execute("PRAGMA application_id").fetchone()
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    return (application, version) == (APPLICATION_ID, SCHEMA_VERSION)
+
+
 def check_schema(connection: sqlite3.Connection, path: str) -> bool:
     """Return whether a file holds state; False: it is new.
+
+    To be called inside the gate: outside of it, somebody may be making the file, and
+    one of its questions would be answered before that, and the next one after.
 
     Raises:
         OtherSchema: it holds something else.

@@ -20,7 +20,7 @@ from .bells import FileBell, ring
 from .counts import Counts, total
 from .gate import GateTaken, gates
 from .places import Place
-from .session import Session, check_schema, connect, create_schema
+from .session import Session, check_schema, connect, create_schema, is_state
 from .values import LOOP_SECONDS, NESTED, WAIT_SECONDS, StateBusy, StateFull
 
 THREADS = 4
@@ -219,7 +219,7 @@ class Store:
                 self._create()
             connection = connect(self.path, place.volatile, place.durable)
             try:
-                if not check_schema(connection, self.path):
+                if not is_state(connection):
                     self._create()
                 session = Session(connection, place.max_bytes)
             except BaseException:

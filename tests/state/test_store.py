@@ -386,6 +386,48 @@ state.update("key", function=hang)
 """
 
 
+class Late:
+    """A connection whose first question is answered before somebody makes the file."""
+
+    def __init__(self, connection: sqlite3.Connection, path: str) -> None:
+        self._connection = connection
+        self._path = path
+        self._found: Any = None
+
+    def execute(self, sql: str) -> Any:
+        cursor = self._connection.execute(sql)
+        if sql != "PRAGMA application_id":
+            return cursor
+        self._found = cursor.fetchone()
+        cursor.close()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("pixie_web.state.store.connect", session.connect)
+            State(self._path).set("made", "by another")
+        return self
+
+    def fetchone(self) -> Any:
+        return self._found
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._connection, name)
+
+
+def test_a_file_that_somebody_makes_meanwhile_is_that_of_no_other_program(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    late = [True]
+
+    def connect(*args: Any) -> Any:
+        connection: Any = session.connect(*args)
+        return Late(connection, path) if late and late.pop() else connection
+
+    with sqlite3.connect(path) as begun:  # by somebody who has not come any further
+        begun.execute("PRAGMA journal_mode=WAL")
+    begun.close()
+    monkeypatch.setattr("pixie_web.state.store.connect", connect)
+    assert State(path).get("made") == "by another"
+
+
 def hold(many: Many, number: int) -> None:
     """Have a process be inside of the gate, and then do to it what a signal does."""
     many.go()
