@@ -108,10 +108,12 @@ class Store:
             session: Session = self._local.session
         except AttributeError:
             session = self._local.session = self._open()
-        if not session.settled:
+        reads = name in Session.READS
+        # The other is by way of another State.
+        if not session.settled or (not reads and self._gate.is_mine()):
             raise PixieError(NESTED)
         try:
-            if name in Session.READS:
+            if reads:
                 session.settled = False
                 result = getattr(session, name)(*args)
                 session.settled = True
@@ -124,13 +126,15 @@ class Store:
         finally:
             # Signals: one that raises can cut a clean-up short, even in its very call.
             # So there are three; each does what is left to do, and mostly nothing is.
+            # The gate is here once more: Python 3.8 can raise between the end of a try
+            # and its finally.
             try:
-                session.settle()
+                self._settle(session, reads)
             finally:
                 try:
-                    session.settle()
+                    self._settle(session, reads)
                 finally:
-                    session.settle()
+                    self._settle(session, reads)
         self._after_write(session)
         return result
 
@@ -142,8 +146,6 @@ class Store:
         operation: Any,
         args: Any,
     ) -> Any:
-        if self._gate.is_mine():  # by way of another State
-            raise PixieError(NESTED)
         try:
             session.settled = False
             waited += self._enter(patience, waited)
@@ -179,6 +181,11 @@ class Store:
             if not patience:
                 raise
             raise self._busy(patience) from None
+
+    def _settle(self, session: Session, reads: bool) -> None:
+        session.settle()
+        if not reads:
+            self._leave(session)
 
     def _leave(self, session: Session) -> None:
         if self._gate.is_mine():
@@ -321,7 +328,10 @@ class Store:
             pass
         finally:
             for session in list(self._sessions):
-                session.close()
+                # One that another thread works with is closed with that thread: SQLite
+                # would go on with what is freed here.
+                if session.settled:
+                    session.close()
             if not was_inside:
                 self._gate.leave()
         gates.close(self._gate)
