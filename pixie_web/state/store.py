@@ -316,7 +316,11 @@ class Store:
         return {**sizes, "max_bytes": self.place.max_bytes, **counted}
 
     def close(self) -> None:
-        """Close all connections of this process."""
+        """Close the connections of this process.
+
+        One that another thread works with is closed with that thread: SQLite would go
+        on with what is freed here. The gate stays open for it.
+        """
         if self._threads is not None:
             self._threads.shutdown(wait=True)
         was_inside = self._gate.is_mine()  # another State of this file, in an update
@@ -327,14 +331,14 @@ class Store:
         except GateTaken:
             pass
         finally:
-            for session in list(self._sessions):
-                # One that another thread works with is closed with that thread: SQLite
-                # would go on with what is freed here.
-                if session.settled:
-                    session.close()
+            idle = [session for session in self._sessions if session.settled]
+            is_in_use = len(idle) < len(self._sessions)
+            for session in idle:
+                session.close()
             if not was_inside:
                 self._gate.leave()
-        gates.close(self._gate)
+        if not is_in_use:
+            gates.close(self._gate)
 
     def leak(self) -> List[Any]:
         """Return what a forked process must not close: it is its parent's."""

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Iterator
 
@@ -634,6 +635,43 @@ def test_a_signal_handler_that_uses_the_state_in_the_middle_of_a_call_is_refused
     assert len(found) == 1
     assert "signal handler" in found[0]
     assert state.incr("from the handler") == 1
+
+
+def test_a_gate_that_python_did_not_leave_is_left(
+    state: State, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Python 3.8 may raise behind the end of a try, ahead of its finally."""
+    state.set("n", 1)
+
+    def cut_short(*_: Any) -> Any:
+        state.store._enter(1.0)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(state.store, "_write", cut_short)
+        with pytest.raises(KeyboardInterrupt):
+            state.incr("n")
+    assert not state.store._gate.is_mine()
+    assert state.incr("n") == 2
+
+
+def test_closing_takes_nothing_from_a_thread_that_is_at_work(path: str) -> None:
+    state, other = State(path), State(path)
+    inside, go_on = threading.Event(), threading.Event()
+
+    def slow(value: Any) -> str:
+        inside.set()
+        assert go_on.wait(20)
+        return "done"
+
+    with ThreadPoolExecutor() as threads:
+        update = threads.submit(state.update, "key", function=slow)
+        assert inside.wait(20)
+        state.store.close()
+        go_on.set()
+        assert update.result(20) == "done"
+    assert other.get("key") == "done"
+    other.close()
 
 
 FORKING = """
