@@ -7,6 +7,7 @@ from typing import Any, Dict, Iterator, List
 from wsgiref.validate import validator
 
 import pytest
+from support import wait_for
 
 from pixie_web import ClientDisconnected, Pixie, RouteError
 from pixie_web.testing import TestClient
@@ -107,7 +108,7 @@ def test_an_answer_is_what_the_application_made(client: TestClient) -> None:
 def test_a_client_that_leaves_closes_it(client: TestClient) -> None:
     with client.stream("GET", "/odd/large") as answer:
         assert len(next(answer.iter_bytes())) == 1000
-    client.get("/odd/late")
+    wait_for(lambda: events, "the end of the body")
     assert events == ["closed"]
 
 
