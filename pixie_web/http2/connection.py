@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Callable, Dict, List, Optional, Tuple, cast
 
 from ..errors import ClientDisconnected, ProtocolError
 from ..protocol.http11 import WireLimits
+from ..requests import NEVER
 from ..server.transport import Connection
 from . import budgets
 from .frames import (
@@ -357,7 +358,10 @@ class HTTP2Connection(Connection):
             return
         options = self.server.options
         if self.streams or self._is_draining:
-            self.deadline = self.server.loop.time() + LOOK_SECONDS
+            # SECURITY: not later than before. Else a client with a window of zero has
+            # nobody look at it, if it sends a PING now and then.
+            soon = self.server.loop.time() + LOOK_SECONDS
+            self.deadline = min(self.deadline, soon)
             if self._is_draining and self._last is None:
                 self.deadline = min(self.deadline, self.server.last_moment)
         elif self.receiver.reader.has_begun:
@@ -369,6 +373,8 @@ class HTTP2Connection(Connection):
         """Time to look: at an idle connection, its end, or streams that wait."""
         if self.is_ending or self.writable is not None:
             super().out_of_time()
+        else:
+            self.deadline = NEVER
         now = self.server.loop.time()
         for stream in list(self.streams.values()):
             stream.look(now)

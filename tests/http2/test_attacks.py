@@ -239,6 +239,19 @@ async def test_nothing_is_pulled_for_a_window_of_zero() -> None:
 
 
 @in_virtual_time
+async def test_who_takes_nothing_is_looked_at_though_it_pings_all_the_time() -> None:
+    async with serving(app.handle, access_log=False, send_idle_seconds=20) as site:
+        played = Played(site.server)
+        found = await played.say(hello((4, 0)), headers(1, asking("/large")))
+        for _ in range(70):
+            await asyncio.sleep(0.4)
+            found += await played.say(frame(PING, 0, 0, bytes(8)))
+        assert ends(found) == [(RST, 1, 8)]
+        assert not site.server.running
+        played.leave()
+
+
+@in_virtual_time
 async def test_a_stream_whose_window_is_open_goes_on_beside_one_that_is_shut() -> None:
     async with serving(app.handle, access_log=False, send_idle_seconds=20) as site:
         played = Played(site.server)
