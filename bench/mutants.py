@@ -54,6 +54,7 @@ ROOMS: Dict[str, Tuple[str, str]] = {
     "protocol/canonical": ("", "gateways"),
     "protocol/multipart": ("FormLimits", "bodies properties"),
     "http2": ("", "rules attacks hpack endings"),
+    "http3": ("", "http3 http3_attacks"),
     "forms": ("safe_filename", "bodies form_limits acceptance"),
     "requests": ("Disconnect", "message json_requests flow acceptance"),
     "sessions": ("", "sessions"),

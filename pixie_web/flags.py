@@ -30,6 +30,7 @@ What runs it
   loop  uvloop or asyncio; auto: uvloop where it is installed
   parser  pixie, or httptools where it is installed
   http2  speak HTTP/2 with clients that ask for it
+  http3  speak HTTP/3 on the UDP port beside that of HTTPS; experimental
   pool_start  how workers start: zygote, exec or spawn
   drain_seconds  for running requests, when the server is told to end
 Clients and proxies

@@ -134,6 +134,7 @@ class Pixie(Application):
         loop: Optional[Literal["auto", "uvloop", "asyncio"]] = None,
         parser: Optional[Literal["pixie", "httptools"]] = None,
         http2: Optional[bool] = None,
+        http3: Optional[bool] = None,
         server: Optional[str] = None,
         uds: Optional[str] = None,
         uds_mode: Optional[int] = None,
@@ -172,6 +173,8 @@ class Pixie(Application):
                 accepted, and quicker where a body comes in many small chunks.
             http2: whether clients may speak HTTP/2, over TLS or knowing it beforehand;
                 they may by default, unless this is the single file.
+            http3: whether they may speak HTTP/3, on the UDP port beside that of HTTPS;
+                it is experimental, and needs `pip install 'pixie-web[http3]'`.
             server: another one that serves: "gunicorn", "waitress", "cheroot",
                 "uvicorn", "hypercorn" or "granian"; docs/gateways.md.
             server_timing: tell each client, in the Server-Timing header, how long its

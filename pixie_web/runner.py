@@ -15,7 +15,7 @@ from typing import Any, List, Mapping, Optional, Sequence, Tuple
 
 from .about import __version__, log
 from .application import Application
-from .errors import PixieError
+from .errors import PixieError, companion
 from .executors.pool.worker import reopen_log_files
 from .forks import (
     OUR_SIGNALS,
@@ -72,6 +72,10 @@ class Runner:
         begin = None if self._pages else application.own_begin()
         self._server = Server(handle, options, begin)
         application.executors.loop_stats = self._server.held.stats
+        self._http3: Any = None
+        if settings["http3"]:
+            module = companion("http3.starting", "http3=True")
+            self._http3 = module.HTTP3(self._server, settings)
         self._stop: asyncio.Event
         self._signals = 0
         self._stopped_by = ""
@@ -108,6 +112,8 @@ class Runner:
         if self._settings["certfile"]:
             http2 = self._settings["http2"]
             self._tls = tls_context(*self._certificate(), http2)
+        if self._http3 is not None:
+            self._http3.load_certificate(*self._certificate())
 
     def _open_loop(self, undo: ExitStack) -> asyncio.AbstractEventLoop:
         loop = new_loop(self._settings["loop"])
@@ -168,6 +174,9 @@ class Runner:
             raise PixieError(f"can't listen on {where}: {reason}") from None
         for one in sockets:
             undo.callback(one.close)
+        if self._http3 is not None:
+            for one in self._http3.bind(sockets):
+                undo.callback(one.close)
         return sockets
 
     async def _serve(self, sockets: Sequence[socket.socket]) -> None:
@@ -177,6 +186,8 @@ class Runner:
         try:
             are_kept = tether.is_tied or self._settings["fd"] >= 0
             await self._server.listen(sockets, self._tls, are_kept)
+            if self._http3 is not None:
+                self._http3.open()
             self._print_banner(sockets)
             if tether.is_tied:
                 tether.listening(self._settings, sockets)
@@ -208,6 +219,8 @@ class Runner:
         if self._settings["certfile"]:
             try:
                 load_certificate(self._tls, *self._certificate())
+                if self._http3 is not None:
+                    self._http3.load_certificate(*self._certificate())
                 what += " and the certificate was read again"
             except PixieError as error:
                 log.error("%s; the one in use stays", error)

@@ -7,7 +7,7 @@ import sys
 import threading
 from typing import Any, Dict, Mapping
 
-from .errors import PixieError
+from .errors import PixieError, companion
 from .executors.base import MAX_THREADS
 from .executors.pool.frames import PoolOptions
 from .protocol.multipart import FORM_LIMITS
@@ -101,6 +101,8 @@ def _check_words(settings: Mapping[str, Any]) -> None:
             f"reload is for the server of pixie_web itself, got server={other!r}; "
             "leave out one of the two"
         )
+    if settings["http3"]:
+        companion("http3.starting", "http3=True").check_settings(settings)
 
 
 def read_settings(

@@ -7,6 +7,7 @@ frames       bytes to frames, and back; no I/O
 heads        the fields of a request to its canonical head; of a response, to a block
 stream       one request and its answer: where an exchange sends to
 sending      what waits for a window, and whose turn it is
+multiplexed  a connection that is at several requests
 receiving    what each frame means
 connection   one client's connection, from its preface to its GOAWAY
 """

@@ -11,12 +11,11 @@ from __future__ import annotations
 import asyncio
 import socket
 from functools import partial
-from typing import TYPE_CHECKING, Callable, Dict, List, Optional, Tuple, cast
+from typing import TYPE_CHECKING, Callable, List, Optional, cast
 
 from ..errors import ClientDisconnected, ProtocolError
 from ..protocol.http11 import WireLimits
 from ..requests import NEVER
-from ..server.transport import Connection
 from . import budgets
 from .frames import (
     DEFAULT_WINDOW,
@@ -34,6 +33,7 @@ from .frames import (
 )
 from .heads import HTTP2Heads
 from .hpack import NO_TABLE
+from .multiplexed import MultiplexedConnection
 from .receiving import DRAIN_PING, Receiver
 from .sending import Sender
 from .stream import Stream
@@ -56,7 +56,7 @@ _GREETING = encode_settings(
 ) + encode_window_update(0, budgets.CONNECTION_WINDOW_BYTES - DEFAULT_WINDOW)
 
 
-class HTTP2Connection(Connection):
+class HTTP2Connection(MultiplexedConnection):
     """A connection on which many requests are answered at once.
 
     Args:
@@ -64,10 +64,6 @@ class HTTP2Connection(Connection):
         server: what it shares with the others.
         accepted: its socket, until it is connected to a transport.
         network: the client that it counts for; "" if it counts for none.
-
-    Attributes:
-        streams: whose requests have not been answered, by their numbers.
-        has_left: the client has gone, or sends no more and has probably gone.
     """
 
     def __init__(
@@ -79,10 +75,8 @@ class HTTP2Connection(Connection):
     ) -> None:
         super().__init__(server, accepted, network)
         self.heads = heads
-        self.streams: Dict[int, Stream] = {}
         self.sender = Sender(self)
         self.receiver = Receiver(self)
-        self.has_left = False
         self._out: List[bytes] = []
         self._out_bytes = 0
         self._is_batching = False  # what is sent goes out at the end of this call
@@ -128,12 +122,6 @@ class HTTP2Connection(Connection):
                 stream.body.fail(left)
         return self.scheme == "http"
 
-    def client_left(self) -> None:
-        """Tell all handlers, and whoever reads a body."""
-        self.has_left = True
-        for stream in list(self.streams.values()):
-            stream.leave()
-
     def resume_writing(self) -> None:
         """The client has caught up."""
         super().resume_writing()
@@ -143,56 +131,24 @@ class HTTP2Connection(Connection):
     # What it is at.
 
     @property
-    def is_busy(self) -> bool:
-        """Whether requests are being answered."""
-        return bool(self.streams)
-
-    @property
-    def running(self) -> int:
-        """How many are."""
-        return len(self.streams)
-
-    @property
     def is_idle(self) -> bool:
         """Whether it has nothing to answer."""
         return not self.streams and self.receiver.reader.has_begun
+
+    @property
+    def came_bytes(self) -> int:
+        """How many have come of what it waits for, if that is no body."""
+        return self.receiver.reader.buffered
 
     @property
     def is_broken(self) -> bool:
         """Whether nothing can be sent any more."""
         return self._has_failed or self.transport.is_closing()
 
-    def awaited(self) -> Optional[Tuple[int, float]]:
-        """Return how much has come of what it waits for, and since when."""
-        if not self.streams:
-            return self.receiver.reader.buffered, self._began
-        size, began = 0, 0.0
-        for stream in self.streams.values():
-            if stream.body is None or not stream.body.is_awaited:
-                return None
-            size += stream.body.received_bytes
-            began = max(began, stream.exchange.started)
-        return size, began
-
-    def cut_short(self, text: str) -> bool:
-        """Refuse the bodies that are awaited, with a 408."""
-        found = False
-        for stream in list(self.streams.values()):
-            if stream.body is not None and stream.body.is_awaited:
-                stream.body.fail(ProtocolError(408, text.format("body")))
-                found = True
-        return found
-
     def refuse(self, error: ProtocolError) -> int:
         """Send an error of the connection, and close."""
         self.fail(ConnectionFault(Code.PROTOCOL_ERROR, error.text))
         return 0
-
-    def stop(self) -> None:
-        """End at once, whatever is at hand."""
-        for stream in self.streams.values():
-            stream.exchange.outcome = "stopped"
-        super().stop()
 
     # Reading.
 

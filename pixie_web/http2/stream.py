@@ -95,10 +95,13 @@ class StreamBody(PatientBody):
             text = "the body is not as long as Content-Length says"
             raise StreamFault(self._stream.number, Code.PROTOCOL_ERROR, text)
         if self._was_dropped:
-            self._stream.connection.receiver.give_back(len(data))
+            self._stream.pass_over(len(data))
         elif data:
-            self._pieces.append(data)
+            self._keep(data)
         self._wake()
+
+    def _keep(self, data: bytes) -> None:
+        self._pieces.append(data)
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
@@ -119,7 +122,7 @@ class StreamBody(PatientBody):
         self._was_dropped = True
         size = sum(map(len, self._pieces))
         self._pieces.clear()
-        self._stream.connection.receiver.give_back(size)
+        self._stream.pass_over(size)
 
 
 class Stream:
@@ -376,7 +379,7 @@ class Stream:
 
     def give_back(self, size: int) -> None:
         """Let the client send as much again as was read."""
-        self.connection.receiver.give_back(size)
+        self.pass_over(size)
         self._unreturned += size
         if self._unreturned >= STREAM_WINDOW_BYTES // 2 and not (
             self.remote_closed or self.is_closing
@@ -384,3 +387,7 @@ class Stream:
             self.body_window += self._unreturned
             self.connection.send_window(self.number, self._unreturned)
             self._unreturned = 0
+
+    def pass_over(self, size: int) -> None:
+        """Let the client send as much again, but not of this body."""
+        self.connection.receiver.give_back(size)

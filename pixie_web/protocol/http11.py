@@ -91,7 +91,7 @@ class Head:
     target: str  # as sent
     path: str  # percent-decoded; "*" for OPTIONS of the whole server
     query_string: str  # as sent, without its "?"
-    version: str  # "1.0" or "1.1"; "2" of a head that came over HTTP/2
+    version: str  # "1.0" or "1.1"; "2" and "3" of a head that came over that
     scheme: Optional[str]  # of a target in absolute form, else None
     host: str  # with its port; of the target, else of Host; "" when 1.0 sent none
     keep_alive: bool

@@ -71,6 +71,7 @@ class ServerOptions(NamedTuple):
     debug: bool = False
     parser: str = "pixie"
     http2: bool = not LONE  # with which it does not come
+    http3: bool = False
 
     def limits(self) -> WireLimits:
         """Return what a request may cost that is no body."""

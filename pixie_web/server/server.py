@@ -133,6 +133,7 @@ class Server:
         self.waiting = Waiting()  # who keeps asking, though we are too busy
         self._date_second = 0
         self._date_line = b""
+        self._alternatives = b""  # where else we are: a header line
         self._beginnings: Dict[Tuple[int, bytes], bytes] = {}  # of answers, this second
 
     async def listen(
@@ -155,12 +156,23 @@ class Server:
             self._listeners.append(listener)
         self._sweep()
 
+    def add(self, listener: Any) -> None:
+        """Close with all others what accepts clients in a way of its own."""
+        self._listeners.append(listener)
+
+    def advertise(self, services: str) -> None:
+        """Have all answers say where else we are (RFC 7838 section 3)."""
+        self._alternatives = f"Alt-Svc: {services}\r\n".encode()
+        self._date_second = 0
+
     async def close(self) -> None:
         """Stop accepting, let what runs end within `drain_seconds`, then cut it off.
 
         Who has come, and has not been answered, has LAST_MOMENT_SECONDS for a request.
         """
         self.closing = True
+        if self._alternatives:
+            self.advertise("clear")
         seconds = min(LAST_MOMENT_SECONDS, self.options.drain_seconds)
         self.last_moment = self.loop.time() + seconds
         self.waiting.let_all_go()
@@ -325,11 +337,12 @@ class Server:
         self.resume()
 
     def date_line(self) -> bytes:
-        """Return the Date header, rendered once a second."""
+        """Return the Date header, rendered once a second, and Alt-Svc, if any."""
         second = int(time.time())
         if second != self._date_second:
             self._date_second = second
             self._date_line = f"Date: {format_date(second)}\r\n".encode()
+            self._date_line += self._alternatives
             self._beginnings.clear()
         return self._date_line
 

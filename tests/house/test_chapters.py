@@ -36,7 +36,7 @@ from shapes import lone_file
 from pixie_web.single import is_type_checking
 
 PACKAGE = pathlib.Path(__file__).resolve().parents[2] / "pixie_web"
-MAX_CODE_LINES = 12_104  # of all, joined; docs/design.md has why it was raised
+MAX_CODE_LINES = 12_132  # of all, joined; docs/design.md has why it was raised
 MAX_FUNCTION_LINES = 40  # of code, as the next one
 MAX_CLASS_LINES = 250
 MAX_FILE_LINES = 700  # all of them
@@ -55,7 +55,7 @@ PRIVATE_REACHES: Dict[str, Set[str]] = {
 # What is no chapter: it is not in the single file.
 COMPANIONS = {  # files, and a folder
     *("hosting", "httptools", "servers", "state", "status", "testing"),
-    *("devtools", "guard", "http2", "jobs", "starter"),
+    *("devtools", "guard", "http2", "http3", "jobs", "starter"),
 }
 AROUND = {"__init__", "__main__", "single"}
 
@@ -545,7 +545,11 @@ def test_the_chapters_together_are_shorter_than_their_limit(book: str) -> None:
     assert len(code_lines(book)) <= MAX_CODE_LINES
 
 
-IN_ROOMS = [*(PACKAGE / "state").glob("*.py"), *(PACKAGE / "http2").glob("*.py")]
+IN_ROOMS = [
+    path
+    for room in ("state", "http2", "http3")
+    for path in (PACKAGE / room).glob("*.py")
+]
 
 
 @pytest.mark.parametrize("path", sorted(IN_ROOMS))
@@ -557,7 +561,10 @@ def test_a_companion_in_rooms_keeps_the_same_sizes(path: pathlib.Path) -> None:
     assert source.count("\n") <= MAX_FILE_LINES
     foreign = {use.name for use in foreign_imports(source)}
     allowed = {"redis", "redis.backoff", "redis.retry"}
-    assert foreign == (allowed if path.stem == "redis_store" else set())
+    if path.parent.name == "http3":
+        assert {name.partition(".")[0] for name in foreign} <= {"aioquic", "pylsqpack"}
+    else:
+        assert foreign == (allowed if path.stem == "redis_store" else set())
 
 
 def test_code_lines_leave_out_blanks_comments_and_docstrings() -> None:

@@ -107,7 +107,7 @@ def test_the_chapters_are_all_files_but_for_companions() -> None:
     outside = {"__init__", "__main__", "single", *folders}
     outside |= {"hosting", "httptools", "servers", "status", "testing"}
     outside |= {"devtools", "guard", "starter"}
-    files = {p for p in files if p.parts[0] not in ("http2", "jobs", "state")}
+    files = {p for p in files if p.parts[0] not in ("http2", "http3", "jobs", "state")}
     assert sorted(CHAPTERS) == sorted({p.as_posix() for p in files} - outside)
 
 

@@ -25,7 +25,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "deployment.md"
 TEXT = PAGE.read_text("utf-8")
 SWITCHES = {"parser", "access_log", "access_log_format", "trusted_proxies", "debug"}
 SWITCHES |= {"allowed_hosts"}
-SWITCHES |= {"server_timing", "http2"}
+SWITCHES |= {"server_timing", "http2", "http3"}
 NGINX = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
 
 

@@ -43,6 +43,7 @@ OF_THE_PACKAGE = [
     "house/test_importing.py",
     "house/test_single.py",
     "http2",
+    "http3",
     "protocol/test_parsers.py",
     "state",
 ]

@@ -76,6 +76,7 @@ class Flag(IntEnum):
     BROKEN = 16  # of END: the stream did not come to its end
     MORE = 32  # of DATA: the chunk goes on in the next frame
     HTTP2 = 64  # of RUN
+    HTTP3 = 128
 
 
 def encode_run(route: Route, number: int, request: Request) -> Tuple[bytes, bytes]:
@@ -98,8 +99,8 @@ def encode_run(route: Route, number: int, request: Request) -> Tuple[bytes, byte
     flags = Flag.DEBUG if request.debug else 0
     if request.scheme == "https":
         flags |= Flag.HTTPS
-    if request.head.version == "2":
-        flags |= Flag.HTTP2
+    if request.head.version >= "2":
+        flags |= Flag.HTTP2 if request.head.version == "2" else Flag.HTTP3
     if request.body_file is None:
         body = request.body
     else:
@@ -127,8 +128,8 @@ def decode_run(frame: bytes, flags: int) -> Request:
     record = frame[_RUN.size : head_start].decode("utf-8", "surrogatepass")
     host, port, authority, prefix, root_path, context = record.split("\n")
     head = parse_head(frame[head_start:body_start])
-    if flags & Flag.HTTP2:
-        head.version = "2"
+    if flags >= Flag.HTTP2:  # one of the two highest
+        head.version = "3" if flags & Flag.HTTP3 else "2"
     request = Request(
         head,
         (host, int(port)),
