@@ -19,7 +19,7 @@ if find_spec("aioquic") is None:
 from http3_client import Client, connect
 
 CERTIFICATE = Path(__file__).parents[1] / "programs" / "localhost.pem"
-MESSAGE_ERROR, CANCELLED = 0x10E, 0x10C
+MESSAGE_ERROR, CANCELLED, REJECTED = 0x10E, 0x10C, 0x10B
 PROGRAM = """
 import asyncio, time
 from pixie_web import RouteType, get, post, run, static_file
@@ -92,8 +92,8 @@ def open_gate(env):
     gate.set()
     return "open"
 
-@get("/end", RouteType.sync)
-def let_end(env):
+@post("/end", RouteType.asnc)
+async def let_end(env):
     end.set()
     return "ended"
 
@@ -124,7 +124,7 @@ run()
 @pytest.fixture(scope="module", params=LOOPS)
 def server(request: pytest.FixtureRequest) -> Iterator[Server]:
     settings = {"certfile": CERTIFICATE, "http3": True, "loop": request.param}
-    with serve(PROGRAM, body_idle_seconds=1.0, **settings) as running:
+    with serve(PROGRAM, **settings) as running:
         yield running
 
 
@@ -326,14 +326,16 @@ def test_trailers_are_passed_over(server: Server) -> None:
     assert run(ask()) == b"5"
 
 
-def test_deadlines(server: Server) -> None:
-    async def ask() -> List[int]:
-        async with connect(server.port) as client:
+def test_deadlines() -> None:
+    async def ask(port: int) -> List[int]:
+        async with connect(port) as client:
             _, late = client.begin("POST", "/length", end=False)
             _, slow = client.begin("GET", "/slow")
             return [(await late.end()).status, (await slow.end()).status]
 
-    assert run(ask()) == [408, 504]
+    settings = {"certfile": CERTIFICATE, "http3": True, "body_idle_seconds": 0.5}
+    with serve(PROGRAM, **settings) as server:
+        assert run(ask(server.port)) == [408, 504]
 
 
 def test_a_client_goes_on_from_another_port(server: Server) -> None:
@@ -376,19 +378,39 @@ def test_so_do_those_of_http_2(server: Server) -> None:
     assert answer.headers["alt-svc"] == f'h3=":{server.port}"; ma=86400'
 
 
+def test_a_new_certificate_is_read_at_sighup(tmp_path: Path) -> None:
+    async def serial(port: int) -> int:
+        async with connect(port) as client:
+            return int(client.quic.tls._peer_certificate.serial_number)
+
+    path = tmp_path / "certificate.pem"
+    path.write_bytes(CERTIFICATE.read_bytes())
+    with serve(PROGRAM, certfile=path, http3=True, workers=0) as server:
+        before = run(serial(server.port))
+        path.write_bytes(CERTIFICATE.with_name("other.pem").read_bytes())
+        server.process.send_signal(signal.SIGHUP)
+        server.wait_for_log("SIGHUP: ")
+        assert run(serial(server.port)) != before
+
+
 @pytest.mark.parametrize("loop", LOOPS[:1])
 def test_what_runs_is_answered_at_the_end(loop: str) -> None:
     async def ask(server: Server) -> None:
         async with connect(server.port) as client:
             begun = [client.begin("GET", "/wait")[1] for _ in range(5)]
+            last, upload = client.begin("POST", "/end", end=False)
+            client.send(last, b"1")
             stream = client.begin("GET", "/numbers/50")[1]
             await stream.until(lambda one: one.body)
             server.process.send_signal(signal.SIGTERM)
             await client.until(lambda one: len(one.goaways) == 1)
             assert client.goaways[0] == 2**62 - 4
-            await client.get("/end")  # it crosses the word of the end
+            late = await client.get("/sync")  # it crosses the word of the end, or not
+            assert (late.status, late.reset) in ((200, None), (0, REJECTED))
             await client.until(lambda one: len(one.goaways) == 2)
-            assert client.goaways[1] <= 4 * 8
+            assert client.goaways[1] == (4 * 8 if late.status else 4 * 7)
+            client.send(last, b"2", True)
+            assert (await upload.end()).body == b"ended"
             for reply in begun:
                 assert (await reply.end()).body == b"waited"
             assert len((await stream.end()).body) == 500_000

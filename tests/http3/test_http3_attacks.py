@@ -54,6 +54,7 @@ run()
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
     settings = {"certfile": CERTIFICATE, "http3": True, "send_idle_seconds": 1.0}
+    settings["tls_handshake_seconds"] = 60.0  # so long they stay, on any machine
     with serve(PROGRAM, workers=0, **settings) as running:
         yield running
 
