@@ -94,7 +94,7 @@ class DatagramConnection(MultiplexedConnection):
         self._is_batching = True
         try:
             event = self.quic.next_event()
-            while event is not None:
+            while event is not None and not self._is_gone:
                 self._take_event(event)
                 event = self.quic.next_event()
         finally:
