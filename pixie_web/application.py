@@ -154,9 +154,9 @@ class Sharing(Declarations):
     def _find_state(self) -> Tuple[Any, ...]:
         if self.state_place is None:
             raise PixieError(
-                "app.state has no place: it is used while the server runs, in handlers "
-                "and hooks, and TMPDIR or state= is where it lies; another program "
-                "names the same: pixie_web.state.State(path)"
+                "app.state has no file yet: use it in handlers and hooks, while the "
+                "server runs; state= or TMPDIR says where it lies; another program "
+                "opens the same file by pixie_web.state.State(path)"
             )
         return self.state_place
 
@@ -319,16 +319,16 @@ class Application(Working):
         prefix = prefix.rstrip("/")
         if not prefix.startswith("/") or "<" in prefix:
             raise RouteError(
-                f'a mount\'s prefix is a path such as "/admin", got {prefix!r}'
+                f'a mount needs a path such as "/admin" and not "/", got {prefix!r}'
             )
         if not isinstance(application, Application):
             raise RouteError(f"mount takes an application, got {application!r}")
         self.check_open(prefix)
         if prefix in dict(self._mounts):
-            raise RouteError(f"{prefix} is mounted already")
+            raise RouteError(f"{prefix} is mounted already: take another path")
         if self in application.family() or application in self.family():
             raise RouteError(
-                f"{prefix}: an application is mounted once, not below itself"
+                f"{prefix}: an application is mounted once only, and not below itself"
             )
         application._above = self, prefix
         self._mounts.append((prefix, application))
@@ -358,7 +358,7 @@ class Application(Working):
             PixieError: called in a worker; the numbers are in main.
         """
         if proc_env.proc_type is ProcessType.pool:
-            raise PixieError("app.stats() is for main: ask in a sync route")
+            raise PixieError("app.stats() is for the main process: use a sync route")
         routes = [
             {
                 "path": path,
@@ -404,7 +404,7 @@ class Application(Working):
         for prefix, mounted in self._mounts:
             if any(route.name == name for route in mounted.routes):
                 return Pattern(prefix, {}).build() + mounted._path_of(name, args)
-        raise RouteError(f"no route is named {name!r}")
+        raise RouteError(f"no route is named {name!r} here or in a mount")
 
     # Serving.
 

@@ -41,7 +41,7 @@ class Headers:
 
     Raises:
         ValueError: a name is no token, or a value holds a control character or a
-            character outside latin-1. Nothing of it is ever sent.
+            character outside latin-1. No part of it is sent.
     """
 
     __slots__ = ("_lines",)

@@ -167,7 +167,7 @@ class FileUpload:
         name: the form field's name (str).
         raw_filename: the name that the client gave it (str). SECURITY: never use it as
             a path.
-        content_type: the type that the client gave it (str); not to be trusted either.
+        content_type: the type that the client gave it (str); do not trust it either.
         size: its length (int, bytes).
     """
 

@@ -81,7 +81,7 @@ def describe_call() -> ProgramCall:
         name = name[: -len(".__main__")] if name.endswith(".__main__") else name
         return ProgramCall("module", name, arguments, os.getcwd())
     if path is None or not os.path.isfile(path):
-        raise PixieError("a program that is no file can't be restarted: no reload")
+        raise PixieError("reload needs a program that is a file")
     path = os.path.abspath(path)
     return ProgramCall("script", path, arguments, os.path.dirname(path))
 
@@ -295,9 +295,9 @@ class Reloader:
             PixieError: it can't be done here.
         """
         if os.name != "posix":
-            raise PixieError("reload needs sockets that can be handed on: no Windows")
+            raise PixieError("reload does not work on Windows: leave it out")
         if threading.current_thread() is not threading.main_thread():
-            raise PixieError("reload is for the main thread, which gets the signals")
+            raise PixieError("reload needs run() in the main thread, for signals")
         began = time.monotonic()
         for descriptor in (self._wakes, self._waker):
             os.set_blocking(descriptor, False)

@@ -162,8 +162,8 @@ def _expressions(text: str, literals: List[str], filters: List[Filter]) -> List[
     outline = _join(around, marks)
     if _AMBIGUOUS.search(outline):
         raise RouteError(
-            f"too many ways to read {text!r}: a wildcard without a filter, or of kind "
-            "path, may follow such a one only at the end; write <name:int> or "
+            f"too many ways to read {text!r}: after a wildcard without a filter, or "
+            "with path, a second one may stand only at the end; write <name:int> or "
             "<name:re:[a-z]+>"
         )
     expressions = [f.expression for f in filters]
@@ -247,7 +247,7 @@ class Pattern:
         if self.match(path) != tuple(texts):
             raise ValueError(f"{path!r} would be read differently by {self.text!r}")
         if not {".", ".."}.isdisjoint(path.split("/")):
-            raise ValueError(f"clients resolve the dots of {path!r} before they ask")
+            raise ValueError(f"clients remove the dots of {path!r} before they ask")
         url = percent_encode(path, _SAFE_IN_PATH)
         # SECURITY: a URL that starts with two slashes names another host.
         return f"/%2F{url[2:]}" if url.startswith("//") else url
@@ -336,7 +336,7 @@ class Router(Generic[Target]):
             to_url: from such a value to text, for `Pattern.build`.
         """
         if not name.isidentifier() or name == "re" or name in self._filters:
-            raise RouteError(f"a filter's name is a new word, got {name!r}")
+            raise RouteError(f"a filter needs a name of its own, got {name!r}")
         _check_expression(pattern, f"the filter {name}")
         self._filters[name] = Filter(pattern, to_python, to_url)
 

@@ -256,14 +256,14 @@ def static_file(
 ) -> Response:
     """Return a Response that sends a file.
 
-    Conditions, ranges and precompressed siblings (`.br`, `.zst`, `.gz`) are seen to
-    when it is sent, in every placement alike.
+    Conditions, ranges and compressed copies (`.br`, `.zst`, `.gz`) are handled when it
+    is sent, in every placement.
 
     Args:
         filename: path below `root`, segments joined by "/"; may come from a client.
-        root: the directory that is never left, not through links either.
+        root: the directory; no file outside of it is sent, not through links either.
         mimetype: the content type; by default that of the file's name.
-        download: True, or the name to save as: the browser stores instead of shows.
+        download: True, or the name to save as: the browser saves the file.
         max_age: seconds (int) a client may use its copy without asking again.
         cache: None: kept in memory up to 128 KiB and checked by one os.stat; True: kept
             whatever its size, and never looked at again; False: read each time.
@@ -272,9 +272,9 @@ def static_file(
             dot. `.well-known/` may always be sent.
 
     Raises:
-        HTTPError: 404 for all that can't be sent: missing, unreadable, no regular file,
+        HTTPError: 404 for a file that can't be sent: missing, unreadable, not regular,
             outside of the root, a dot file. The client can't tell which.
-        ValueError: max_age is negative, or mimetype holds what a header can't.
+        ValueError: max_age is negative, or a header can't hold mimetype.
     """
     block = _describe(filename, mimetype, download, max_age, dotfiles)
     directory, state = os.fspath(root) or ".", None
@@ -298,8 +298,8 @@ def cached_file(
 ) -> Response:
     """Return a Response that sends a file from memory: `static_file` with `cache=True`.
 
-    After the first time no disk is touched and no change is seen: for what belongs to
-    the program, and fits into its memory.
+    After the first time the disk is not read, and no change is seen. Use it for files
+    that belong to the program and fit into its memory.
 
     Args:
         options: mimetype, download, max_age and dotfiles, as for `static_file`.

@@ -223,7 +223,7 @@ def json_library(choice: Any) -> JSONLibrary:
         data = dumps({"a": [1, "\xe4"]})
         data = data.encode("utf-8") if isinstance(data, str) else bytes(data)
         if loads(data) != {"a": [1, "\xe4"]}:
-            raise ValueError("what it reads is not what it wrote")
+            raise ValueError("it does not read its own output")
     except Exception as error:
         raise PixieError(
             "json= is a module with dumps and loads, or these two functions; loads "

@@ -59,20 +59,20 @@ class RouteType(Enum):
 
 
 class ProcessType(Enum):
-    """What a process is: the main one, or a worker of the pool."""
+    """The kind of a process: the main one, or a worker of the pool."""
 
     main = "main"
     pool = "pool"
 
 
 class ProcessEnvironment:
-    """What a handler may ask of the process it runs in.
+    """The process in which a handler runs.
 
     Attributes:
         proc_type: ProcessType.main or ProcessType.pool.
         worker: the worker's number in the pool, from 1; None in main.
         pool: the running Pool in main; None before it runs, and in workers.
-        send_order: in a worker, has main start a job; see app.submit().
+        send_order: in a worker, makes main start a job; see app.submit().
     """
 
     send_order: Callable[[bytes], None]

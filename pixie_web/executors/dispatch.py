@@ -104,7 +104,7 @@ def set_bounds(
     """Set a route's bounds, or their defaults; raise RouteError for what can't be."""
     placement, executor = route.placement, EXECUTORS[route.placement]
     if route.pool and not executor.in_worker:
-        raise RouteError(f"{route.path} is {placement.name}: it runs in no pool")
+        raise RouteError(f"{route.path} is {placement.name}: leave pool= out")
     bounds = timeout, limit, queue_timeout, max_waiting
     if not executor.has_line and bounds != (None,) * 4:
         raise RouteError(

@@ -38,7 +38,7 @@ def run_to_end(coroutine: Coroutine[Any, Any, T]) -> T:
     except StopIteration as end:
         result: T = end.value
         return result
-    raise RuntimeError(f"{coroutine} waits, where nothing can wait for it")
+    raise RuntimeError(f"{coroutine} waits, where only plain code can run")
 
 
 class Chunks:

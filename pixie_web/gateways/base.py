@@ -115,8 +115,8 @@ class Stay:
     def _give_up(self) -> None:
         """End what can be ended when the loop has closed without `end`."""
         log.warning(
-            "an event loop was closed without shutdown_asyncgens(): what on_stop "
-            "declares has not run"
+            "an event loop was closed without shutdown_asyncgens(): the functions "
+            "of on_stop have not run"
         )
         for pool in self._lifespan.pools.values():
             pool.end_zygote()
@@ -192,7 +192,7 @@ class GatewayBody(BodySource):
 
     def _refuse_what_was_dropped(self) -> None:
         if self.was_dropped:  # the rest, or its end, would pass for the whole
-            raise ClientDisconnected("the answer has begun, and its body was dropped")
+            raise ClientDisconnected("the body was dropped when the answer began")
 
     def ended(self) -> None:
         """All of it has come."""
@@ -279,8 +279,8 @@ class Gateway:
                 return old  # another thread was faster
             if old.requests and old.loop.is_running():
                 raise PixieError(
-                    "the application is at work in the event loop of another thread, "
-                    "and a process can serve it in one loop at a time"
+                    "the event loop of another thread serves this application, and "
+                    "a process can serve it in one loop only"
                 )
             old.end_from_outside()
         made = Lifespan(self.application, self.settings, self._forks, self._inline)
@@ -409,7 +409,9 @@ class Pieces:
             if self._left is not None:
                 self._left -= len(piece)
                 if self._left < 0 or (self._left and not piece):
-                    raise PixieError("the body is not as long as was said before")
+                    raise PixieError(
+                        "the body has another length than its Content-Length"
+                    )
             return piece
         except Exception as error:
             is_known = isinstance(error, (AnswerLost, ClientDisconnected))

@@ -120,8 +120,10 @@ class WSGIBody(GatewayBody):
         try:
             return cast(bytes, await self._talk.ask(self._read, size))
         except Exception as error:  # each server has its own
-            log.debug("the body can't be read on", exc_info=error)
-            raise ClientDisconnected(f"the body can't be read on: {error!r}") from None
+            log.debug("can't read the rest of the body", exc_info=error)
+            raise ClientDisconnected(
+                f"can't read the rest of the body: {error!r}"
+            ) from None
 
 
 def _lines_of(environ: Environ) -> List[HeaderLine]:
@@ -159,7 +161,7 @@ def wsgi_head(environ: Environ, gateway: Gateway) -> Head:
             gateway.make_reader(),
         )
     except UnicodeEncodeError:
-        raise ProtocolError(400, "The request holds what is no byte.") from None
+        raise ProtocolError(400, "The request holds a character over U+00FF.") from None
     if head.content_length is None and not environ.get("wsgi.input_terminated"):
         raise ProtocolError(411, "Send the body with a Content-Length.")
     return head

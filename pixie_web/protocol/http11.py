@@ -132,7 +132,7 @@ def _split_target(method: str, target: str) -> Tuple[Optional[str], str, str, st
     if method == "CONNECT":
         is_valid = is_host(target) and target.rpartition(":")[2].isdigit()
         raise ProtocolError(
-            501 if is_valid else 400, "CONNECT takes host:port, and a proxy to ask."
+            501 if is_valid else 400, "CONNECT needs host:port, and is for proxies."
         )
     if target[0] == "/":
         path, _, query = target.partition("?")
@@ -183,7 +183,7 @@ def _check_request_line(line: bytes) -> None:
         raise ProtocolError(400, "A request line must be: method, target, HTTP/1.1.")
     method, target, major_version = match.groups()
     if len(method) > MAX_METHOD_BYTES:
-        raise ProtocolError(501, f"No method is over {MAX_METHOD_BYTES} bytes.")
+        raise ProtocolError(501, f"The method has over {MAX_METHOD_BYTES} bytes.")
     _split_target(method.decode(), target.decode())
     if major_version != b"1":
         raise ProtocolError(505, "This connection speaks HTTP/1.1 and HTTP/1.0 only.")

@@ -132,7 +132,7 @@ class ConnectionBody(PatientBody):
     async def read(self) -> bytes:
         """Return the next bytes, waiting for them if need be; see BodySource."""
         if self._was_dropped:  # the rest, or its end, would pass for the whole
-            raise ClientDisconnected("the answer has begun, and its body was dropped")
+            raise ClientDisconnected("the body was dropped when the answer began")
         if self.has_ended:
             return b""
         connection = self._connection

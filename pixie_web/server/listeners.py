@@ -332,4 +332,4 @@ def remove_unix(path: str, own: Tuple[int, ...]) -> None:
     except FileNotFoundError:
         pass
     except OSError as error:
-        log.warning("%s is left: %s", path, error.strerror)
+        log.warning("can't remove %s: %s", path, error.strerror)

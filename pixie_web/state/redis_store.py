@@ -379,7 +379,7 @@ class RedisStore:
             if self._run("change", [*names, "v"], *arguments):
                 return results
             if time.monotonic() > give_up:
-                raise StateBusy(f"others change {', '.join(keys)} all the time")
+                raise StateBusy(f"others keep changing {', '.join(keys)}")
             time.sleep(random.random() * 0.002)
 
     # Locks.

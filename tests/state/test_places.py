@@ -155,4 +155,4 @@ def test_the_lone_file_says_what_it_needs(tmp_path: Path) -> None:
     told = subprocess.check_output(
         command, cwd=str(tmp_path), env=environment, text=True
     )
-    assert told == "app.state comes with the package, not in the single file\n"
+    assert told == "app.state is in the package, not in the single file\n"

@@ -94,7 +94,7 @@ def encode_run(route: Route, number: int, request: Request) -> Tuple[bytes, byte
     text = f"{host}\n{port}\n{request.host}\n{paths}\n{context}"
     record = text.encode("utf-8", "surrogatepass")
     if record.count(b"\n") != 5:
-        raise PixieError(f"no line break can be in a host, a prefix, a client: {text}")
+        raise PixieError(f"a host, a prefix and a client have no line break: {text}")
     flags = Flag.DEBUG if request.debug else 0
     if request.scheme == "https":
         flags |= Flag.HTTPS

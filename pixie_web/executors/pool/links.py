@@ -296,7 +296,7 @@ def open_answer(route: Route, name: bytes, size: int) -> Union[FileSlice, HTTPEr
         return no_descriptor(route.path, error)
     try:
         if os.pread(opened, ANSWER_TOKEN_BYTES, size) != token:
-            raise PixieError("a large answer is not in the file that it is said to be")
+            raise PixieError("the file of a large answer is another one than announced")
     except BaseException:
         os.close(opened)
         raise
@@ -611,11 +611,11 @@ class WorkerLink:
                 elif self.state != "dying":
                     self._take(header, payload)
         except (PixieError, TypeError, ValueError, struct.error) as error:
-            log.error("worker %d sent no proper frame: %s", self.number, error)
+            log.error("worker %d sent a malformed frame: %s", self.number, error)
             self.lose()
         except OSError as error:
             if error.errno not in (errno.ENOENT, errno.ESRCH):
-                log.error("an answer's file can't be opened: %s", error)
+                log.error("can't open the file of an answer: %s", error)
             self.lose()  # else it was killed before we could open it
 
     def _take(self, header: Tuple[int, ...], payload: bytes) -> None:

@@ -478,7 +478,7 @@ class ZygoteLink:
             self._control.setblocking(False)
             os.kill(self.pid, signal.SIGCONT)  # somebody may have stopped it
         except OSError as error:
-            log.critical("the zygote does not take orders: %s", error)
+            log.critical("no order reaches the zygote: %s", error)
             self.kill()
 
     def reports(self) -> Optional[List[Tuple[int, int, int, int]]]:
