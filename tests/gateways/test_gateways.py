@@ -225,7 +225,7 @@ ASKED: Dict[str, Tuple[Dict[str, Any], int, str]] = {
     ),
     "another host": ({"HTTP_HOST": "evil"}, 400, "No such host"),
     "a header that no wire has": ({"HTTP_X_Y": "1\n2"}, 400, "CR LF"),
-    "text that is no byte": ({"HTTP_X_Y": "\u20ac"}, 400, "no byte"),
+    "text that is no byte": ({"HTTP_X_Y": "\u20ac"}, 400, "a character over U+00FF"),
     "chunks whose end nobody knows": (
         {"REQUEST_METHOD": "POST", "HTTP_TRANSFER_ENCODING": "chunked"},
         411,

@@ -142,7 +142,7 @@ def test_without_a_server_there_is_no_place() -> None:
     state = app.state
     assert app.state is state
     assert app.stats()["state"] is None
-    with pytest.raises(PixieError, match="used while the server runs"):
+    with pytest.raises(PixieError, match="hooks, while the server runs"):
         state.get("key")
 
 
