@@ -1,10 +1,10 @@
 """The application.
 
-Routes, triggers and error handlers, and the narrow waist that everything goes
-through: `await handle(request) -> Response`. It is called when a request's head is
-complete, and refuses what needs no body (404, 405, 413, an `async def` trigger that
-answers) before it pulls one. The server, the gateways, HTTP/2 and the tests know
-nothing else of it.
+Routes, triggers and error handlers, and the one function for all requests: `await
+handle(request) -> Response`. It is called when the head of a request is complete.
+Refusals that need no body (404, 405, 413, an `async def` trigger that answers) come
+before it reads one. The server, the gateways, HTTP/2 and the tests use only this
+function.
 
     handle -+- match, async before triggers, body            in main, on the loop
             +- placement: before triggers, handler,
@@ -92,7 +92,7 @@ async def _call_all(functions: Iterable[Callable[[], Any]]) -> None:
 
 
 class Sharing(Declarations):
-    """What an application knows of the state that all processes share.
+    """The state that all processes share, as an application uses it.
 
     Attributes:
         state_place: where it lies, while the server runs.
@@ -111,7 +111,7 @@ class Sharing(Declarations):
         triggers and hooks. Mounted applications share that of the one above them.
 
         Raises:
-            MissingExtra: this is the lone file, and it comes with the package.
+            MissingExtra: this is the single file; the state is in the package.
         """
         if self._above is not None:
             return self._above[0].state
@@ -166,7 +166,7 @@ class Sharing(Declarations):
 
 
 class Working(Sharing):
-    """What an application knows of jobs: functions that workers run, beside routes.
+    """The jobs of an application: functions that workers run, beside routes.
 
     Attributes:
         job_route: what stands for all of them in the table of routes.
@@ -206,7 +206,7 @@ class Working(Sharing):
         *args: Any,
         timeout: Optional[float] = None,
     ) -> str:
-        """Have a worker call a function, whatever becomes of this request.
+        """Let a worker call a function, also after the end of this request.
 
         Args:
             function: a plain `def` at the top level of a module.
@@ -288,7 +288,7 @@ class Working(Sharing):
 
 
 class Application(Working):
-    """What `Pixie` does apart from serving: mounts, urls, and `handle`."""
+    """The parts of `Pixie` that do not serve: mounts, urls, and `handle`."""
 
     form_limits: FormLimits  # set by run(); the defaults without it
     root_path = ""  # the same
@@ -380,7 +380,7 @@ class Application(Working):
             options: as for `route`; `before=[trigger]` keeps strangers out.
 
         Raises:
-            MissingExtra: this is the lone file, and the page comes with the package.
+            MissingExtra: this is the single file; the page is in the package.
         """
         companion("status", "app.status()").mount(self, path, options)
 

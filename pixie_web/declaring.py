@@ -1,8 +1,8 @@
-"""Declaring: routes, triggers, error handlers, hooks and pools, as a program says them.
+"""Declarations of a program: routes, triggers, error handlers, hooks and pools.
 
-Nothing runs here. Each mistake is refused where it is written, in words that say what
-to write. What was declared is read by `handling`, in any process, and by
-`application`, which ends declaring when it freezes.
+Nothing runs here. Each mistake is an error in the line of the declaration, and the
+message says how to write it. `handling` reads the declarations, in any process. So
+does `application`; when it freezes, no more can be declared.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ Where = Union[RouteType, Placement, None]
 if TYPE_CHECKING:
 
     class RouteOptions(TypedDict, total=False):
-        """What the verbs hand on to `route`."""
+        """The options that the verbs pass to `route`."""
 
         name: Optional[str]
         before: Iterable[Handler]
@@ -209,7 +209,7 @@ _ONE_JSON = (
 
 
 class Declarations:
-    """What a program has declared on one application; mounted ones have their own.
+    """The declarations of a program on one application; mounted ones have their own.
 
     Attributes:
         router: which route answers for a path.

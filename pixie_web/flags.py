@@ -1,4 +1,4 @@
-"""The flags of the command line: one for each setting, in groups, with a line each."""
+"""The flags of the command line: one for each setting, with a line of help."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ class UsageError(PixieError):
 
 
 class Given(NamedTuple):
-    """What a command line says: its words, and settings by their names."""
+    """A command line that was read: its words, and settings by their names."""
 
     words: List[str]
     settings: Dict[str, Any]

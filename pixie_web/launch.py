@@ -1,4 +1,4 @@
-"""What a new interpreter needs to find the application again."""
+"""The data with which a new interpreter finds the application again."""
 
 from __future__ import annotations
 

@@ -92,7 +92,7 @@ def _exact_origins(origins: Union[str, Iterable[str]]) -> List[str]:
 
 
 class CrossOrigin:
-    """What `cors` returns: two halves, ahead of the handler and behind it.
+    """The trigger of `cors`: two halves, ahead of the handler and behind it.
 
     Called as a before trigger it answers preflights; `after` adds the headers.
     """

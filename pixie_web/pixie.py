@@ -1,10 +1,9 @@
 """The default application, and `run`.
 
-What a program touches first: an application that is there already, its methods as
-functions of the package, and `run()`. A setting is taken from the argument (or flag),
-else from the variable PIXIE_<NAME>, else from the default. The order of `run`
-matters: the zygote is forked before there is a socket, a loop or a thread for it to
-inherit.
+A program starts with these: a ready application, its methods as functions of the
+package, and `run()`. The value of a setting is the argument (or flag), else the
+variable PIXIE_<NAME>, else the default. The order of steps in `run` matters: the
+zygote is forked before there is a socket, a loop or a thread that it would inherit.
 """
 
 from __future__ import annotations
@@ -163,7 +162,7 @@ class Pixie(Application):
             debug: show tracebacks in error pages.
             loop_guard: "log" names handlers that hold the event loop for over 100 ms,
                 "strict" answers them 500, for tests; "off". With `debug` "log".
-            reload: start the program anew when one of its files changes.
+            reload: restart the program when one of its files changes.
             pool_start: how workers start: "zygote" (forked; the default on Linux),
                 "exec" (forked from a process that imports the program again; when
                 threads run already), or "spawn" (each imports it again; elsewhere).
@@ -269,7 +268,7 @@ class Pixie(Application):
                 `follow_redirects`, `client`, and settings of run().
 
         Raises:
-            MissingExtra: this is the lone file, and the client comes with the package.
+            MissingExtra: this is the single file; the client is in the package.
         """
         return companion("testing", "app.test()").TestClient(self, **options)
 

@@ -3,10 +3,10 @@
     the reloader    the process that was started: watches, and keeps the sockets
     the program     its child, a new interpreter each time; it serves
 
-The program tells the reloader, over a socket, which files it is made of, and hands it
-the sockets that it listens on: whoever connects between two programs waits. One that
-fails shows why, in the terminal and on every page, until a file changes. When the
-reloader has gone, the program ends.
+The program tells the reloader, over a socket, the names of its files, and gives it
+the sockets that it listens on. So a client that connects between two programs waits.
+A program that fails shows the reason, in the terminal and on every page, until a file
+changes. When the reloader ends, the program ends.
 """
 
 from __future__ import annotations
@@ -154,7 +154,7 @@ def socket_key(settings: Mapping[str, Any]) -> List[Any]:
 
 
 class Tether:
-    """What ties a program to its reloader; `tether.channel` is None without one.
+    """The tie of a program to its reloader; `tether.channel` is None without one.
 
     Attributes:
         channel: to the reloader.

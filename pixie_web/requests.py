@@ -1,10 +1,9 @@
 """A request, its body, and the client's leaving.
 
-One form of a request travels everywhere, in and out of processes: the raw bytes of
-its head, its body (bytes, or the path of a spooled file) and a small record that
-can't be read from them. All else (headers, query, cookies, form) is parsed from that
-on first use, where the handler runs: what no handler asks for costs nothing, and
-little travels.
+A request has one form in all processes: the raw bytes of its head, its body (bytes,
+or the path of a file) and a small record of values that are not in them. All other
+parts (headers, query, cookies, form) are parsed from these at their first use, where
+the handler runs. A part that no handler uses costs nothing, and little data is sent.
 """
 
 from __future__ import annotations

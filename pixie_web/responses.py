@@ -1,6 +1,7 @@
 """A response, and the values that become one; its header block is rendered once.
 
-The server adds what is the connection's: Date, Connection, the framing of the body.
+The server adds the headers of the connection: Date, Connection, the framing of the
+body.
 """
 
 from __future__ import annotations
@@ -272,7 +273,7 @@ class Response:
 
     @property
     def content_type(self) -> Optional[str]:
-        """The Content-Type; a header of that name wins, until this is set anew."""
+        """The Content-Type; a header of that name wins, until this is set again."""
         if self._headers is None and (self._block is None or self._content_type):
             return self._content_type  # of which the block was rendered, if it was
         return self.headers.get("content-type", self._content_type)

@@ -1,21 +1,22 @@
 """Routes: patterns, precedence, URLs built.
 
 From the pattern "/user/<id:int>" to the target of a request for "/user/7", and back.
-A target is anything: nothing here knows of handlers or placements.
+A target is any object: this chapter knows no handlers and no placements.
 
-Precedence: a path without wildcards wins, then whatever was declared first. GET
-answers HEAD, unless HEAD is declared for that path. A pattern that has the method
-wins over an earlier one that lacks it; only when none has it is the answer 405.
+Precedence: a path without wildcards wins, then the first declaration. GET answers
+HEAD, unless HEAD is declared for that path. A pattern that has the method wins over
+an earlier one that lacks it; only when none has it is the answer 405.
 
-A static path is one lookup in a dictionary. Each of the others is kept under one of
+A static path is one lookup in a dictionary. Each other pattern is kept under one of
 the literals around its wildcards, the one that the fewest patterns share: "/user/" of
-"/user/<id>", "/files/" of "/<tenant>/files/<rest:path>". A path is cut where those
-literals may stand in it: at its beginning, at its end, from each slash on. So only
-patterns that share their rarest literal are tried one after the other.
+"/user/<id>", "/files/" of "/<tenant>/files/<rest:path>". A path is cut at the places
+where those literals may stand: at its beginning, at its end, from each slash on. So
+only patterns with the same rarest literal are tried one after the other.
 
-SECURITY: wildcards that may share a text out in many ways ("<a>-<b>-<n:int>") make an
-expression try them all: half a second for a path of 8,000 dashes. Such patterns are
-refused. What an application brings along (<name:re:...>, filters) is run as it is.
+SECURITY: some wildcards can divide a text in many ways ("<a>-<b>-<n:int>"). Their
+expression tries all of them: half a second for a path of 8,000 dashes. Such patterns
+are refused. Expressions of the application (<name:re:...>, filters) are run as they
+are.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ Target = TypeVar("Target")
 
 
 class Filter(NamedTuple):
-    """What may stand in a wildcard: its expression, and how it is read and written."""
+    """A kind of wildcard: its expression, and the functions that read and write it."""
 
     expression: str
     to_python: Callable[[str], Any] = str
@@ -204,7 +205,7 @@ class Pattern:
 
     @property
     def keys(self) -> List[Key]:
-        """What each path that matches must hold, and where: one is enough to look."""
+        """The literals of each matching path, and their places: one is enough."""
         first, *inner, last = self._literals
         keys: List[Key] = [(_FIRST, first), (_LAST, last)]
         keys += [(_SLASH if text[:1] == "/" else _INNER, text) for text in inner]

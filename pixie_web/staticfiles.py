@@ -1,18 +1,18 @@
 """Files: found inside a root, kept in memory, answered.
 
-A handler says which file it wants sent (`static_file`). What is sent depends on the
-request, and is decided as the last step in the main process (`resolve_file`): no
-request has to be passed around, and from a worker only the path travels.
+A handler names the file to send (`static_file`). The form of the answer depends on
+the request. The main process decides it, as the last step (`resolve_file`). So the
+handler needs no request for that, and a worker sends only the path.
 
     static_file     name -> path inside the root, or 404      where the handler runs
     resolve_file    path -> 200, 206, 304, 412 or 416         in main
       _choose         file, file.br, file.zst or file.gz; from memory or from disk
       _meet_request   conditions and ranges, RFC 9110 sections 13 and 14
 
-A state of a file is its device, inode, mtime, ctime and size. It is the key of all we
-remember, so one os.stat proves that current; and proves it confined as well, for
-these are the bytes of the very file that was found inside the root. With cache=True
-a file and its compressed siblings are read once, whole, and kept for good.
+The state of a file is its device, inode, mtime, ctime and size. It is the key of the
+cache. So one os.stat shows that an entry is current, and that its bytes are those of
+the file that was found inside the root. With cache=True a file and its compressed
+copies are read once, whole, and kept for ever.
 """
 
 from __future__ import annotations

@@ -5,8 +5,8 @@
         assert (response.status_code, response.json()) == (200, 3)
 
 It asks `handle` as a server does, from a loop in a thread of its own. Its pool is a
-real one, or with `pool="inline"` its routes run in threads. `with` runs what `on_start`
-and `on_stop` declare.
+real one, or with `pool="inline"` its routes run in threads. `with` runs the functions
+of `on_start` and `on_stop`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What all executors share: routes, their counts, their lines."""
+"""The common parts of executors: routes, their counts, their lines."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ class Histogram:
 
 
 class RouteCounts:
-    """What became of the requests of one route, in main since the start.
+    """The outcomes of the requests of one route, in main since the start.
 
     Attributes:
         active: how many wait or run now; of streams, until their first chunk.
@@ -221,7 +221,7 @@ class Route:
 
 
 class Resources(NamedTuple):
-    """What executors are made of.
+    """The parts that executors get.
 
     Attributes:
         answer: runs triggers, handler and error handlers, where it is called.

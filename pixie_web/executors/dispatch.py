@@ -1,7 +1,8 @@
-"""The executors: which placement each of them runs, and all of them behind one door.
+"""The executors: the placement of each, and one object for all of them.
 
-A placement is the word of a route, a `RouteType`: "pool". An executor is the object
-that runs the routes of a placement. One more is a class, and an entry in `EXECUTORS`.
+A placement is a word of a route, a `RouteType`: "pool". An executor is the object
+that runs the routes of a placement. A new one is a class, and an entry in
+`EXECUTORS`.
 """
 
 from __future__ import annotations

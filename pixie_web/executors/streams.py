@@ -1,4 +1,4 @@
-"""What carries a handler to its placement, and a stream back."""
+"""Tools for executors: run coroutines to their end, and read streams in pieces."""
 
 from __future__ import annotations
 

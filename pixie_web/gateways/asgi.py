@@ -1,7 +1,7 @@
 """ASGI (version 3): `app.asgi`, for uvicorn, hypercorn, granian and others.
 
-It runs in the server's own loop. The application starts at `lifespan.startup`; where
-a server does not speak of that, at the first request, and it stops with the loop.
+It runs in the server's own loop. The application starts at `lifespan.startup`, or at
+the first request if a server does not send that. It stops with the loop.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""What gateways have in common: an application in a loop that others have made.
+"""The common part of gateways: an application in a loop of another server.
 
     server -> wsgi or asgi -> Gateway.answer -> application.handle
 
-A `Gateway` starts the application when a loop first asks for it, and again in the
-next loop; a `Stay` is one such life. What a gateway hands on is the head, written
-anew and proved, and the body as the server gives it; what it sends is `fields_of` the
+A `Gateway` starts the application at the first request in a loop, and again in the
+next loop; a `Stay` is one such life. A gateway passes on the head, which it writes
+again and checks, and the body as the server gives it. It sends `fields_of` the
 response and its `Pieces`.
 """
 
@@ -210,7 +210,7 @@ _moving = threading.Lock()
 
 
 class Gateway:
-    """An application that runs in whatever loop asks it.
+    """An application that runs in the loop of any server.
 
     Args:
         application: the one that answers.
@@ -363,7 +363,7 @@ def fields_of(request: Request, response: Response) -> Tuple[List[HeaderLine], b
 
 
 class Pieces:
-    """The body of a response piece by piece, whatever it is.
+    """The body of a response of any kind, piece by piece.
 
     Args:
         request: what is answered.

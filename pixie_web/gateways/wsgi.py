@@ -1,13 +1,12 @@
 """WSGI (PEP 3333): `app.wsgi`, for gunicorn, waitress, cheroot and others.
 
-A server calls from threads of its own, and the application runs in a loop, in a
-thread of this gateway. For as long as a request lasts, the server's thread does what
-the loop asks of it: it reads the body, which only it may, and hands on pieces of the
-answer. A piece is made when the server asks for it, so the client's pace is the
-handler's.
+A server calls from its own threads, and the application runs in a loop, in a thread
+of this gateway. During a request the server's thread works for the loop: it reads the
+body, which no other thread may do, and passes on pieces of the answer. A piece is
+made when the server asks for it, so the handler is as slow as the client.
 
-That the client has left is known when the server can't write to it, and closes what
-it was given: so a silent stream learns of it by its heartbeat only.
+When the client has left, the server can't write to it, and closes the answer. Only
+then the gateway knows it. So a silent stream finds it out by its heartbeat only.
 """
 
 from __future__ import annotations
@@ -54,7 +53,7 @@ END_SECONDS = 10.0  # that a process may take to stop its application when it ex
 
 
 class Conversation:
-    """What the thread of a server and the loop say to each other about one request.
+    """The messages of a server's thread and the loop about one request.
 
     Args:
         loop: that runs in another thread.

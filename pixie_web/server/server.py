@@ -84,7 +84,7 @@ class HeldLoop:
 
 
 class Server:
-    """What all connections share: the application, the bounds, the clock.
+    """The parts that all connections share: the application, the limits, the clock.
 
     Args:
         handle: the application's `handle`.

@@ -1,4 +1,4 @@
-"""`app.state`: what programs call, for functions and for coroutines."""
+"""`app.state`: its methods, for functions and for coroutines."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _leaked: List[Any] = []
 
 
 def _forget_in_copy() -> None:
-    """Let a forked process open the state anew.
+    """Let a forked process open the state again.
 
     What it has inherited is its parent's: closing it is not for this process, not even
     at its end. So nobody ever lets go of it.
@@ -128,7 +128,7 @@ class AsyncLease(Lease):
 
 
 class Lock:
-    """What `State.lock` returns: `with` takes the lock, and gives it back."""
+    """The result of `State.lock`: `with` takes the lock, and gives it back."""
 
     def __init__(self, state: State, name: str, lease: float, wait: float) -> None:
         self.name = check_key(name)
@@ -251,7 +251,7 @@ class State:
 
     @property
     def hub(self) -> Hub:
-        """What this process has subscribed to."""
+        """The subscriptions of this process."""
         store = self.store
         with self._opening:
             if self._hub is None:

@@ -1,4 +1,4 @@
-"""`rate_limit`: a trigger that refuses who asks too often, ahead of body and worker."""
+"""`rate_limit`: a trigger that refuses too many requests, ahead of body and worker."""
 
 from __future__ import annotations
 

@@ -122,7 +122,7 @@ class Job:
             self._body_file.release(self)
 
     def settle(self, result: Result) -> None:
-        """Give the result to whoever waits; nobody, if the client has gone."""
+        """Give the result to the waiting code, unless the client has left."""
         self.deadline = NEVER
         take, self.take = self.take, None
         if take is not None:
@@ -141,7 +141,7 @@ class Job:
 
 
 class WorkerStream(AsyncIterator[bytes]):
-    """The chunks that a worker sends, for whoever sends them on.
+    """The chunks that a worker sends, for the code that sends them on.
 
     Not pulling is the backpressure: main stops reading from the worker, whose next send
     then blocks. The deadline between two chunks runs only while somebody waits.
@@ -304,7 +304,7 @@ def open_answer(route: Route, name: bytes, size: int) -> Union[FileSlice, HTTPEr
 
 
 class Owner(Protocol):
-    """Whoever is told what becomes of a worker, and of the job that it has."""
+    """The owner of a worker, which is told its events and those of its job."""
 
     name: str
     options: PoolOptions

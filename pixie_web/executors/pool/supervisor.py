@@ -1,4 +1,4 @@
-"""The life of a pool's workers: their zygote, their boots, their ends."""
+"""The life of a pool's workers: their zygote, their starts, their ends."""
 
 from __future__ import annotations
 

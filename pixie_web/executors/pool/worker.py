@@ -148,7 +148,7 @@ def _is_closed(file: Any) -> bool:
 
 
 class Surroundings:
-    """What a handler may change of its process, so that the next one would find it.
+    """The state of a process that a handler may change, and that is restored after it.
 
     The directory, the time zone, signal handlers, and print()'s way out. What a program
     sets before its worker's first job, in on_worker_start, is as it should be.
