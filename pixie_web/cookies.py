@@ -78,13 +78,13 @@ def format_cookie(name: str, value: object, attributes: Mapping[str, object]) ->
         raise ValueError(f"a cookie's name is a token (RFC 6265 4.1.1), got {name!r}")
     if not isinstance(value, str):
         kind = type(value).__name__
-        raise TypeError(f"the cookie {name} is text, unless it is signed; got {kind}")
+        raise TypeError(f"the cookie {name} is text if it is not signed, got {kind}")
     parts = [f"{name}={percent_encode(value, _COOKIE_VALUE_SAFE)}"]
     size = len(parts[0]) - 1
     if size > MAX_COOKIE_CHARS:
         raise ValueError(
             f"the cookie {name} has {size} characters, and browsers drop it over "
-            f"{MAX_COOKIE_CHARS}; keep the data on the server and sign its key"
+            f"{MAX_COOKIE_CHARS}; keep the data on the server, and an id here"
         )
     for key, attribute in attributes.items():
         if attribute is None or attribute is False:
@@ -139,13 +139,12 @@ def secret_keys(secrets: Secrets) -> List[bytes]:
     sizes = [len(key) if isinstance(key, bytes) else 0 for key in keys]
     if not all(sizes) or not sizes:
         raise PixieError(
-            "a secret is empty, or there is none: is a variable of the environment not "
-            "set? For cookies that are not signed, leave secrets= out, or say "
-            "secret=False"
+            "a secret is empty or missing: is an environment variable not set? For "
+            "cookies without a signature leave secrets= out, or write secret=False"
         )
     if min(sizes) < MIN_SECRET_BYTES:
         raise PixieError(
-            f"a secret has at least {MIN_SECRET_BYTES} bytes, got one of {min(sizes)}; "
+            f"a secret has at least {MIN_SECRET_BYTES} bytes, got {min(sizes)}: "
             'python -c "import secrets; print(secrets.token_hex(32))" prints a good one'
         )
     return cast(List[bytes], keys)

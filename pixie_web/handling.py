@@ -1,4 +1,4 @@
-"""A request's way through triggers and handler, in any process."""
+"""The way of a request through triggers and handler, in any process."""
 
 from __future__ import annotations
 
@@ -208,8 +208,8 @@ def debug_page(
 ) -> Response:
     """Return a page that tells where an error comes from; it never raises.
 
-    It is the companion's; the lone file, and whatever goes wrong with that, has the
-    traceback alone.
+    It is the companion's; the single file, and any failure of that, has the traceback
+    alone.
     """
     as_json = prefers_json(request)
     try:

@@ -1,6 +1,7 @@
 """A response, and the values that become one; its header block is rendered once.
 
-The server adds what is the connection's: Date, Connection, the framing of the body.
+The server adds the headers of the connection: Date, Connection, the framing of the
+body.
 """
 
 from __future__ import annotations
@@ -111,9 +112,7 @@ def _header_lines(headers: Headers) -> bytes:
     for name, value in headers.items():
         lower = name.lower()
         if lower in _HOP_BY_HOP:
-            raise ValueError(
-                f"{name} belongs to the server; take it out of the response"
-            )
+            raise ValueError(f"the server sets {name}; take it out of the response")
         if lower not in _OWNED_BY_SERVER:
             lines.append(f"{name}: {value}\r\n")
     return "".join(lines).encode("latin-1")
@@ -138,8 +137,8 @@ def _secure_or_not(
         return secure
     if secure is False:
         raise ValueError(
-            f"the cookie {name} must be secure, for its prefix, SameSite=None or "
-            "Partitioned; leave secure out"
+            f"the cookie {name} must be secure, because of its prefix, SameSite=None "
+            "or Partitioned; leave secure=False out"
         )
     return True
 
@@ -155,8 +154,8 @@ def _cookie_date(moment: Union[float, date, str, None]) -> Optional[str]:
     first, last = _COOKIE_TIMES
     if seconds is None or not first <= seconds <= last:
         raise ValueError(
-            "expires is seconds since 1970, a datetime, a date, or text as HTTP writes "
-            f"a date; from 1601 to 9999, or browsers drop it; got {moment!r}"
+            "expires is seconds since 1970, a datetime, a date, or the text of an HTTP "
+            f"date, from the year 1601 to 9999; got {moment!r}"
         )
     return format_date(seconds)
 
@@ -184,7 +183,7 @@ def _cookie_domain(domain: Optional[str]) -> Optional[str]:
     if not _DOMAIN.fullmatch(text):
         raise ValueError(
             "the domain of a cookie is the name of a host, without scheme and port, "
-            f"beyond ASCII perhaps to be written as xn--..., got {domain!r}"
+            f"and as xn--... if it is beyond ASCII; got {domain!r}"
         )
     return text
 
@@ -274,7 +273,7 @@ class Response:
 
     @property
     def content_type(self) -> Optional[str]:
-        """The Content-Type; a header of that name wins, until this is set anew."""
+        """The Content-Type; a header of that name wins, until this is set again."""
         if self._headers is None and (self._block is None or self._content_type):
             return self._content_type  # of which the block was rendered, if it was
         return self.headers.get("content-type", self._content_type)
@@ -305,22 +304,22 @@ class Response:
         """Set a cookie (RFC 6265bis section 4.1), and return this response.
 
         Args:
-            name: a token; `__Host-` and `__Secure-` names demand what browsers demand.
-            value: any text; what a cookie can't carry is percent-encoded. With a
-                secret, whatever JSON can say.
+            name: a token; for `__Host-` and `__Secure-` the rules of browsers hold.
+            value: any text; characters that a cookie can't carry are percent-encoded.
+                With a secret, any JSON value.
             secret: sign the cookie with this (str or bytes; of several, the first): the
                 client can read it but not change it. `env.cookie` takes the same. Left
                 out, the application's first secret signs it, if there is one; False
                 leaves it unsigned.
-            max_age: seconds to live, or a timedelta; the session when neither this nor
-                `expires`.
+            max_age: seconds to live, or a timedelta; without this and `expires`, until
+                the browser is closed.
             expires: seconds since 1970, a datetime (UTC if it does not say), a date, or
-                text as HTTP writes a date.
+                the text of an HTTP date.
             path: begins with "/"; beyond ASCII it is percent-encoded.
             domain: this host and all below; beyond ASCII it is written in IDNA.
             secure: send over https only; None means: if the request came over https.
             samesite: "Lax", "Strict", "None", or None to leave it out.
-            partitioned: inside of another site's page, one for each such site (CHIPS).
+            partitioned: one cookie for each site in whose pages it is embedded (CHIPS).
 
         Raises:
             ValueError: a browser would drop the cookie, or ignore a part of it.
@@ -374,16 +373,16 @@ class Response:
         Args:
             value: any text without quotes and blanks, such as a version (str); by
                 default it is made of the body, which is text, bytes or JSON then.
-            weak: it stands for all that mean the same, not for the very bytes.
+            weak: it stands for the meaning of the answer, not for its exact bytes.
 
         Raises:
             TypeError: the body is a stream or a file, and there is no value.
-            ValueError: the value can't be one.
+            ValueError: the value can't be a tag.
         """
         if value is None:
             body = self.body if isinstance(self.body, bytes) else self.settle().body
             if not isinstance(body, bytes):
-                raise TypeError(f"the tag of a {type(body).__name__} has to be given")
+                raise TypeError(f"a {type(body).__name__} has no tag: give one")
             import hashlib
 
             value = hashlib.blake2b(body, digest_size=16).hexdigest()
@@ -495,14 +494,14 @@ class Event(str):
     """A server-sent event (WHATWG HTML section 9.2), as text to be yielded.
 
     A stream whose first chunk is one is sent as `text/event-stream`, uncached. Without
-    data no event happens, but the head is sent, and `retry` is heard.
+    data a browser fires no event, but the head is sent, and `retry` counts.
 
     Args:
         data: text, or a JSON value; each line of it becomes a line of the event.
         event: its name (str); browsers call it "message" when left out.
-        id: the text that a browser sends as `Last-Event-ID` when it comes back (str or
-            int).
-        retry: milliseconds (int) until it comes back when the connection breaks.
+        id: the text that a browser sends as `Last-Event-ID` when it connects again (str
+            or int).
+        retry: milliseconds (int) until it connects again when the connection breaks.
 
     Raises:
         ValueError: a name or an id has more than one line, or NUL.
@@ -653,11 +652,10 @@ def abort(
 
 
 def redirect(url: str, status: int = 303) -> NoReturn:
-    """Leave the handler and send the client elsewhere.
+    """Leave the handler and send the client to another address.
 
     Args:
-        url: where to; a path, or a whole address. Text outside ASCII is
-            percent-encoded.
+        url: a path, or a whole URL. Text outside ASCII is percent-encoded.
         status: 303 (default: fetch with GET), 301, 302, 307 or 308.
 
     Raises:

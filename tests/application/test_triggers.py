@@ -282,7 +282,7 @@ def test_a_tag_is_made_of_text_bytes_and_json_only() -> None:
         response.etag()
         tags.append(response.headers["ETag"])
     assert tags[0] == tags[1] != tags[2] != tags[3]
-    with pytest.raises(TypeError, match="has to be given"):
+    with pytest.raises(TypeError, match="has no tag: give one"):
         Response(iter("x")).etag()
     empty = Response(None).settle()
     empty.etag()

@@ -63,7 +63,7 @@ def how_many(start: str, short: int, long: int) -> int:
 # What a server never writes, whatever its handlers and clients do.
 COMPLAINTS = re.compile(
     r"was never (?:retrieved|awaited)|Exception in callback|Exception ignored"
-    r"|Task was destroyed|ResourceWarning|AssertionError|sent no proper frame"
+    r"|Task was destroyed|ResourceWarning|AssertionError|sent a malformed frame"
 )
 
 
