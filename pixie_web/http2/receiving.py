@@ -35,7 +35,7 @@ from .heads import (
     request_head,
     sort_fields,
 )
-from .hpack import Decoder, HpackError
+from .hpack import Decoder, HeaderFlood, HpackError
 from .stream import Stream, StreamBody
 from .tables import Field
 
@@ -111,6 +111,8 @@ class Receiver(Accounts):
         try:
             # Also of a stream that nobody wants: the table goes on from it.
             fields = self._decoder.decode(frame.payload)
+        except HeaderFlood as error:
+            raise ConnectionFault(Code.ENHANCE_YOUR_CALM, str(error)) from None
         except HpackError as error:
             raise ConnectionFault(Code.COMPRESSION_ERROR, str(error)) from None
         connection = self._connection
