@@ -223,6 +223,11 @@ class Server:
         except BlockingIOError:
             pass
 
+    @property
+    def protocol(self) -> str:
+        """What the access log calls what it is asked over."""
+        return "HTTP/2" if self.speaks == "h2" else "HTTP/1.1"
+
     # Asking.
 
     def get(self, path: str, headers: Optional[Mapping[str, str]] = None) -> Answer:
