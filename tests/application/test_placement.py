@@ -1320,7 +1320,7 @@ def test_with_debug_what_a_worker_forgets_is_named_once(
             mark = server.mark()
             for _ in range(3):
                 assert server.get(path).text == "done"
-            server.wait_for_log(f'"GET {path} HTTP/1.1" 200', mark)
+            server.wait_for_log(f'"GET {path} {server.protocol}" 200', mark)
             lines = [one for one in server.log.splitlines()[mark:] if "WARNING" in one]
             says = (
                 f"WARNING {path}: {names} changed in a worker, and is lost there: no "
