@@ -26,7 +26,7 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Dict[str, str]:
     return {"APPLICATION_FILES": str(directory)}
 
 
-server = server_fixture(PROGRAM, LOOPS, environment="environment")
+server = server_fixture(PROGRAM, LOOPS, also_http2=True, environment="environment")
 
 
 # Routing ------------------------------------------------------------------------------
