@@ -183,6 +183,16 @@ def test_a_cache_never_keeps_who_somebody_is(base: str, server: Server) -> None:
         assert answer.headers["Vary"] == "Cookie"
 
 
+def test_a_response_that_the_program_holds_gives_nobody_the_session_of_another(
+    base: str, server: Server
+) -> None:
+    for user in ("ann", "bob", "cho"):
+        browser = Browser(server, base)
+        assert browser.get(f"/held?user={user}").text == "the same for all"
+        assert len(browser.set) == 1
+        assert browser.me() == {"user": user}
+
+
 def test_files_and_conditions_keep_the_cookie(base: str, server: Server) -> None:
     for path in ("/file", "/tagged"):
         browser = Browser(server, base)

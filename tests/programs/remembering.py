@@ -115,6 +115,15 @@ def public(env):
     )
 
 
+HELD = Response("the same for all")
+
+
+@case("/held")
+def held(env):
+    env.session["user"] = env.query["user"]
+    return HELD
+
+
 @case("/file")
 def file(env):
     env.session["file"] = env.session.get("file", 0) + 1
