@@ -146,6 +146,7 @@ FAILURES = [
         "TypeError: the result is JSON or bytes; result 1, a object",
     ),
     ("returns_much", [], "ValueError: the result has 1048"),
+    ("raises", ["x" * 1_040_000], f"ValueError: {'x' * 1_000}"),
     ("dies", ["signal"], "its worker died: SIGKILL"),
     ("dies", ["exit"], "its worker died: exit code 3"),
     ("dies", ["leave"], "SystemExit: it leaves"),
@@ -392,6 +393,7 @@ OPTIONS: List[Any] = [
     ({"limit": 1.5}, "limit of jobs is a whole number"),
     ({"max_waiting": True}, "max_waiting of jobs is a whole number"),
     ({"keep_seconds": "1"}, "keep_seconds of jobs is in seconds"),
+    ({"keep_seconds": float("inf")}, "keep_seconds of jobs is at most 1,000,000,000"),
     ({"nice": 5}, "jobs have no option 'nice'"),
     ({"workers": 1, "nise": 5}, "a pool has no option 'nise'"),
 ]
@@ -449,6 +451,7 @@ def test_a_server_that_stops_says_what_it_has_not_done(tmp_path: Path) -> None:
 def test_the_jobs_of_a_server_that_was_killed_are_lost() -> None:
     app = Pixie()
     app._state = state = State("memory")
+    id = "0" * 32
     old = {
         "function": "m:f",
         "run": "gone",
@@ -462,9 +465,9 @@ def test_the_jobs_of_a_server_that_was_killed_are_lost() -> None:
         (1, False, "running"),
     ]:
         submitted = time.time() - age
-        state.set("job:x", {**old, "state": "running", "submitted": submitted})
+        state.set(f"job:{id}", {**old, "state": "running", "submitted": submitted})
         state.set("jobs:gone:alive", alive)
-        assert app.job("x").state == expected
+        assert app.job(id).state == expected
     state.close()
 
 
