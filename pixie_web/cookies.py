@@ -80,6 +80,13 @@ def parse_cookies(header: str) -> Dict[str, str]:
     return cookies
 
 
+def cookie_values(headers: Sequence[str], name: str) -> List[str]:
+    """Return the values of all cookies of a name, in order, from Cookie headers."""
+    pairs = ";".join(headers).split(";")
+    found = [parse_cookies(pair).get(name) for pair in pairs if name in pair]
+    return [value for value in found if value]
+
+
 def format_cookie(name: str, value: object, attributes: Mapping[str, object]) -> str:
     """Return the value of a Set-Cookie header; `parse_cookies` reads it back.
 

@@ -46,8 +46,8 @@ PLAIN = (
     "/text /octets /json /list /nothing /triple /empty /reset-content /odd-status "
     "/cookies /redirect /abort /failing /file /large /sync /thread /asnc /pool /stream "
     "/stream/sync /stream/thread /stream/asnc /url-for /crash /late /late/asnc /none "
-    "/broken-stream /echo/%FF?x /echo//x;y=1/.. /echo/100%25 /echo/a%20b/%C3%A4?q=1+%C3 "
-    "/job"
+    "/broken-stream /echo/%FF?x /echo//x;y=1/.. /echo/100%25 /echo/a%20b/%C3%A4?q=1+%C3"
+    " /job"
 ).split()
 ESCAPED_SLASH = Case("GET", "/echo/a%2Fb")
 CHUNKED = Case("POST", "/upload", [b"z" * 1000] * 300)
