@@ -68,7 +68,9 @@ def program(tmp_path: Path, **settings: Any) -> Any:
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
     directory = tmp_path_factory.mktemp("jobs")
+    # What a function does at its end takes longer on a busy machine.
     settings = {"max_crashes": 0, "expects": "the job|worker"}
+    settings["timeout_grace_seconds"] = 3
     with program(directory, workers=3, **settings) as server:
         yield Program(server, directory / "notes")
 
@@ -169,12 +171,15 @@ def test_a_job_that_runs_too_long_is_stopped(jobs: Program, tmp_path: Path) -> N
         ("until_told", ["began", "cleaned up"]),
         ("stubborn", ["began", "ignored it"]),
     ]:
-        jobs.log.unlink(missing_ok=True)
-        path = f"/submit/pool?function={function}&timeout=0.3"
-        id = jobs.post(path, str(tmp_path / "never")).json["id"]
-        found = jobs.ended(id)
-        assert found["state"] == "failed"
-        assert found["error"] == "it ran longer than its timeout"
+        for timeout in (0.3, 3.0, 15.0):  # on a busy machine it may not have begun
+            jobs.log.unlink(missing_ok=True)
+            path = f"/submit/pool?function={function}&timeout={timeout}"
+            id = jobs.post(path, str(tmp_path / "never")).json["id"]
+            found = jobs.ended(id)
+            assert found["state"] == "failed"
+            assert found["error"] == "it ran longer than its timeout"
+            if "began" in jobs.notes():
+                break
         wait_for(lambda notes=notes: jobs.notes() == notes, "what it does at its end")
 
 
