@@ -22,8 +22,7 @@ PAGE = """<!doctype html>
 <link rel="icon" href="data:,">
 <style>
   body { margin: 0 auto; max-width: 30rem; padding: 1rem; font: 1rem/1.5 system-ui; }
-  progress { margin-top: 1rem; width: 100%; }
-</style>
+  progress { margin-top: 1rem; width: 100%; }</style>
 <h1>Primes</h1>
 <form method="post" action="/jobs">
   <label>below <input name="below" value="2000000" inputmode="numeric"></label>
@@ -88,8 +87,9 @@ async def events(env, id):
     async for message in app.state.aio.subscribe(f"job:{id}", after=0):
         news = message.data
         if "state" in news:
-            found = app.job(id)
-            news = {"text": f"{found.result} primes" if found.result else news["state"]}
+            result = app.job(id).result
+            said = f"{result} primes" if result else news["error"] or news["state"]
+            news = {"text": said}
         yield Event(news)
         if "text" in news:
             return

@@ -220,7 +220,7 @@ class Jobs:
         """See `Application.cancel`."""
         state = self._application.state
         record = state.get(f"job:{id}") if _is_id(id) else None
-        if record is None or record["state"] in FINISHED:
+        if record is None or record["state"] in FINISHED or self._is_lost(record):
             return False
         state.publish(f"jobs:{record['run']}", id)
         return True

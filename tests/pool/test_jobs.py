@@ -476,6 +476,7 @@ def test_the_jobs_of_a_server_that_was_killed_are_lost() -> None:
         state.set(f"job:{id}", {**old, "state": "running", "submitted": submitted})
         state.set("jobs:gone:alive", alive)
         assert app.job(id).state == expected
+        assert app.cancel(id) is (expected == "running")
     state.close()
 
 
