@@ -365,6 +365,9 @@ def keep_session(
     """Save the session, which can't change from now on; return what is to be sent."""
     response = response.own()
     try:
+        # What can't be sent is refused here: nothing is saved with a 500, nor is an id
+        # ended whose successor the client does not get.
+        response.header_block(secrets=application.secrets)
         request.session.keep(response, request.root_path)
     except BaseException as error:
         failed = failure(application, request, error)

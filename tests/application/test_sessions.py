@@ -161,6 +161,15 @@ def test_an_answer_that_failed_changes_nothing(base: str, server: Server) -> Non
     assert browser.me() == {"seen": "404"}
 
 
+def test_an_answer_that_can_not_be_sent_ends_no_session(
+    base: str, server: Server
+) -> None:
+    browser = Browser(server, base)
+    browser.get("/login?user=ann")
+    assert (browser.get("/unsendable").status, browser.set) == (500, [])
+    assert browser.me() == {"user": "ann"}
+
+
 def test_an_error_page_of_main_reads_it(base: str, server: Server) -> None:
     browser = Browser(server, base)
     browser.get("/login?user=ann")

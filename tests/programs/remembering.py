@@ -100,6 +100,13 @@ def fails(env):
     raise ValueError("after the change")
 
 
+@case("/unsendable")
+def unsendable(env):
+    env.session.renew()
+    env.session["user"] = "lost"
+    return Response("never sent", headers={"Connection": "close"})
+
+
 @case("/missing")
 def missing(env):
     env.session["seen"] = "404"
