@@ -536,13 +536,14 @@ class Application(Working):
 
     def _run(self, route: Route, request: Request) -> Outcome:
         """Answer where no body is awaited, nor a trigger ahead of the handler."""
-        outcome: Union[Outcome, Exception]
         try:
             outcome = self.executors.begin(route, request)
         except (ClientDisconnected, ProtocolError):
             raise
         except Exception as error:
-            outcome = error
+            # In no variable of this function: the traceback names it, and a circle is
+            # left to the garbage collector.
+            return self._respond(route, request, error)
         # PERF: most answers are bytes, sealed where the handler ran: no coroutine for
         # these; 3 of 18 us.
         if isinstance(outcome, Response) and not route.triggers[3]:
@@ -592,6 +593,7 @@ class Application(Working):
         except (ClientDisconnected, ProtocolError):
             raise
         except Exception as error:
+            outcome = None  # no circle with the traceback
             response = error_response(self, request, error)
             if isinstance(response, Refusal) and not (before or after or after_async):
                 response.again = route.executor.refusals(route)

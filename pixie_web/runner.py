@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 import socket
@@ -174,6 +175,10 @@ class Runner:
         self._stop = asyncio.Event()
         self._take_signals(asyncio.get_running_loop())
         await self._lifespan.start()
+        # PERF: a full collection looks at all objects: 31 ms where pandas is imported.
+        # Those that exist now are looked at no more.
+        gc.collect()
+        gc.freeze()
         try:
             are_kept = tether.is_tied or self._settings["fd"] >= 0
             await self._server.listen(sockets, self._tls, are_kept)

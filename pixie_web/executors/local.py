@@ -92,13 +92,15 @@ async def within_timeout(
     loop: asyncio.AbstractEventLoop, future: asyncio.Future[T], route: Route
 ) -> T:
     """Return what a thread or a Task makes, or fail with 504 when it is too late."""
-    if route.timeout is None:
-        return await future
-    timer = loop.call_later(route.timeout, _expire, future, route)
+    timer = None
+    if route.timeout is not None:
+        timer = loop.call_later(route.timeout, _expire, future, route)
     try:
         return await future
     finally:
-        timer.cancel()
+        if timer is not None:
+            timer.cancel()
+        del future  # or its error, the traceback and this frame are a circle
 
 
 class ThreadStream(AsyncIterator[bytes]):
@@ -118,9 +120,10 @@ class ThreadStream(AsyncIterator[bytes]):
                 try:
                     settle_from_thread(self._loop, future, next(chunks), None)
                 except BaseException as error:  # the loop's side logs it
-                    is_end = isinstance(error, StopIteration)
-                    end = StopAsyncIteration() if is_end else error
-                    settle_from_thread(self._loop, future, None, end)
+                    if isinstance(error, StopIteration):
+                        error = StopAsyncIteration()
+                    settle_from_thread(self._loop, future, None, error)
+                    del future
                     return
         finally:
             chunks.close()
@@ -128,7 +131,10 @@ class ThreadStream(AsyncIterator[bytes]):
     async def __anext__(self) -> bytes:
         future: asyncio.Future[bytes] = self._loop.create_future()
         self._asked.put(future)
-        return await within_timeout(self._loop, future, self._route)
+        try:
+            return await within_timeout(self._loop, future, self._route)
+        finally:
+            del future
 
     async def aclose(self) -> None:
         """Have the thread close the generator, after the chunk it is at."""

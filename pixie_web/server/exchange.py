@@ -240,7 +240,6 @@ class Exchange:
         Args:
             known: as `Server` has it.
         """
-        outcome: Any
         try:
             outcome = self._begin(known)
             # PERF: no coroutine where nothing has to be waited for; 2.4 of 15 us.
@@ -250,9 +249,10 @@ class Exchange:
                     self._end()
                     return
                 outcome = None
+            coroutine = self._run(outcome)
         except BaseException as error:
-            outcome = error
-        self._run_on(self._run(outcome))
+            coroutine = self._run(error)
+        self._run_on(coroutine)
 
     def _run_on(self, coroutine: Coroutine[Any, Any, None]) -> None:
         # PERF: the coroutine is run up to its first wait without a Task. Where nothing
@@ -341,6 +341,7 @@ class Exchange:
                 log.error("the answer to %r broke off", request, exc_info=error)
             self.sink.cut_off()
         finally:
+            outcome = None  # an error in it would be in a circle with its traceback
             self._let_body_go()
         at_end = False
         try:
@@ -386,9 +387,8 @@ class Exchange:
 
     def _note_outcome(self, error: BaseException) -> None:
         """Note, for the access log, what has ended an answer before its end."""
-        gone = self.request.disconnected
-        cancelled = isinstance(error, asyncio.CancelledError) and gone
-        left = cancelled or isinstance(error, (ClientDisconnected, ProtocolError))
+        left = isinstance(error, (ClientDisconnected, ProtocolError))
+        left |= isinstance(error, asyncio.CancelledError) and self.request.disconnected
         outcome = "left" if left else "failed"
         if isinstance(error, AnswerLost) and error.status == 504:
             outcome = "timeout"

@@ -348,6 +348,7 @@ class HTTP1Connection(ChoosingConnection):
     def client_left(self) -> None:
         """Tell the handler, and whoever reads the body."""
         self._say_it_left()
+        self._insistence = None  # or the two are a circle
         if self.body is not None and self.body.is_awaited:
             self.body.wake()
 

@@ -217,7 +217,10 @@ class WorkerStream(AsyncIterator[bytes]):
     async def __anext__(self) -> bytes:
         while not self._chunks:
             if self._error is not None:
-                raise self._error
+                try:
+                    raise self._error
+                finally:
+                    self._error = None  # no circle with its traceback
             if self._ended:
                 raise StopAsyncIteration
             await self._wait()
@@ -673,6 +676,7 @@ class WorkerLink:
         assert job.stream is not None
         job.stream.end(AnswerLost(500) if flags & Flag.BROKEN else None)
         self.finish(bool(flags & Flag.RETIRE))
+        job.stream = None  # they are no circle any more
 
     _OF_RESULTS: ClassVar[Mapping[int, Taker]] = {
         FrameType.RESPONSE: _take_response,

@@ -88,6 +88,7 @@ class Pool(Supervisor):
             if job.worker is None:
                 self.scheduler.drop(job)  # nobody waits for it any more
                 job.end()
+            del answer, take  # or an error is in a circle with its traceback
 
     def _take(
         self, request: Request, answer: asyncio.Future[Response], result: Result
@@ -111,6 +112,7 @@ class Pool(Supervisor):
         try:
             return await answer
         finally:
+            del answer
             disconnect.remove(left)
             request.queue_seconds = (job.started or time.monotonic()) - job.arrived
 
