@@ -278,10 +278,29 @@ class Working(Sharing):
         if self._jobs is not None:
             await self._jobs.end(seconds)
 
-    def place_jobs(self, index: int) -> Route:
-        """Return the route that stands for all jobs, at its place in the table."""
+    def place_jobs(self, below: Sequence[Working], pools: Mapping[str, Any]) -> Route:
+        """Return the route that stands for all jobs, at its place in the table.
+
+        Args:
+            below: the applications that are mounted.
+            pools: those that are declared.
+
+        Raises:
+            RouteError: `jobs` was called in vain.
+        """
+        if any(one.job_pool is not None for one in below):
+            raise RouteError(
+                "app.jobs() is for the application that is run; one that is mounted "
+                "below it shares its jobs"
+            )
+        name = self.job_pool or ""
+        if name and name not in pools:
+            raise RouteError(
+                f"app.jobs(): there is no pool {name!r}; declare it: app.pool({name!r},"
+                " workers=1), or write app.jobs(workers=1)"
+            )
         route = Route("app.submit()", ("POST",), run_job, RouteType.pool)
-        route.app, route.index, route.pool = self, index, self.job_pool or ""
+        route.app, route.pool = self, name
         route.pattern = Pattern("/job", {})
         self.job_route = route
         return route
@@ -368,9 +387,8 @@ class Application(Working):
             }
             for path, route in self.placed_routes()
         ]
-        state = self.state_summary()
-        counted = {**self.executors.stats(), "state": state, "routes": routes}
-        return {"version": __version__, **counted}
+        counted = {**self.executors.stats(), "state": self.state_summary()}
+        return {"version": __version__, **counted, "routes": routes}
 
     def status(self, path: str = "/status", **options: Any) -> None:
         """Serve the numbers of `stats`: on a live page, as JSON, and to Prometheus.
@@ -416,7 +434,7 @@ class Application(Working):
         """Fix the routes, and return what the workers need to know.
 
         Raises:
-            RouteError: a route names a pool that nobody has declared.
+            RouteError: a route, or app.jobs(), names a pool that nobody has declared.
         """
         applications = self.family()
         pools = self.named_pools()
@@ -436,11 +454,12 @@ class Application(Working):
                 mounted._json_default = (
                     mounted._json_default or application._json_default
                 )
-        for index, route in enumerate(self.routes):
-            route.index = index
+        for route in self.routes:
             route.triggers = join_triggers(route)
             route.waits_first = bool(route.triggers[1])
-        routes = (*self.routes, self.place_jobs(len(self.routes)))
+        routes = (*self.routes, self.place_jobs(applications[1:], pools))
+        for index, route in enumerate(routes):
+            route.index = index
         self.executors.place(routes)
         starts = [f for app in applications for f in app.worker_start_hooks]
         stops = [f for app in applications for f in app.worker_stop_hooks]

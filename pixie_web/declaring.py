@@ -151,6 +151,16 @@ def has_two_halves(trigger: Handler) -> bool:
     return hasattr(trigger, "after")
 
 
+def _one_of_each_kind(triggers: Iterable[Handler]) -> List[str]:
+    kinds = [t.only_one for t in triggers if hasattr(t, "only_one")]
+    if len(set(kinds)) < len(kinds):
+        raise RouteError(
+            f"{kinds[0]}(...) stands there twice: write one for the application or the "
+            "route, with all that it allows"
+        )
+    return kinds
+
+
 class Triggers:
     """The before and after triggers of an application or a route, by where they run."""
 
@@ -166,16 +176,22 @@ class Triggers:
         """Return (before def, before async def, after def, after async def).
 
         Those with two halves stand around all others: nothing that another refuses or
-        replaces passes them by. Where a route has some of its own, they count in place
-        of the application's.
+        replaces passes them by. Of one kind (`cors`) that of a route counts in place of
+        the application's.
 
         Args:
             own: those of a route, where these are of its application.
+
+        Raises:
+            RouteError: there are two of one kind.
         """
         own = own or Triggers()
         before = [*self.before, *own.before]
         around: Any = list(filter(has_two_halves, own.before))
-        around = around or list(filter(has_two_halves, before))
+        kinds = _one_of_each_kind(around)
+        above = list(filter(has_two_halves, self.before))
+        _one_of_each_kind(above)
+        around[:0] = [t for t in above if getattr(t, "only_one", t) not in kinds]
 
         def split(triggers: List[Handler]) -> Tuple[List[Handler], List[Handler]]:
             asynchronous = [t for t in triggers if handler_kind(t) == "async def"]

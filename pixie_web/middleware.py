@@ -97,6 +97,9 @@ class CrossOrigin:
     Called as a before trigger it answers preflights; `after` adds the headers.
     """
 
+    # Of two the headers of both would be mixed: "*" of one, credentials of the other.
+    only_one = "cors"
+
     def __init__(
         self,
         accepts: Callable[[str], object],

@@ -426,7 +426,7 @@ class Request:
         """
         if type(self.held_session) is not Session:
             home, held = self.app.session_home(), self.held_session
-            self.held_session = open_session(home, self.cookies, held)
+            self.held_session = open_session(home, self._values("cookie"), held)
         return cast(Session, self.held_session)
 
     # The body.

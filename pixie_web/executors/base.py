@@ -410,8 +410,8 @@ class Gate:
             turn.set_exception(why)
 
 
-def deadline_error(route: Route) -> HTTPError:
-    """Return the 504 of a handler that outlived its timeout."""
+def deadline_error(route: Route, timeout: Optional[float]) -> HTTPError:
+    """Return the 504 of a handler that outlived its timeout, in seconds."""
     route.counts.timeouts += 1
-    log.warning("%s ran longer than its timeout of %g s", route.path, route.timeout)
+    log.warning("%s ran longer than its timeout of %g s", route.path, timeout)
     return AnswerLost(504, "The request took too long.")

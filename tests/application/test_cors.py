@@ -8,7 +8,7 @@ from typing import Any, Dict, List, Optional
 import pytest
 from support import LOOPS, Answer, Server, server_fixture
 
-from pixie_web import RouteError, cors
+from pixie_web import Pixie, Request, Response, RouteError, cors
 
 PROGRAM = Path(__file__).parents[1] / "programs" / "crossing.py"
 PLACES = ["sync", "thread", "asnc", "pool"]
@@ -273,3 +273,38 @@ def test_a_coroutine_function_says_yes_to_all_and_is_refused() -> None:
 
     with pytest.raises(RouteError, match="plain def"):
         cors(allowed)
+
+
+def test_two_policies_at_one_place_are_refused() -> None:
+    app = Pixie()
+    app.before(cors(PAGE, credentials=True))
+    app.before(cors("*"))
+    app.get("/", "sync")(lambda env: "text")
+    with pytest.raises(RouteError, match=r"cors\(...\) stands there twice"):
+        app.freeze()
+    app = Pixie()
+    both = [cors("https://a.example"), cors("https://b.example")]
+    app.get("/", "sync", before=both)(lambda env: "text")
+    with pytest.raises(RouteError, match=r"cors\(...\) stands there twice"):
+        app.freeze()
+
+
+def test_a_trigger_of_another_kind_takes_no_policy_away() -> None:
+    class Marks:
+        def __call__(self, env: Request) -> None:
+            env.context["mark"] = "1"
+
+        def after(self, env: Request, response: Response) -> None:
+            response.headers["X-Mark"] = env.context.get("mark", "0")
+
+    app = Pixie()
+    app.before(cors(PAGE))
+    app.get("/", "sync", before=[Marks(), Marks()])(lambda env: "text")
+    with app.test(pool="inline") as client:
+        answer = client.get("/", headers={"Origin": PAGE})
+        assert answer.headers["Access-Control-Allow-Origin"] == PAGE
+        assert answer.headers["X-Mark"] == "1"
+        asked = {"Origin": PAGE, "Access-Control-Request-Method": "GET"}
+        answer = client.options("/", headers=asked)
+        assert answer.status_code == 204
+        assert answer.headers["Access-Control-Allow-Origin"] == PAGE

@@ -8,12 +8,19 @@ import json
 import socket
 import zlib
 from pathlib import Path
-from typing import Dict, List, Optional, Tuple
+from typing import Any, Dict, Iterator, List, Optional, Tuple
 
 import pytest
 from support import LOOPS, Answer, Server, serve, server_fixture, wait_for
 
-from pixie_web import HTTPError, Request, Response, check_preconditions
+from pixie_web import (
+    HTTPError,
+    Pixie,
+    Request,
+    Response,
+    check_preconditions,
+    compress,
+)
 from pixie_web.middleware import COMPRESSION_LEVEL, MIN_COMPRESSED_BYTES
 from pixie_web.protocol.http11 import parse_head
 
@@ -492,3 +499,63 @@ def test_a_client_that_leaves_closes_a_coded_stream(
         assert one.recv(100, socket.MSG_WAITALL).startswith(b"HTTP/1.1 200 ")
     wait_for(note.exists, "the end of the stream")
     assert wait_for(note.read_text, "the count").isdigit()
+
+
+# A response that the program holds ----------------------------------------------------
+
+HELD = Response("text " * 500, headers={"X-Held": "1"})
+CHANGED = Response("sorry")
+
+
+def test_what_is_made_of_a_response_for_one_request_is_not_sent_to_the_next() -> None:
+    app = Pixie(secrets="a secret for tests, long enough")
+
+    def mark(env: Request, response: Response) -> None:
+        response.headers.add("X-Mark", "1")
+        response.set_cookie("mark", "1")
+
+    def hold(env: Request) -> Response:
+        return HELD
+
+    def stream(env: Request) -> Iterator[Any]:
+        yield HELD
+        yield env.query["piece"]
+
+    def replace(env: Request, response: Response) -> Response:
+        return HELD
+
+    app.get("/plain", "sync")(hold)
+    app.get("/coded", "sync", after=[compress])(hold)
+    app.get("/marked", "sync", after=[mark, mark])(hold)
+    app.get("/replaced", "sync", after=[replace, mark])(lambda env: "text")
+    app.get("/answered", "sync", before=[hold], after=[mark])(lambda env: "text")
+    app.get("/status", "sync")(lambda env: (HELD, 410, {"X-More": "1"}))
+    app.get("/stream")(stream)
+    for status in (404, 405):
+        app.error(status)(lambda env, error: CHANGED)
+    with app.test(pool="inline") as client:
+        plain = client.get("/plain")
+        for path in ("/coded", "/marked", "/replaced", "/answered", "/status"):
+            client.get(path, headers={"Accept-Encoding": "gzip"})
+            again = client.get("/plain", headers={"Accept-Encoding": "identity"})
+            assert dict(again.headers) == dict(plain.headers)
+            assert (again.status_code, again.content) == (200, plain.content)
+        for piece in ("one", "two"):
+            assert client.get(f"/stream?piece={piece}").text == plain.text + piece
+        assert HELD.status == 200
+        for _ in range(2):
+            assert client.post("/plain").status_code == 405
+            answer = client.get("/nowhere")
+            assert (answer.status_code, answer.headers.get("Allow")) == (404, None)
+
+
+def test_a_response_of_a_class_of_its_own_stays_one() -> None:
+    class Page(Response):
+        title = ""
+
+    page = Page("text")
+    page.title = "first"
+    own = page.own()
+    assert (type(own), own.title, own.body) == (Page, "first", "text")  # type: ignore[attr-defined]
+    own.headers["X-A"] = "1"
+    assert list(page.headers) == []

@@ -89,6 +89,7 @@ class Job:
 
     Attributes:
         take: None: nobody waits for the result any more.
+        timeout: seconds that it may run; None: without a bound.
     """
 
     def __init__(
@@ -101,6 +102,7 @@ class Job:
     ) -> None:
         self.number = number
         self.route = route
+        self.timeout = route.timeout
         self.frame = frame
         self.take: Optional[Callable[[Result], None]] = take
         self._body_file = body_file

@@ -410,7 +410,7 @@ class Scheduler:
 
     def watch(self, job: Job) -> None:
         """Start the deadline of a job: of all of it, or of a stream's next chunk."""
-        seconds = job.route.timeout
+        seconds = job.timeout
         self._set_deadline(
             job, NEVER if seconds is None else time.monotonic() + seconds
         )
@@ -452,5 +452,5 @@ class Scheduler:
             self._reject(job)
             return
         # The client is told now; the worker is given a moment to run its `finally`.
-        job.fail(deadline_error(job.route))
+        job.fail(deadline_error(job.route, job.timeout))
         job.worker.retire(Retirement.late)
