@@ -1,7 +1,9 @@
 """What the site has from outside of docs/: the README as its first page, and others.
 
 On GitHub the pages link to files of the repository. A file that is a page of the site
-keeps its link; of any other, such as a test, the words alone are left.
+keeps its link; of any other, such as a test, the words alone are left. A link whose
+words are a file name, as in `[pool.md](pool.md#memory)`, has the heading in place
+of the name, because the site has no file of that name.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from markdown.extensions.toc import slugify
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
@@ -18,6 +21,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGES = ["CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md", "bench/results/README.md"]
 LINK = re.compile(r"(?<!!)\[([^\[\]]+)\]\(([^()\s:#]+)(#[^()\s]*)?\)")
 FENCE = re.compile(r"^(```.*?^```)", re.M | re.S)
+FILE_NAME = re.compile(r"[\w/-]+\.md")
 SOURCE = re.compile(r'((?:src|srcset)=")([^":]+)"')
 
 
@@ -31,6 +35,16 @@ def on_files(files: Files, config: Any) -> Files:
         name = chart.relative_to(ROOT).as_posix()
         files.append(File.generated(config, name, abs_src_path=str(chart)))
     return files
+
+
+def heading(text: str, anchor: str) -> str:
+    """Return the heading that an anchor names, or the title of a page; "" of none."""
+    for words in re.findall(r"^#+ +(.*)$", FENCE.sub("", text), re.M):
+        if not anchor:
+            return str(words.partition(":")[0])
+        if slugify(words.replace("`", ""), "-") == anchor[1:]:
+            return str(words)
+    return ""
 
 
 def on_page_markdown(markdown: str, page: Page, files: Files, **_: Any) -> str:
@@ -51,6 +65,9 @@ def on_page_markdown(markdown: str, page: Page, files: Files, **_: Any) -> str:
     def link(found: re.Match[str]) -> str:
         words, target, anchor = found.group(1), found.group(2), found.group(3) or ""
         at = on_site(target)
+        if at and FILE_NAME.fullmatch(words):
+            path = ROOT / posixpath.dirname(place) / target
+            words = heading(path.read_text("utf-8"), anchor) or words
         missing = not at and (ROOT / posixpath.dirname(place) / target).exists()
         # Of a file that nowhere is, the link stays: the strict build names it.
         return words if missing else f"[{words}]({at or target}{anchor})"

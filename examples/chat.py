@@ -17,7 +17,7 @@ from pixie_web import Event, RouteType, abort, app, proc_env, run, same_origin
 from pixie_web.state import rate_limit
 
 PAGE = """<!doctype html>
-<html lang="en">
+<html lang="en" style="color-scheme: light dark">
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>Chat</title>
@@ -25,10 +25,10 @@ PAGE = """<!doctype html>
 <style>
   body { margin: 0 auto; max-width: 40rem; padding: 1rem; font: 1rem/1.5 system-ui; }
   ol { list-style: none; padding: 0; min-height: 60vh; }
-  li { padding: .4rem .7rem; margin: .3rem 0; background: #eef1f8; border-radius: .5rem;
+  li { padding: .4rem .7rem; margin: .3rem 0; background: #8882; border-radius: .5rem;
     overflow-wrap: anywhere; }
-  small { color: #5c6577; }
-  form { display: flex; gap: .5rem; position: sticky; bottom: 0; background: #fff; }
+  small { opacity: .7; }
+  form { display: flex; gap: .5rem; position: sticky; bottom: 0; background: Canvas; }
   input { font: inherit; padding: .4rem; min-width: 0; }
   #name { width: 8rem; } #text { flex: 1; }
 </style>

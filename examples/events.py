@@ -18,7 +18,7 @@ if __name__ == "__main__":  # from a clone, with nothing installed
 from pixie_web import Event, RouteType, app, get, run
 
 PAGE = """<!doctype html>
-<html lang="en">
+<html lang="en" style="color-scheme: light dark">
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>Load</title>

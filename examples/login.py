@@ -16,7 +16,7 @@ from sys import path
 if __name__ == "__main__":  # from a clone, with nothing installed
     path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from pixie_web import Pixie, Sessions, abort, redirect, same_origin
+from pixie_web import Pixie, Sessions, redirect, same_origin
 from pixie_web.state import rate_limit
 
 app = Pixie(
@@ -35,14 +35,15 @@ SALT = urandom(16)
 USERS = {"ann": (SALT, hash_of("correct horse", SALT))}
 NOBODY = (SALT, urandom(64))
 PAGE = """<!doctype html>
-<html lang="en">
+<html lang="en" style="color-scheme: light dark">
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>Login</title>
 <link rel="icon" href="data:,">
 <style>
   body { margin: 0 auto; max-width: 24rem; padding: 1rem; font: 1rem/1.5 system-ui; }
-  label { display: block; }
+  label, input { box-sizing: border-box; display: block; font: inherit; width: 100%; }
+  input { margin-bottom: .7rem; }
 </style>
 """
 LOGIN = """<h1>Log in</h1>
@@ -81,11 +82,11 @@ def form(env):
 def login(env):
     name = env.form["name"]
     salt, expected = USERS.get(name, NOBODY)  # takes as long for who is unknown
-    if not compare_digest(hash_of(env.form["password"], salt), expected):
-        abort(403, "Name and password do not fit.")
-    env.session.renew()  # a session that somebody has planted is not logged in
-    env.session["user"] = name
-    redirect("/")
+    if compare_digest(hash_of(env.form["password"], salt), expected):
+        env.session.renew()  # a session that somebody has planted is not logged in
+        env.session["user"] = name
+        redirect("/")
+    return f"{PAGE}<p role=alert>Name and password do not fit.</p>{LOGIN}", 403
 
 
 @app.post("/logout")

@@ -18,6 +18,17 @@ import flask
 
 from pixie_web import RouteType, app, get, redirect, run
 
+PAGE = """<!doctype html>
+<html lang="en" style="color-scheme: light dark">
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>Shop</title>
+<link rel="icon" href="data:,">
+<style>
+  body { margin: 0 auto; max-width: 40rem; padding: 1rem; font: 1rem/1.5 system-ui; }
+</style>
+"""
+
 # The old application ------------------------------------------------------------------
 
 old = flask.Flask(__name__)
@@ -27,7 +38,8 @@ old.secret_key = "for the example alone"
 @old.route("/")
 def basket():
     count = flask.session["count"] = flask.session.get("count", 0) + 1
-    return f"<p>Visit {count}. <a href='{flask.url_for('report')}'>Report</a></p>"
+    link = f"<a href='{flask.url_for('report')}'>Report</a>"
+    return f"{PAGE}<h1>Shop</h1><p>Visit {count}. {link}</p>"
 
 
 @old.route("/report")
@@ -48,7 +60,8 @@ def new_report(env):
     found = [
         n for n in range(2, 20_000) if all(n % d for d in range(2, int(n**0.5) + 1))
     ]
-    return f"<p>{len(found)} primes, counted in a worker. <a href='/shop/'>Back</a></p>"
+    text = f"{len(found)} primes, counted in a worker"
+    return f"{PAGE}<h1>Report</h1><p>{text}. <a href='/shop/'>Back</a></p>"
 
 
 app.mount("/shop", old)

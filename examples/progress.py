@@ -2,8 +2,7 @@
 
     python3 examples/progress.py        http://localhost:8000
 
-The page shows the job's progress by an event stream; opened again, it begins where the
-job is. The job can be cancelled.
+The page shows the job's progress; opened again, it begins where the job is.
 """
 
 from pathlib import Path
@@ -16,14 +15,14 @@ from pixie_web import Event, abort, app, redirect, run, same_origin
 from pixie_web.jobs import job
 
 PAGE = """<!doctype html>
-<html lang="en">
+<html lang="en" style="color-scheme: light dark">
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>Primes</title>
 <link rel="icon" href="data:,">
 <style>
   body { margin: 0 auto; max-width: 30rem; padding: 1rem; font: 1rem/1.5 system-ui; }
-</style>
+  progress { margin-top: 1rem; width: 100%; }</style>
 <h1>Primes</h1>
 <form method="post" action="/jobs">
   <label>below <input name="below" value="2000000" inputmode="numeric"></label>
@@ -31,14 +30,14 @@ PAGE = """<!doctype html>
 </form>"""
 JOB = """<progress max="1" value="0"></progress>
 <p id="state" aria-live="polite">waiting</p>
-<form method="post" action="/jobs/ID/cancel"><button>Cancel</button></form>
+<form id="cancel" method="post" action="/jobs/ID/cancel"><button>Cancel</button></form>
 <script>
   const events = new EventSource("/jobs/ID/events");
   events.onmessage = ({data}) => {
     const news = JSON.parse(data);
     if ("progress" in news) document.querySelector("progress").value = news.progress;
     document.querySelector("#state").textContent = news.text || "running";
-    if (news.text) events.close();
+    if (news.text) { events.close(); document.querySelector("#cancel").remove(); }
   };
 </script>"""
 
@@ -88,8 +87,9 @@ async def events(env, id):
     async for message in app.state.aio.subscribe(f"job:{id}", after=0):
         news = message.data
         if "state" in news:
-            found = app.job(id)
-            news = {"text": f"{found.result} primes" if found.result else news["state"]}
+            result = app.job(id).result
+            said = f"{result} primes" if result else news["error"] or news["state"]
+            news = {"text": said}
         yield Event(news)
         if "text" in news:
             return

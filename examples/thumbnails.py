@@ -20,7 +20,7 @@ from shrink import open_png, shrink
 from pixie_web import Event, RouteType, abort, app, get, post, run, static_file
 
 PAGE = """<!doctype html>
-<html lang="en">
+<html lang="en" style="color-scheme: light dark">
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>Thumbnails</title>

@@ -22,11 +22,13 @@ MAX_BYTES = 10 * 1000**3
 PLACE = Path(sys.argv[1] if len(sys.argv) > 1 else "uploads")
 PLACE.mkdir(exist_ok=True)
 PAGE = """<!doctype html>
-<html lang="en">
+<html lang="en" style="color-scheme: light dark">
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>Uploads</title>
 <link rel="icon" href="data:,">
+<style>body { margin: auto; max-width: 40rem; padding: 1rem; font: 1rem/1.5 system-ui }
+</style>
 <h1>Uploads</h1>
 <p><input id="file" type="file"> <progress id="bar" value="0" max="1"></progress>
   <span id="state" role="status"></span></p>

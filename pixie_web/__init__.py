@@ -17,8 +17,8 @@
     if __name__ == "__main__":
         run()                            # http://localhost:8000
 
-Nothing but the standard library, Python 3.8 and later. The source is a package of
-chapters, each of which uses only what stands above it:
+It needs only the standard library and Python 3.8 or later. The source is a package of
+chapters. Each uses only chapters above it:
 
     about errors forks text cookies datastructures                  the foundation
     protocol: http11 canonical multipart                            bytes, without I/O
@@ -38,14 +38,14 @@ chapters, each of which uses only what stands above it:
     runner pixie loading flags cli restarted
 
 `python -m pixie_web single` joins them into one file, `pixie_web.py`, which works
-alone: copied into a project it is an installation, and `python pixie_web.py app:app`
+alone. A copy of it in a project is an installation, and `python pixie_web.py app:app`
 serves.
 
-Everything a client controls has a bound, and each bound carries its unit in its name.
-The numbers follow the servers that have met the open internet longest; the precedent
-stands beside each. `run()` takes most of them as arguments of the same name in lower
-case. What only some programs need (tempfile, mimetypes, inspect, ssl ...) is imported
-where it is first used, so that importing it stays cheap.
+Everything that a client controls has a limit, with the unit in its name. The numbers
+are those of servers with long experience of the open internet; the source of each
+stands beside it. `run()` takes most of them as arguments of the same name in lower
+case. Modules that only some programs need (tempfile, mimetypes, inspect, ssl ...) are
+imported at their first use, so that an import of pixie_web stays cheap.
 """
 
 from .about import __version__ as __version__

@@ -1,4 +1,4 @@
-"""The version, the log, and the name that this program goes by."""
+"""The version, the log, and the name of this package."""
 
 from __future__ import annotations
 

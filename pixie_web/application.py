@@ -1,10 +1,10 @@
 """The application.
 
-Routes, triggers and error handlers, and the narrow waist that everything goes
-through: `await handle(request) -> Response`. It is called when a request's head is
-complete, and refuses what needs no body (404, 405, 413, an `async def` trigger that
-answers) before it pulls one. The server, the gateways, HTTP/2 and the tests know
-nothing else of it.
+Routes, triggers and error handlers, and the one function for all requests: `await
+handle(request) -> Response`. It is called when the head of a request is complete.
+Refusals that need no body (404, 405, 413, an `async def` trigger that answers) come
+before it reads one. The server, the gateways, HTTP/2 and the tests use only this
+function.
 
     handle -+- match, async before triggers, body            in main, on the loop
             +- placement: before triggers, handler,
@@ -92,7 +92,7 @@ async def _call_all(functions: Iterable[Callable[[], Any]]) -> None:
 
 
 class Sharing(Declarations):
-    """What an application knows of the state that all processes share.
+    """The state that all processes share, as an application uses it.
 
     Attributes:
         state_place: where it lies, while the server runs.
@@ -111,7 +111,7 @@ class Sharing(Declarations):
         triggers and hooks. Mounted applications share that of the one above them.
 
         Raises:
-            MissingExtra: this is the lone file, and it comes with the package.
+            MissingExtra: this is the single file; the state is in the package.
         """
         if self._above is not None:
             return self._above[0].state
@@ -154,9 +154,9 @@ class Sharing(Declarations):
     def _find_state(self) -> Tuple[Any, ...]:
         if self.state_place is None:
             raise PixieError(
-                "app.state has no place: it is used while the server runs, in handlers "
-                "and hooks, and TMPDIR or state= is where it lies; another program "
-                "names the same: pixie_web.state.State(path)"
+                "app.state has no file yet: use it in handlers and hooks, while the "
+                "server runs; state= or TMPDIR says where it lies; another program "
+                "opens the same file by pixie_web.state.State(path)"
             )
         return self.state_place
 
@@ -166,7 +166,7 @@ class Sharing(Declarations):
 
 
 class Working(Sharing):
-    """What an application knows of jobs: functions that workers run, beside routes.
+    """The jobs of an application: functions that workers run, beside routes.
 
     Attributes:
         job_route: what stands for all of them in the table of routes.
@@ -206,7 +206,7 @@ class Working(Sharing):
         *args: Any,
         timeout: Optional[float] = None,
     ) -> str:
-        """Have a worker call a function, whatever becomes of this request.
+        """Let a worker call a function, also after the end of this request.
 
         Args:
             function: a plain `def` at the top level of a module.
@@ -278,17 +278,36 @@ class Working(Sharing):
         if self._jobs is not None:
             await self._jobs.end(seconds)
 
-    def place_jobs(self, index: int) -> Route:
-        """Return the route that stands for all jobs, at its place in the table."""
+    def place_jobs(self, below: Sequence[Working], pools: Mapping[str, Any]) -> Route:
+        """Return the route that stands for all jobs, at its place in the table.
+
+        Args:
+            below: the applications that are mounted.
+            pools: those that are declared.
+
+        Raises:
+            RouteError: `jobs` was called in vain.
+        """
+        if any(one.job_pool is not None for one in below):
+            raise RouteError(
+                "app.jobs() is for the application that is run; one that is mounted "
+                "below it shares its jobs"
+            )
+        name = self.job_pool or ""
+        if name and name not in pools:
+            raise RouteError(
+                f"app.jobs(): there is no pool {name!r}; declare it: app.pool({name!r},"
+                " workers=1), or write app.jobs(workers=1)"
+            )
         route = Route("app.submit()", ("POST",), run_job, RouteType.pool)
-        route.app, route.index, route.pool = self, index, self.job_pool or ""
+        route.app, route.pool = self, name
         route.pattern = Pattern("/job", {})
         self.job_route = route
         return route
 
 
 class Application(Working):
-    """What `Pixie` does apart from serving: mounts, urls, and `handle`."""
+    """The parts of `Pixie` that do not serve: mounts, urls, and `handle`."""
 
     form_limits: FormLimits  # set by run(); the defaults without it
     root_path = ""  # the same
@@ -319,16 +338,16 @@ class Application(Working):
         prefix = prefix.rstrip("/")
         if not prefix.startswith("/") or "<" in prefix:
             raise RouteError(
-                f'a mount\'s prefix is a path such as "/admin", got {prefix!r}'
+                f'a mount needs a path such as "/admin" and not "/", got {prefix!r}'
             )
         if not isinstance(application, Application):
             raise RouteError(f"mount takes an application, got {application!r}")
         self.check_open(prefix)
         if prefix in dict(self._mounts):
-            raise RouteError(f"{prefix} is mounted already")
+            raise RouteError(f"{prefix} is mounted already: take another path")
         if self in application.family() or application in self.family():
             raise RouteError(
-                f"{prefix}: an application is mounted once, not below itself"
+                f"{prefix}: an application is mounted once only, and not below itself"
             )
         application._above = self, prefix
         self._mounts.append((prefix, application))
@@ -358,7 +377,7 @@ class Application(Working):
             PixieError: called in a worker; the numbers are in main.
         """
         if proc_env.proc_type is ProcessType.pool:
-            raise PixieError("app.stats() is for main: ask in a sync route")
+            raise PixieError("app.stats() is for the main process: use a sync route")
         routes = [
             {
                 "path": path,
@@ -368,9 +387,8 @@ class Application(Working):
             }
             for path, route in self.placed_routes()
         ]
-        state = self.state_summary()
-        counted = {**self.executors.stats(), "state": state, "routes": routes}
-        return {"version": __version__, **counted}
+        counted = {**self.executors.stats(), "state": self.state_summary()}
+        return {"version": __version__, **counted, "routes": routes}
 
     def status(self, path: str = "/status", **options: Any) -> None:
         """Serve the numbers of `stats`: on a live page, as JSON, and to Prometheus.
@@ -380,7 +398,7 @@ class Application(Working):
             options: as for `route`; `before=[trigger]` keeps strangers out.
 
         Raises:
-            MissingExtra: this is the lone file, and the page comes with the package.
+            MissingExtra: this is the single file; the page is in the package.
         """
         companion("status", "app.status()").mount(self, path, options)
 
@@ -404,7 +422,7 @@ class Application(Working):
         for prefix, mounted in self._mounts:
             if any(route.name == name for route in mounted.routes):
                 return Pattern(prefix, {}).build() + mounted._path_of(name, args)
-        raise RouteError(f"no route is named {name!r}")
+        raise RouteError(f"no route is named {name!r} here or in a mount")
 
     # Serving.
 
@@ -416,7 +434,7 @@ class Application(Working):
         """Fix the routes, and return what the workers need to know.
 
         Raises:
-            RouteError: a route names a pool that nobody has declared.
+            RouteError: a route, or app.jobs(), names a pool that nobody has declared.
         """
         applications = self.family()
         pools = self.named_pools()
@@ -436,11 +454,12 @@ class Application(Working):
                 mounted._json_default = (
                     mounted._json_default or application._json_default
                 )
-        for index, route in enumerate(self.routes):
-            route.index = index
+        for route in self.routes:
             route.triggers = join_triggers(route)
             route.waits_first = bool(route.triggers[1])
-        routes = (*self.routes, self.place_jobs(len(self.routes)))
+        routes = (*self.routes, self.place_jobs(applications[1:], pools))
+        for index, route in enumerate(routes):
+            route.index = index
         self.executors.place(routes)
         starts = [f for app in applications for f in app.worker_start_hooks]
         stops = [f for app in applications for f in app.worker_stop_hooks]

@@ -53,8 +53,8 @@ def build_single(arguments: Sequence[str]) -> int:
         return cast(int, companion("single", "single").main(arguments))
     # `python -m pixie_web` means this file where it lies in the working directory.
     raise PixieError(
-        f"{os.path.abspath(__file__)} is such a file itself, of version "
-        f"{__version__}: `pixie single`, of the installed package, builds it anew"
+        f"{os.path.abspath(__file__)} is the single file already, of version "
+        f"{__version__}: install the package, and its `pixie single` builds another one"
     )
 
 
@@ -128,7 +128,7 @@ def _obey(arguments: Sequence[str], command: str) -> int:
         raise UsageError(f"a command is one of {known}, got {words[0]!r}{similar}")
     if len(words) != 1:
         form = COMMANDS[command or "run"][0].split()[0]
-        got = f"got {' '.join(words)!r}" if words else "there is none"
+        got = f"got {' '.join(words)!r}" if words else "got none"
         raise UsageError(f"one {form} is needed, {got}")
     if command == "new":
         if settings:
@@ -154,7 +154,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     try:
         return _obey(left, command)
     except UsageError as problem:
-        more = f"; {PROGRAM} {command or 'run'} --help tells all"
+        more = f"; {PROGRAM} {command or 'run'} --help lists all"
         say(f"{_usage(command)}\npixie_web: {problem}{more}")
         return 2
     except PixieError as problem:

@@ -216,11 +216,11 @@ def check_preconditions(
     weak: bool = False,
     modified: Optional[float] = None,
 ) -> None:
-    """Leave the handler if the request is not meant for the state that there is.
+    """Leave the handler if the request means another state of the resource.
 
-    To be called before anything is made or changed: a GET is spared the work when the
-    client has that state (304); a PUT, PATCH or DELETE with If-Match changes nothing
-    that its client has not seen (412).
+    Call it before anything is made or changed. A GET is answered 304 without the work
+    if the client has this state. A PUT, PATCH or DELETE with If-Match is answered 412
+    if its client has not seen this state, and changes nothing.
 
     Args:
         etag: the state, as `Response.etag` takes it.

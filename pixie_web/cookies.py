@@ -3,17 +3,34 @@
 from __future__ import annotations
 
 from enum import Enum
-from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple, Union, cast
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Dict,
+    List,
+    Mapping,
+    Optional,
+    Sequence,
+    Tuple,
+    Union,
+    cast,
+)
 
 from .errors import PixieError
 from .text import (
     UNSAFE_IN_HEADER,
     decode_escapes,
     dump_json,
+    expression,
+    format_date,
     is_token,
+    parse_date,
     percent_decode,
     percent_encode,
 )
+
+if TYPE_CHECKING:
+    from datetime import date
 
 MAX_COOKIE_CHARS = 4096  # RFC 6265bis 5.7: browsers drop longer cookies, name included
 MAX_COOKIE_ATTRIBUTE_CHARS = 1024  # RFC 6265bis 5.6
@@ -63,6 +80,13 @@ def parse_cookies(header: str) -> Dict[str, str]:
     return cookies
 
 
+def cookie_values(headers: Sequence[str], name: str) -> List[str]:
+    """Return the values of all cookies of a name, in order, from Cookie headers."""
+    pairs = ";".join(headers).split(";")
+    found = [parse_cookies(pair).get(name) for pair in pairs if name in pair]
+    return [value for value in found if value]
+
+
 def format_cookie(name: str, value: object, attributes: Mapping[str, object]) -> str:
     """Return the value of a Set-Cookie header; `parse_cookies` reads it back.
 
@@ -78,13 +102,13 @@ def format_cookie(name: str, value: object, attributes: Mapping[str, object]) ->
         raise ValueError(f"a cookie's name is a token (RFC 6265 4.1.1), got {name!r}")
     if not isinstance(value, str):
         kind = type(value).__name__
-        raise TypeError(f"the cookie {name} is text, unless it is signed; got {kind}")
+        raise TypeError(f"the cookie {name} is text if it is not signed, got {kind}")
     parts = [f"{name}={percent_encode(value, _COOKIE_VALUE_SAFE)}"]
     size = len(parts[0]) - 1
     if size > MAX_COOKIE_CHARS:
         raise ValueError(
             f"the cookie {name} has {size} characters, and browsers drop it over "
-            f"{MAX_COOKIE_CHARS}; keep the data on the server and sign its key"
+            f"{MAX_COOKIE_CHARS}; keep the data on the server, and an id here"
         )
     for key, attribute in attributes.items():
         if attribute is None or attribute is False:
@@ -97,6 +121,79 @@ def format_cookie(name: str, value: object, attributes: Mapping[str, object]) ->
             raise ValueError(f"browsers ignore a {key} of over {most} characters")
         parts.append(key if attribute is True else f"{key}={text}")
     return "; ".join(parts)
+
+
+# What a browser ignores in a cookie, or drops it for, it never tells: so it is refused
+# where it is set.
+
+_COOKIE_TIMES = -11_644_473_600, 253_402_300_799  # RFC 6265 5.1.1: 1601 to 9999
+_COOKIE_PATH_SAFE = bytes(range(128)).replace(b" ", b"")  # check_header sees the rest
+_COOKIE_DOMAIN = expression(r"(?a)\.?[\w-]+(?:\.[\w-]+)*")
+
+
+def secure_or_not(
+    name: str, secure: Optional[bool], samesite: Optional[str], partitioned: bool
+) -> Optional[bool]:
+    """Return whether a cookie is Secure; None: if its request came over https."""
+    if samesite is not None and samesite.lower() not in ("lax", "strict", "none"):
+        raise ValueError(f"samesite is Lax, Strict or None, got {samesite!r}")
+    prefixed = name.lower().startswith(("__secure-", "__host-"))
+    if not (prefixed or partitioned or (samesite or "").lower() == "none"):
+        return secure
+    if secure is False:
+        raise ValueError(
+            f"the cookie {name} must be secure, because of its prefix, SameSite=None "
+            "or Partitioned; leave secure=False out"
+        )
+    return True
+
+
+def cookie_date(moment: Union[float, date, str, None]) -> Optional[str]:
+    """Return the time at which a cookie ends as HTTP writes it, or raise ValueError."""
+    if moment is None:
+        return None
+    seconds: Any = parse_date(moment) if isinstance(moment, str) else moment
+    if not isinstance(moment, (int, float, str)):
+        import calendar
+
+        seconds = calendar.timegm(getattr(moment, "utctimetuple", moment.timetuple)())
+    first, last = _COOKIE_TIMES
+    if seconds is None or not first <= seconds <= last:
+        raise ValueError(
+            "expires is seconds since 1970, a datetime, a date, or the text of an HTTP "
+            f"date, from the year 1601 to 9999; got {moment!r}"
+        )
+    return format_date(seconds)
+
+
+def cookie_path(path: Optional[str]) -> Optional[str]:
+    """Return a cookie's path, percent-encoded, or raise ValueError."""
+    if path is None:
+        return None
+    if not path.startswith("/"):
+        raise ValueError(f'the path of a cookie begins with "/", got {path!r}')
+    return percent_encode(path, _COOKIE_PATH_SAFE)  # as browsers ask for it
+
+
+def cookie_domain(domain: Optional[str]) -> Optional[str]:
+    """Return a cookie's domain in ASCII, or raise ValueError."""
+    if domain is None:
+        return None
+    text = domain
+    if not domain.isascii():
+        try:
+            text = domain.lstrip(".").encode("idna").decode("ascii")
+        except UnicodeError:
+            text = ""
+        # This codec is of 2003: it takes "ß" for "ss", which is another host today.
+        if text.encode().decode("idna") != domain.lstrip(".").lower():
+            text = ""
+    if not _COOKIE_DOMAIN.fullmatch(text):
+        raise ValueError(
+            "the domain of a cookie is the name of a host, without scheme and port, "
+            f"and as xn--... if it is beyond ASCII; got {domain!r}"
+        )
+    return text
 
 
 # Signed values ------------------------------------------------------------------------
@@ -139,13 +236,12 @@ def secret_keys(secrets: Secrets) -> List[bytes]:
     sizes = [len(key) if isinstance(key, bytes) else 0 for key in keys]
     if not all(sizes) or not sizes:
         raise PixieError(
-            "a secret is empty, or there is none: is a variable of the environment not "
-            "set? For cookies that are not signed, leave secrets= out, or say "
-            "secret=False"
+            "a secret is empty or missing: is an environment variable not set? For "
+            "cookies without a signature leave secrets= out, or write secret=False"
         )
     if min(sizes) < MIN_SECRET_BYTES:
         raise PixieError(
-            f"a secret has at least {MIN_SECRET_BYTES} bytes, got one of {min(sizes)}; "
+            f"a secret has at least {MIN_SECRET_BYTES} bytes, got {min(sizes)}: "
             'python -c "import secrets; print(secrets.token_hex(32))" prints a good one'
         )
     return cast(List[bytes], keys)

@@ -1,9 +1,9 @@
 """Headers and MultiDict.
 
 Two dictionaries in which a name may have several values. Both keep the order of first
-appearance. They differ in the reading of `d[name]`: a header that is sent in several
-lines means one list, so `Headers` joins them with ", " (RFC 9110 section 5.3), while
-of a form field sent twice the last one counts, as in bottle.
+appearance. They differ in `d[name]`. A header that is sent in several lines means one
+list, so `Headers` joins them with ", " (RFC 9110 section 5.3). Of a form field that
+is sent twice the last one counts, as in bottle.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Headers:
 
     Raises:
         ValueError: a name is no token, or a value holds a control character or a
-            character outside latin-1. Nothing of it is ever sent.
+            character outside latin-1. No part of it is sent.
     """
 
     __slots__ = ("_lines",)

@@ -1,8 +1,8 @@
-"""Declaring: routes, triggers, error handlers, hooks and pools, as a program says them.
+"""Declarations of a program: routes, triggers, error handlers, hooks and pools.
 
-Nothing runs here. Each mistake is refused where it is written, in words that say what
-to write. What was declared is read by `handling`, in any process, and by
-`application`, which ends declaring when it freezes.
+Nothing runs here. Each mistake is an error in the line of the declaration, and the
+message says how to write it. `handling` reads the declarations, in any process. So
+does `application`; when it freezes, no more can be declared.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ Where = Union[RouteType, Placement, None]
 if TYPE_CHECKING:
 
     class RouteOptions(TypedDict, total=False):
-        """What the verbs hand on to `route`."""
+        """The options that the verbs pass to `route`."""
 
         name: Optional[str]
         before: Iterable[Handler]
@@ -102,7 +102,7 @@ def _set_body(route: Route, most: Optional[int], stream_body: bool) -> None:
     if most is not None and (type(most) is not int or most < 0):
         raise RouteError(f"max_body_bytes is a whole number from 0, got {most!r}")
     if stream_body and not EXECUTORS[route.placement].can_stream_body:
-        raise RouteError("stream_body=True is for an async def: RouteType.asnc")
+        raise RouteError("stream_body=True needs an async def and RouteType.asnc")
     route.max_body_bytes, route.stream_body = most, stream_body
 
 
@@ -112,8 +112,8 @@ def _set_heartbeat(route: Route, beat: Union[str, bytes, None], seconds: float) 
         return
     if not EXECUTORS[route.placement].has_line:
         raise RouteError(
-            f"{route.path} is {route.placement.name}: it holds up the loop; "
-            "write RouteType.stream"
+            f"{route.path} is {route.placement.name}: nothing can send a heartbeat "
+            "while its handler runs; write RouteType.stream"
         )
     is_time = type(seconds) in (int, float) and 0 < seconds < float("inf")
     if not beat or not isinstance(beat, (str, bytes)) or not is_time:
@@ -151,6 +151,16 @@ def has_two_halves(trigger: Handler) -> bool:
     return hasattr(trigger, "after")
 
 
+def _one_of_each_kind(triggers: Iterable[Handler]) -> List[str]:
+    kinds = [t.only_one for t in triggers if hasattr(t, "only_one")]
+    if len(set(kinds)) < len(kinds):
+        raise RouteError(
+            f"{kinds[0]}(...) stands there twice: write one for the application or the "
+            "route, with all that it allows"
+        )
+    return kinds
+
+
 class Triggers:
     """The before and after triggers of an application or a route, by where they run."""
 
@@ -166,16 +176,22 @@ class Triggers:
         """Return (before def, before async def, after def, after async def).
 
         Those with two halves stand around all others: nothing that another refuses or
-        replaces passes them by. Where a route has some of its own, they count in place
-        of the application's.
+        replaces passes them by. Of one kind (`cors`) that of a route counts in place of
+        the application's.
 
         Args:
             own: those of a route, where these are of its application.
+
+        Raises:
+            RouteError: there are two of one kind.
         """
         own = own or Triggers()
         before = [*self.before, *own.before]
         around: Any = list(filter(has_two_halves, own.before))
-        around = around or list(filter(has_two_halves, before))
+        kinds = _one_of_each_kind(around)
+        above = list(filter(has_two_halves, self.before))
+        _one_of_each_kind(above)
+        around[:0] = [t for t in above if getattr(t, "only_one", t) not in kinds]
 
         def split(triggers: List[Handler]) -> Tuple[List[Handler], List[Handler]]:
             asynchronous = [t for t in triggers if handler_kind(t) == "async def"]
@@ -209,7 +225,7 @@ _ONE_JSON = (
 
 
 class Declarations:
-    """What a program has declared on one application; mounted ones have their own.
+    """The declarations of a program on one application; mounted ones have their own.
 
     Attributes:
         router: which route answers for a path.
@@ -241,10 +257,10 @@ class Declarations:
 
     @property
     def secrets(self) -> MaybeSecrets:
-        """What signs the cookies that name no secret of their own, as bytes.
+        """The secrets of cookies that name no secret of their own, as bytes.
 
         Raises:
-            PixieError: when it is set: to nothing, or to what is too short.
+            PixieError: it is set to nothing, or to a secret that is too short.
         """
         return self._secrets
 
@@ -289,10 +305,10 @@ class Declarations:
             before, after: triggers of this route alone.
             timeout: seconds it may run (of a stream: seconds between two chunks); then
                 504. Default 30 in the pool, none elsewhere; inf for none. A worker is
-                killed, a coroutine cancelled; a thread runs on, its place taken.
+                killed, a coroutine cancelled; a thread runs on and keeps its place.
             limit: how many may run at once; not for `sync`.
             queue_timeout: seconds to wait for a turn, then 503; default 30. A request
-                that would wait longer, by what is known, gets the 503 at once.
+                that will probably wait longer gets the 503 at once.
             max_waiting: how many may wait for a turn, the next gets 503; default as
                 many as `run()` or `app.pool()` lets wait for all routes, 1,000.
             pool: the name of the pool it runs in, which `app.pool` declares.
@@ -304,10 +320,11 @@ class Declarations:
                 `env.stream()`. For `asnc`.
             heartbeat: text to send while its stream is silent between two chunks. So no
                 proxy gives up, and a client that has vanished is noticed: ":\\n\\n" for
-                server-sent events, "\\n" for lines. Each chunk has to be whole for the
-                reader. Not in what is compressed; not for `sync`.
-            heartbeat_seconds: how long that silence has to be, and between two of them.
-            methods: is called `method` here.
+                server-sent events, "\\n" for lines. Each chunk must be complete for the
+                reader. Not in compressed streams; not for `sync`.
+            heartbeat_seconds: how long the silence before one is, and the time between
+                two.
+            methods: not used: write `method`.
 
         Raises:
             RouteError: the declaration is wrong; says what to write.
@@ -347,7 +364,7 @@ class Declarations:
     def check_open(self, what: str) -> None:
         """Raise RouteError when the server has started."""
         if self.frozen:
-            raise RouteError(f"{what}: nothing is declared once the server has started")
+            raise RouteError(f"{what}: declare it before the server starts, at import")
 
     def get(
         self, path: Paths, route_type: Where = None, **options: Unpack[RouteOptions]
@@ -441,8 +458,8 @@ class Declarations:
         """Call `trigger(env)` before each handler; if it returns a value, that answers.
 
         A `def` runs where the handler runs; an `async def` on the loop, ahead of the
-        body. A trigger with an attribute `after`, such as `cors` returns, is the first
-        of all, and `trigger.after(env, response)` the last.
+        body. A trigger that has an attribute `after`, such as that of `cors`, runs
+        before all others, and `trigger.after(env, response)` after all others.
         """
         self.check_open("a before trigger")
         self.triggers.before.append(_check_trigger(trigger, "before"))
@@ -478,7 +495,7 @@ class Declarations:
 
         def declare(handler: HandlerType) -> HandlerType:
             if not callable(handler) or handler_kind(handler) != "def":
-                raise RouteError("an error handler is a plain def: it runs anywhere")
+                raise RouteError("an error handler is a plain def, for all placements")
             check_takes(handler, f"error({what!r})", "env", "error")
             if isinstance(what, int):
                 self.status_handlers[what] = handler
@@ -497,7 +514,8 @@ class Declarations:
         one takes that of the application above it.
 
         Raises:
-            RouteError: set to what is no plain `def`, or when the server has started.
+            RouteError: it is set to something else than a plain `def`, or after the
+                start.
         """
         hook = self._json_default
         return None if isinstance(hook, JSONLibrary) else hook
@@ -523,7 +541,7 @@ class Declarations:
 
     @property
     def json(self) -> Optional[JSONLibrary]:
-        """What writes answers and reads `env.json`, by its own rules; None: the usual.
+        """The library that writes answers and reads `env.json`; None: the usual one.
 
         It is set to a module that has `dumps` and `loads`, or to these two functions,
         and holds in main and in workers. A mounted application that has neither this

@@ -1,8 +1,9 @@
-"""The page that an error gets with `debug`: source, variables, the request, the way.
+"""The page of an error with `debug`: source, variables, the request, its way.
 
 It is made where the handler ran, in a worker too. Nothing can be run from it: it has
-no forms, and its Content-Security-Policy allows no script but what refreshes it.
-What is called like a secret is not shown, and values are told in few characters.
+no forms, and its Content-Security-Policy allows only the script that reloads it.
+Values with the name of a secret are not shown. All others are cut to a few
+characters.
 """
 
 from __future__ import annotations
@@ -82,7 +83,7 @@ def masked_source(text: str) -> str:
 
 
 class Shower:
-    """Tells values in few characters, whatever they are.
+    """Shows values of any kind in few characters.
 
     Nothing of the program's own is called for more than REPR_SECONDS in all; only one
     call that is under way is not cut short.
@@ -585,7 +586,7 @@ LOSS_NOTE = (
 )
 FAILED_NOTE = (
     "The program is started again as soon as one of its files changes, and this page "
-    "is loaded anew."
+    "is loaded again."
 )
 
 

@@ -108,7 +108,7 @@ class HTTPError(PixieError):
     make another one.
 
     Raises:
-        ValueError: no such status can be.
+        ValueError: the status is not from 200 to 999.
     """
 
     def __init__(
@@ -130,12 +130,12 @@ class HTTPError(PixieError):
 
 def no_descriptor(what: object, error: OSError) -> HTTPError:
     """Return the 503 of an answer whose file can't be opened at the moment."""
-    log.error("no descriptor for %s: %s", what, error.strerror)
+    log.error("can't open a file for %s: %s", what, error.strerror)
     return HTTPError(503, headers={"Retry-After": "1"})
 
 
 class ProtocolError(HTTPError):
-    """What a client sent is not HTTP, or exceeds a limit: answered, then closed."""
+    """The bytes of a client are not HTTP, or exceed a limit: answered, then closed."""
 
 
 class AnswerLost(HTTPError):
@@ -194,8 +194,8 @@ class RequestTimeout(BaseException):
     """Raised inside a pool handler when its deadline has passed, so `finally` runs.
 
     The client has had its 504 by then, and the worker is retired in every case; a
-    handler that catches this and goes on is killed after the grace period. One that
-    a program raises by itself is a failure like any other.
+    handler that catches this and goes on is killed after the grace period. A
+    RequestTimeout that a program raises by itself is a failure like any other.
     """
 
     of_deadline = False  # set where a worker raises it: nothing answers it then
@@ -265,7 +265,7 @@ def companion(name: str, feature: str, library: str = "") -> types.ModuleType:
     from importlib import import_module
 
     if LONE:
-        raise MissingExtra(f"{feature} comes with the package, not in the single file")
+        raise MissingExtra(f"{feature} is in the package, not in the single file")
     try:
         return import_module(f"{ROOT}.{name}")
     except ImportError as error:

@@ -1,4 +1,4 @@
-"""The flags of the command line: one for each setting, in groups, with a line each."""
+"""The flags of the command line: one for each setting, with a line of help."""
 
 from __future__ import annotations
 
@@ -11,80 +11,80 @@ from .settings import DEFAULT_SETTINGS, convert_setting
 # A group is named by a line that is not indented.
 _TEXTS = """
 Where it listens
-  host  the address to bind; localhost binds both IP families
+  host  the address to bind; localhost means IPv4 and IPv6
   port  the port; 0 takes a free one
   uds  the path of a Unix socket, in place of host and port
-  uds_mode  the permissions of that socket, octal
-  fd  a bound socket that the program was started with
-  certfile  the certificate chain, PEM: serve HTTPS
-  keyfile  the key of the certificate, PEM
-While it is written
-  debug  show where errors come from, on their pages
-  reload  start anew when a file of the program changes
-  loop_guard  log what holds the loop, or strict; auto: log with debug
+  uds_mode  the permissions of that socket, in octal
+  fd  the number of a bound socket that the program has inherited
+  certfile  the certificate chain in PEM, for HTTPS
+  keyfile  the private key of the certificate, in PEM
+While you write the program
+  debug  show the cause of an error on its page
+  reload  restart the program when one of its files changes
+  loop_guard  log handlers that hold the loop, or strict; auto: log if debug
   server_timing  tell each client how long its request waited and ran
-What runs it
+How it runs
   workers  pool routes that run at once; auto: one for each CPU
   threads  thread routes that run at once
   server  another server in place of this one: uvicorn, gunicorn ...
-  loop  uvloop or asyncio; auto: uvloop where it is installed
-  parser  pixie, or httptools where it is installed
+  loop  uvloop or asyncio; auto: uvloop if it is installed
+  parser  pixie, or httptools if it is installed
   http2  speak HTTP/2 with clients that ask for it
   http3  speak HTTP/3 on the UDP port beside that of HTTPS; experimental
   pool_start  how workers start: zygote, exec or spawn
-  drain_seconds  for running requests, when the server is told to end
+  drain_seconds  how long running requests may go on after a stop
 Clients and proxies
-  trusted_proxies  addresses, networks or unix, whose word on clients is believed
+  trusted_proxies  proxies whose headers count: addresses, networks or unix
   allowed_hosts  the hosts that are served
   root_path  the path that a proxy takes off
   access_log  log each request
-  access_log_format  what of it, as %(name)s
-What processes share
+  access_log_format  the fields of that log, as %(name)s
+State that processes share
   state  where app.state lies: memory, a path, or redis://...
-  state_max_bytes  of all its values
-  state_durable  each change waits for the disk
+  state_max_bytes  the size of all its values
+  state_durable  wait for the disk at each change
 Limits of a connection
-  keep_alive_seconds  between two requests
-  head_seconds  for the head of a request
-  body_idle_seconds  that a body may be late
-  send_idle_seconds  in which a client takes nothing of its answer
-  min_bytes_per_second  of a body or an answer; 0: no least rate
-  linger_seconds  after a refusal, for the client to read it
-  tls_handshake_seconds  for a TLS handshake
-  max_connections  at once; 0: as many as descriptors allow
-  max_connections_per_client  of one address; 0: no limit
-  max_pipelined_requests  answered in one turn of the loop
+  keep_alive_seconds  time between two requests
+  head_seconds  time for the head of a request
+  body_idle_seconds  how late a body may be, in all
+  send_idle_seconds  how long a client may read nothing of its answer
+  min_bytes_per_second  the lowest rate of a body or an answer; 0: none
+  linger_seconds  time for a client to read a refusal
+  tls_handshake_seconds  time for a TLS handshake
+  max_connections  connections at once; 0: as many as descriptors allow
+  max_connections_per_client  connections of one address; 0: no limit
+  max_pipelined_requests  requests that one turn of the loop answers
 Limits of a request
-  max_body_bytes  of a body, where its route does not say otherwise
-  max_memory_body_bytes  of all bodies in memory; then files
-  max_request_line_bytes  of the first line
-  max_header_line_bytes  of each header line
-  max_headers  header lines
-  max_head_bytes  of the whole head
-  max_chunk_line_bytes  of the size line of a chunk
-  max_extension_bytes  of chunk extensions
-  max_trailer_bytes  of all trailer lines
+  max_body_bytes  the size of a body, if its route sets no other
+  max_memory_body_bytes  the size of all bodies in memory; the others are files
+  max_request_line_bytes  the length of the first line
+  max_header_line_bytes  the length of a header line
+  max_headers  the number of header lines
+  max_head_bytes  the size of the whole head
+  max_chunk_line_bytes  the length of the size line of a chunk
+  max_extension_bytes  the size of chunk extensions, beyond that of the body
+  max_trailer_bytes  the size of all trailer lines
 Limits of a form
-  max_fields  fields
-  max_form_bytes  of all text
-  max_field_bytes  of one text field
-  max_file_bytes  of one file
-  max_parts  parts of a multipart form
-  max_part_headers  header lines of a part
-  max_part_head_bytes  of all header lines of a part
+  max_fields  the number of fields
+  max_form_bytes  the size of all text
+  max_field_bytes  the size of a text field
+  max_file_bytes  the size of a file
+  max_parts  the number of parts of a multipart form
+  max_part_headers  the number of header lines of a part
+  max_part_head_bytes  the size of all header lines of a part
 The pool
-  min_workers  kept while there is nothing to do; auto: all
+  min_workers  workers that stay when nothing is to do; auto: all
   max_streams  streams at once; auto: four for each worker
-  worker_idle_seconds  then a worker that is one too many ends
-  nice  how far workers stand below main
-  timeout_grace_seconds  from a deadline to the end of the worker
-  max_crashes  of a route; then it is switched off for a while
+  worker_idle_seconds  how long a spare worker may be idle; then it ends
+  nice  how far the priority of workers is below that of main
+  timeout_grace_seconds  time from a deadline to the kill of the worker
+  max_crashes  crashes of a route, then it is off for a while; 0: no limit
   max_waiting  requests that wait for a worker
-  max_waiting_bytes  of their bodies in memory
-  max_tasks_per_worker  then it is replaced; 0: never
-  max_worker_age_seconds  the same; 0: never
-  max_worker_bytes  the same, of its memory; 0: never
-  worker_memory_limit_bytes  then it gets a MemoryError; 0: no limit
+  max_waiting_bytes  the size of their bodies in memory
+  max_tasks_per_worker  requests, then the worker is replaced; 0: no limit
+  max_worker_age_seconds  age, then the worker is replaced; 0: no limit
+  max_worker_bytes  memory, then the worker is replaced; 0: no limit
+  worker_memory_limit_bytes  memory, then a MemoryError in the worker; 0: no limit
 """
 _MAY_BE_TEXT = ("_mode", "workers", "max_streams")  # octal, "auto"
 
@@ -94,7 +94,7 @@ class UsageError(PixieError):
 
 
 class Given(NamedTuple):
-    """What a command line says: its words, and settings by their names."""
+    """A command line that was read: its words, and settings by their names."""
 
     words: List[str]
     settings: Dict[str, Any]
@@ -146,7 +146,7 @@ def read_flags(arguments: Sequence[str]) -> Given:
             given.words.append(flag + equals + value)
         elif flag in switches or flag in negations:
             if equals:
-                raise UsageError(f"{flag} takes no value; the other way: --no-...")
+                raise UsageError(f"{flag} takes no value; --no-... turns it off")
             name = switches.get(flag) or negations[flag]
             given.settings[name] = flag in switches
         elif flag in known:

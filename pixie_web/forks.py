@@ -1,4 +1,4 @@
-"""Processes that handlers fork: what they undo before they go on."""
+"""Processes that handlers fork: the cleanup before they go on."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ OUR_SIGNALS = [  # Windows has no SIGHUP
 
 
 class ThisProcess:
-    """What a process knows of its origin.
+    """The origin of a process.
 
     Attributes:
         is_copy: a handler, or what main runs besides, has forked it.

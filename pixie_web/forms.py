@@ -56,7 +56,7 @@ def safe_filename(raw: str) -> str:
 
 
 class BodyFile:
-    """A body that lies in a file, for all who read it, in whatever thread.
+    """A body that lies in a file, for readers in all threads.
 
     SECURITY: a descriptor's number, and a path that names it, belong to the next file
     as soon as it is closed. Then a handler that outlives its request would read the
@@ -167,7 +167,7 @@ class FileUpload:
         name: the form field's name (str).
         raw_filename: the name that the client gave it (str). SECURITY: never use it as
             a path.
-        content_type: the type that the client gave it (str); not to be trusted either.
+        content_type: the type that the client gave it (str); do not trust it either.
         size: its length (int, bytes).
     """
 

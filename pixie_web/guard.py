@@ -1,9 +1,10 @@
-"""The loop guard: names what holds the event loop, so that nobody else is served.
+"""The loop guard: it names handlers that hold the event loop.
 
-The loop gives a sign of life fifty times a second. Where none comes for 100 ms a thread
-looks where the loop's own thread is, which costs a request nothing. A call that holds
-the interpreter's lock (a long regular expression) holds this thread too: it wakes at
-the end of that call, and looks at once, when the loop has got no further.
+While a handler holds the loop, no other client is served. The loop gives a sign of
+life fifty times a second. If none comes for 100 ms, a thread looks at the stack of
+the loop's thread; this costs a request nothing. A call that holds the interpreter's
+lock (a long regular expression) holds this thread too. It wakes at the end of that
+call, and looks at once, while the loop is still at the same place.
 """
 
 from __future__ import annotations
@@ -93,7 +94,7 @@ _STANDARD = threading.__file__.rpartition("threading")[0]
 
 
 class Clock:
-    """What a thread has had of a CPU, and how long it has waited for one (Linux)."""
+    """The CPU time of a thread, and its time of waiting for a CPU (Linux)."""
 
     def __init__(self, thread: threading.Thread) -> None:
         ident = thread.ident or 0
@@ -297,7 +298,7 @@ class LoopGuard:
 
 
 class GuardedPieces:
-    """The pieces of a stream behind its first one: whoever holds the loop ends it.
+    """The pieces of a stream behind its first one: if one holds the loop, it ends.
 
     Args:
         guard: measures, with "strict".

@@ -1,4 +1,4 @@
-"""A request's way through triggers and handler, in any process."""
+"""The way of a request through triggers and handler, in any process."""
 
 from __future__ import annotations
 
@@ -167,7 +167,7 @@ def finish(value: object) -> Response:
 def handle_error(handler: Handler, request: Request, error: BaseException) -> Response:
     """Return what an error handler makes of an error; it may abort() or redirect()."""
     try:
-        response = finish(handler(request, error))
+        response = finish(handler(request, error)).own()
     except HTTPError as other:
         return error_page(other, "", prefers_json(request))
     if response.status == 200:
@@ -208,8 +208,8 @@ def debug_page(
 ) -> Response:
     """Return a page that tells where an error comes from; it never raises.
 
-    It is the companion's; the lone file, and whatever goes wrong with that, has the
-    traceback alone.
+    It is the companion's; the single file, and any failure of that, has the traceback
+    alone.
     """
     as_json = prefers_json(request)
     try:
@@ -314,9 +314,9 @@ def follow(response: Response, body: AnyBody, value: object) -> Response:
         body: the response's own before; what the trigger put in its place is settled.
     """
     value = response if value is None else value
-    if isinstance(value, Response) and value.body is body:
-        return value
-    return finish(value)
+    if value is response and response.body is body:
+        return response
+    return finish(value).own()
 
 
 async def run_after(
@@ -331,6 +331,7 @@ async def run_after(
     Args:
         waits: as `ask_first` takes it.
     """
+    response = response.own()
     for trigger in triggers:
         body = response.body
         try:
@@ -362,7 +363,11 @@ def keep_session(
     application: Declarations, request: Request, response: Response
 ) -> Response:
     """Save the session, which can't change from now on; return what is to be sent."""
+    response = response.own()
     try:
+        # What can't be sent is refused here: nothing is saved with a 500, nor is an id
+        # ended whose successor the client does not get.
+        response.header_block(secrets=application.secrets)
         request.session.keep(response, request.root_path)
     except BaseException as error:
         failed = failure(application, request, error)

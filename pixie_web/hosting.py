@@ -1,7 +1,7 @@
 """WSGI applications below a path of ours: `app.mount("/old", flask_application)`.
 
-So a program moves in route by route. Each request runs in a thread, as a `thread` route
-of an application that is mounted: triggers, counts and bounds are as for any other.
+So a program can move route by route. Each request runs in a thread, as a `thread`
+route of a mounted application: triggers, counts and limits are the same.
 """
 
 from __future__ import annotations

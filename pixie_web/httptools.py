@@ -1,15 +1,16 @@
 """Requests read with the help of httptools, which wraps llhttp, the parser of Node.js.
 
-Used when asked for: `run(parser="httptools")`. It gives the same events and refusals as
-`RequestReader` for the same bytes, because nothing here takes llhttp's word. llhttp
-cuts the chunks of a body out of what has arrived; they are encoded again, and only if
-that yields the very bytes that came is a run of chunks taken at once. All else goes the
-way it goes without httptools: heads, bodies with a length, trailers, chunks with
-extensions, what is incomplete, and whatever is wrong, which is thereby found and named
-by the code that always does.
+Used with `run(parser="httptools")`. For the same bytes it gives the same events and
+refusals as `RequestReader`, because each result of llhttp is checked. llhttp cuts the
+chunks of a body out of the bytes that have arrived. They are encoded again, and only
+if the result is equal to these bytes, several chunks are taken at once. All other
+input is read without httptools: heads, bodies with a length, trailers, chunks with
+extensions, incomplete and wrong input. So the same code as always finds and names
+each fault.
 
-Heads stay with the core on purpose. Of 302 heads that tests/protocol/test_wire.py has
-refused, llhttp takes 80; so what it has passed would have to be proved once more.
+Heads are not read by llhttp, on purpose. Of 302 heads that are refused in
+tests/protocol/test_wire.py, llhttp accepts 80. So all heads that it accepts would
+need a second check.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a new interpreter needs to find the application again."""
+"""The data with which a new interpreter finds the application again."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ def describe_launch(application: Application) -> Launch:
     modules = [m for m in dict.fromkeys(modules) if sys.modules.get(m, own) is not own]
     main_program = describe_main() if "__main__" in modules else None
     if "__main__" in modules and main_program is None:
-        raise PixieError("a new process can't import a program that is no file")
+        raise PixieError("a new process can't import this program: save it as a file")
     origin = {
         "argv": sys.argv,
         "path": sys.path,

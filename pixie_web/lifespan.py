@@ -1,4 +1,4 @@
-"""The life of an application, whoever serves it: pools, threads, hooks."""
+"""The life of an application, under any server: pools, threads, hooks."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from .settings import import_ahead, read_settings
 
 
 class Lifespan:
-    """What an application needs to answer requests, from its start to its end.
+    """The parts with which an application answers, from its start to its end.
 
     It knows no sockets and no signals, and has no loop of its own: first `prepare`,
     then `start`, requests, and `stop` in whatever loop runs.
@@ -89,7 +89,7 @@ class Lifespan:
         """Make the guard of the loop, where it is wanted; return what it stands before.
 
         Raises:
-            MissingExtra: it is asked for, and this is the lone file.
+            MissingExtra: it is asked for, and this is the single file.
         """
         kind = self._settings["loop_guard"]
         plain = {"answer": answer, "answer_async": answer_async}
@@ -163,7 +163,7 @@ class Lifespan:
         try:
             module = companion("state", "app.state")
             self._application.state_place = module.server_place(where, *bounds)
-        except PixieError:  # the lone file, or no temporary directory
+        except PixieError:  # the single file, or no temporary directory
             if where != "memory":
                 raise
             return ()

@@ -33,10 +33,11 @@ async def same_origin(env: Request, trusted: Iterable[str] = ()) -> None:
 
     `app.before(same_origin)` guards all verbs but GET, HEAD, OPTIONS and TRACE, which
     must not change anything. No token is needed: browsers say where a request comes
-    from, and what does not say so is no browser. It runs ahead of body and dispatch.
+    from, and a client that does not is no browser. It runs ahead of the body and of the
+    handler.
 
     Args:
-        trusted: origins that may send nevertheless ("https://accounts.example.com"):
+        trusted: other origins that may send ("https://accounts.example.com"):
             `app.before(functools.partial(same_origin, trusted=[...]))`.
 
     Raises:
@@ -82,19 +83,22 @@ def _exact_origins(origins: Union[str, Iterable[str]]) -> List[str]:
         if not is_sent or origin.endswith(_DEFAULT_PORT.get(scheme, " ")):
             # SECURITY: "null" is the origin of every sandboxed frame, of any site.
             raise RouteError(
-                "cors: an origin is exactly what browsers send, scheme, host and a "
-                "port that is not the scheme's own, in lower case, beyond ASCII as "
-                f"xn--...: 'https://www.example.com'; got {origin!r}. For others write "
-                "a function: cors(lambda origin: ...)"
+                "cors: write an origin as browsers send it, such as "
+                "'https://www.example.com': scheme, host, and the port if it is not "
+                "the usual one, in lower case, beyond ASCII as xn--...; got "
+                f"{origin!r}. For others write a function: cors(lambda origin: ...)"
             )
     return found
 
 
 class CrossOrigin:
-    """What `cors` returns: two halves, ahead of the handler and behind it.
+    """The trigger of `cors`: two halves, ahead of the handler and behind it.
 
     Called as a before trigger it answers preflights; `after` adds the headers.
     """
+
+    # Of two the headers of both would be mixed: "*" of one, credentials of the other.
+    only_one = "cors"
 
     def __init__(
         self,
@@ -161,35 +165,34 @@ def cors(
     max_age: int = PREFLIGHT_MAX_AGE_SECONDS,
     credentials: bool = False,
 ) -> CrossOrigin:
-    """Let pages of other origins ask, and read the answers; a before trigger.
+    """Let pages of other origins read the answers; a before trigger.
 
     `app.before(cors("https://www.example.com"))` is for all routes of the application,
-    `before=[cors(...)]` for one, in the other's place. Preflights are answered ahead of
-    other triggers, body and worker, errors can be read as well as answers, and who may
-    not read an answer gets it without these headers: the browser keeps it from the
-    page. It keeps nobody from asking; that is `same_origin`.
+    `before=[cors(...)]` for one, in place of the other. Preflights are answered ahead
+    of other triggers, of the body and of a worker. Errors can be read like other
+    answers. Answers to other origins have none of these headers, and the browser hides
+    them from the page. No request is refused; for that there is `same_origin`.
 
     Args:
         origins: one, or several, each as browsers send it; "*" for all; or a function
             of the origin (a plain `def`) that says whether it may.
-        methods: which a page may send beside GET, HEAD and POST; those that the path
-            has routes for, when left out.
-        headers: the request headers that a page may set beside those that any may; "*"
-            for all but Authorization.
+        methods: the verbs that a page may send beside GET, HEAD and POST; those that
+            the path has routes for, when left out.
+        headers: the request headers that a page may set beside those that every page
+            may set; "*" for all but Authorization.
         expose: the response headers that a page may read beside the ordinary ones.
         max_age: for how many seconds a browser may keep the answer to a preflight.
         credentials: whether pages may send cookies and read what these get. Not with
-            "*" anywhere: that would be to let any site act for who is logged in.
+            "*" anywhere: any site could act for a user who is logged in.
 
     Raises:
-        RouteError: an origin that no browser sends, no name, or "*" with credentials.
+        RouteError: an origin that no browser sends, a wrong name, or "*" with
+            credentials.
     """
     exact = [] if callable(origins) else _exact_origins(origins)
     accepts = origins if callable(origins) else frozenset(exact).__contains__
     if handler_kind(accepts) != "def":
-        raise RouteError(
-            "cors: the function that says which origins may is a plain def"
-        )
+        raise RouteError("cors: the function that allows origins is a plain def")
     verbs = None if methods is None else _names(methods, "methods")
     asked = _names(headers, "request headers")
     exposed = _names(expose, "response headers")
@@ -197,7 +200,7 @@ def cors(
         raise RouteError(f"cors: max_age is whole seconds from 0, got {max_age!r}")
     if credentials and "*" in (*exact, *(verbs or ()), *asked, *exposed):
         raise RouteError(
-            "cors: credentials=True and '*' are never together: name the origins, "
+            "cors: credentials=True and '*' exclude each other: name the origins, "
             "methods and headers"
         )
     plain = [("Access-Control-Allow-Credentials", "true")] if credentials else []
@@ -212,8 +215,8 @@ def cors(
 def etag(env: Request, response: Response) -> Response:
     """Tag answers, and send 304 if the client has the answer already; an after trigger.
 
-    The tag is made of the body, unless the handler has set one. It spares the way, not
-    the work: for that, and for conditions on what changes something, there is
+    The tag is made of the body, unless the handler has set one. It saves the transfer,
+    not the work. To save the work, and for requests that change something, use
     `check_preconditions`. Streams need a tag of their own; files have one.
     """
     if env.method not in ("GET", "HEAD") or isinstance(response.body, StaticFile):
@@ -266,13 +269,13 @@ def _mark_coded(headers: Headers, is_coded: bool = True) -> None:
 def compress(env: Request, response: Response) -> None:
     """Send text and the like by gzip to clients that take it; an after trigger.
 
-    It runs where the handler runs: out of the pool, the main process has no work with
-    it. Each piece of a stream is sent as it comes. What is small, of a type that is
-    compressed already, in part (206), or marked `no-transform` stays as it is; so do
-    files, for which `static_file` looks for a compressed copy.
+    It runs where the handler runs: for a pool route in the worker, so the main process
+    has no work with it. Each piece of a stream is sent as it comes. An answer stays as
+    it is if it is small, of a compressed type, a part (206), or marked `no-transform`.
+    So do files: for them `static_file` looks for a compressed copy.
 
-    SECURITY: the length of an answer that holds a secret beside a client's own words
-    tells of the secret (BREACH): leave such routes out.
+    SECURITY: if an answer holds a secret beside text of the client, its length tells
+    about the secret (BREACH): leave such routes out.
     """
     headers, body = response.headers, response.body
     if response.status == 304:

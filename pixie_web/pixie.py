@@ -1,10 +1,9 @@
 """The default application, and `run`.
 
-What a program touches first: an application that is there already, its methods as
-functions of the package, and `run()`. A setting is taken from the argument (or flag),
-else from the variable PIXIE_<NAME>, else from the default. The order of `run`
-matters: the zygote is forked before there is a socket, a loop or a thread for it to
-inherit.
+A program starts with these: a ready application, its methods as functions of the
+package, and `run()`. The value of a setting is the argument (or flag), else the
+variable PIXIE_<NAME>, else the default. The order of steps in `run` matters: the
+zygote is forked before there is a socket, a loop or a thread that it would inherit.
 """
 
 from __future__ import annotations
@@ -164,24 +163,25 @@ class Pixie(Application):
             debug: show tracebacks in error pages.
             loop_guard: "log" names handlers that hold the event loop for over 100 ms,
                 "strict" answers them 500, for tests; "off". With `debug` "log".
-            reload: start the program anew when one of its files changes.
+            reload: restart the program when one of its files changes.
             pool_start: how workers start: "zygote" (forked; the default on Linux),
                 "exec" (forked from a process that imports the program again; when
                 threads run already), or "spawn" (each imports it again; elsewhere).
             loop: "uvloop" or "asyncio"; uvloop by default, where it is installed.
-            parser: "pixie", the default, or "httptools": the same requests, refused and
-                accepted, and quicker where a body comes in many small chunks.
-            http2: whether clients may speak HTTP/2, over TLS or knowing it beforehand;
-                they may by default, unless this is the single file.
-            http3: whether they may speak HTTP/3, on the UDP port beside that of HTTPS;
-                it is experimental, and needs `pip install 'pixie-web[http3]'`.
-            server: another one that serves: "gunicorn", "waitress", "cheroot",
-                "uvicorn", "hypercorn" or "granian"; docs/gateways.md.
+            parser: "pixie", the default, or "httptools", which accepts and refuses the
+                same requests, and is quicker for bodies in many small chunks.
+            http2: whether clients may speak HTTP/2, over TLS, or without TLS if they
+                know it beforehand. Yes by default, no in the single file.
+            http3: whether clients may speak HTTP/3, on the UDP port beside that of
+                HTTPS. Experimental; it needs `pip install 'pixie-web[http3]'`.
+            server: another server that serves the application: "gunicorn", "waitress",
+                "cheroot", "uvicorn", "hypercorn" or "granian"; docs/gateways.md.
             server_timing: tell each client, in the Server-Timing header, how long its
                 request waited and ran.
             uds, uds_mode: the path of a Unix socket to listen on, instead of host and
                 port, and its permissions; 0o660 by default, "660" as text.
-            fd: a bound socket to listen on that this process was started with.
+            fd: the number of a bound socket to listen on, which this process was
+                started with.
             root_path: the path that a proxy takes off ("/app"), for `url_for` and
                 `env.url`; X-Forwarded-Prefix of a trusted proxy goes first.
             certfile, keyfile: the certificate chain and its key, PEM: serve HTTPS. They
@@ -193,7 +193,8 @@ class Pixie(Application):
                 a request for another one is 400. All of them, when left out: then
                 env.host and env.url come from the client.
             access_log: log each request.
-            access_log_format: with %(name)s for the items of `AccessRecord`.
+            access_log_format: the line of that log, with %(name)s for the items of
+                `AccessRecord`.
             state: where `app.state` lies: "memory", the default, lives as long as the
                 server; a path lives on; "redis://host/0" is shared by many machines.
             state_max_bytes: how large it may grow, 32 MiB by default; Redis has bounds
@@ -221,7 +222,7 @@ class Pixie(Application):
         Settings come from variables PIXIE_*; the server listens, and logs accesses.
 
         Raises:
-            PixieError: a variable is no good.
+            PixieError: a variable has a wrong value.
         """
         return cast(WSGIGateway, self._gateway(WSGIGateway))
 
@@ -251,8 +252,9 @@ class Pixie(Application):
     ) -> None:
         """Let another application answer for all paths below `prefix`.
 
-        Its handlers see the path without the prefix, which is `env.prefix`. It may be
-        a WSGI application, of Flask or Django: that runs in threads; docs/hosting.md.
+        Its handlers see the path without the prefix, which is `env.prefix`. It may be a
+        WSGI application, such as one of Flask or Django. That runs in threads:
+        docs/hosting.md.
         """
         is_own = isinstance(application, (Application, type))
         if is_own or not callable(application):
@@ -269,7 +271,7 @@ class Pixie(Application):
                 `follow_redirects`, `client`, and settings of run().
 
         Raises:
-            MissingExtra: this is the lone file, and the client comes with the package.
+            MissingExtra: this is the single file; the client is in the package.
         """
         return companion("testing", "app.test()").TestClient(self, **options)
 
@@ -290,7 +292,7 @@ class Pixie(Application):
                 self._reload(settings, tls)
             if settings["server"] and start is Runner.run:
                 if tls is not None:
-                    raise PixieError("another server takes a certfile, no ssl_context")
+                    raise PixieError("another server takes certfile=, not ssl_context=")
                 companion("servers", "run(server=...)").serve(self, given, settings)
                 return
             start(Runner(self, settings, tls))

@@ -1,8 +1,8 @@
-"""Pages that load themselves anew when the program has been restarted.
+"""Pages that reload themselves when the program has been restarted.
 
-Each whole HTML page gets a script, which keeps one request open for as long as the
-page is seen. That ends with the program; the next one says another name, and the page
-is loaded again.
+Each whole HTML page gets a script, which keeps one request open while the page is
+visible. That request ends with the program. The next program has another name, and
+then the page reloads.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ Handle = Callable[[Request], Awaitable[Response]]
 
 
 class News(AsyncIterator[bytes]):
-    """What a page waits for: the name of this program, and then its end.
+    """The request for which a page waits: the name of this program, then its end.
 
     Args:
         name: of the program.

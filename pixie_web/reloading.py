@@ -3,10 +3,10 @@
     the reloader    the process that was started: watches, and keeps the sockets
     the program     its child, a new interpreter each time; it serves
 
-The program tells the reloader, over a socket, which files it is made of, and hands it
-the sockets that it listens on: whoever connects between two programs waits. One that
-fails shows why, in the terminal and on every page, until a file changes. When the
-reloader has gone, the program ends.
+The program tells the reloader, over a socket, the names of its files, and gives it
+the sockets that it listens on. So a client that connects between two programs waits.
+A program that fails shows the reason, in the terminal and on every page, until a file
+changes. When the reloader ends, the program ends.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def describe_call() -> ProgramCall:
         name = name[: -len(".__main__")] if name.endswith(".__main__") else name
         return ProgramCall("module", name, arguments, os.getcwd())
     if path is None or not os.path.isfile(path):
-        raise PixieError("a program that is no file can't be restarted: no reload")
+        raise PixieError("reload needs a program that is a file")
     path = os.path.abspath(path)
     return ProgramCall("script", path, arguments, os.path.dirname(path))
 
@@ -154,7 +154,7 @@ def socket_key(settings: Mapping[str, Any]) -> List[Any]:
 
 
 class Tether:
-    """What ties a program to its reloader; `tether.channel` is None without one.
+    """The tie of a program to its reloader; `tether.channel` is None without one.
 
     Attributes:
         channel: to the reloader.
@@ -295,9 +295,9 @@ class Reloader:
             PixieError: it can't be done here.
         """
         if os.name != "posix":
-            raise PixieError("reload needs sockets that can be handed on: no Windows")
+            raise PixieError("reload does not work on Windows: leave it out")
         if threading.current_thread() is not threading.main_thread():
-            raise PixieError("reload is for the main thread, which gets the signals")
+            raise PixieError("reload needs run() in the main thread, for signals")
         began = time.monotonic()
         for descriptor in (self._wakes, self._waker):
             os.set_blocking(descriptor, False)

@@ -1,10 +1,9 @@
 """A request, its body, and the client's leaving.
 
-One form of a request travels everywhere, in and out of processes: the raw bytes of
-its head, its body (bytes, or the path of a spooled file) and a small record that
-can't be read from them. All else (headers, query, cookies, form) is parsed from that
-on first use, where the handler runs: what no handler asks for costs nothing, and
-little travels.
+A request has one form in all processes: the raw bytes of its head, its body (bytes,
+or the path of a file) and a small record of values that are not in them. All other
+parts (headers, query, cookies, form) are parsed from these at their first use, where
+the handler runs. A part that no handler uses costs nothing, and little data is sent.
 """
 
 from __future__ import annotations
@@ -180,7 +179,7 @@ def _spool_file() -> BodyFile:
 
 
 class Request:
-    """What a client asked for; handlers get it as `env`.
+    """The request of a client; handlers get it as `env`.
 
     Attributes:
         head: the parsed head; `raw_head` are its bytes as received.
@@ -277,11 +276,11 @@ class Request:
 
     @property
     def request_id(self) -> str:
-        """What names this request in logs: its X-Request-ID, or one that is made.
+        """The name of this request in logs: its X-Request-ID, or a new one.
 
-        A client's is taken where it is a token (RFC 9110 section 5.6.2) of at most 64
-        characters. One is made when somebody asks, of the run and a number, which main
-        and its workers know alike: so it is the same in both.
+        The client's own is taken if it is a token (RFC 9110 section 5.6.2) of at most
+        64 characters. A new one is made at the first use, from the run of the program
+        and a number. Main and its workers know both, so it is the same in all of them.
         """
         if self._id is None:
             self._id = self.header("x-request-id") or ""
@@ -400,12 +399,13 @@ class Request:
 
         Args:
             secret: the secret that signed the cookie (str or bytes), or several; False
-                if it is not signed. Left out, the application's secrets, if it has any:
-                type checkers take its value for a str, though JSON may say others.
+                if it is not signed. Left out, the application's secrets, if it has any.
+                Type checkers then take the value for a str, although JSON has other
+                values too.
             max_age: how old the signature may be, in seconds.
 
         A signed cookie that is forged, too old or moved here from another name counts
-        as not there.
+        as missing.
 
         Raises:
             PixieError: the secret is empty or too short, whatever the client sent.
@@ -416,7 +416,7 @@ class Request:
 
     @property
     def session(self) -> Session:
-        """What the application remembers of this client, a dict; docs/sessions.md.
+        """The session of this client, a dict; docs/sessions.md.
 
         It is read from the request when it is first asked for, and saved with the head
         of the answer.
@@ -426,7 +426,7 @@ class Request:
         """
         if type(self.held_session) is not Session:
             home, held = self.app.session_home(), self.held_session
-            self.held_session = open_session(home, self.cookies, held)
+            self.held_session = open_session(home, self._values("cookie"), held)
         return cast(Session, self.held_session)
 
     # The body.
@@ -456,12 +456,12 @@ class Request:
     async def stream(self) -> AsyncIterator[bytes]:
         """Iterate over the body in pieces; for `asnc` handlers.
 
-        With `stream_body=True` on the route the client sends them now, no faster than
-        they are read. Otherwise the body has come, and is cut into pieces.
+        With `stream_body=True` on the route they arrive now, no faster than they are
+        read. Otherwise the whole body has arrived, and is cut into pieces.
 
         Raises:
             HTTPError: 413 over the limit, 408 when it comes too slowly, 400 when it is
-                cut short or no proper body. All end the connection.
+                cut short or malformed. All end the connection.
             ClientDisconnected: the client left; nobody waits for an answer.
         """
         if self._body is not None:
@@ -521,7 +521,7 @@ class Request:
 
     @property
     def json(self) -> Any:
-        """What the JSON body says.
+        """The value of the JSON body.
 
         Raises:
             HTTPError: 415 when the Content-Type is not JSON, 400 with the reason when
@@ -544,7 +544,11 @@ class Request:
 
     @property
     def files(self) -> MultiDict[FileUpload]:
-        """The uploaded files of the form in the body, by field name; else as `form`."""
+        """The uploaded files of the form in the body, by field name.
+
+        Raises:
+            HTTPError: as `form`.
+        """
         return self._parse_form()[1]
 
     @property
@@ -565,7 +569,7 @@ class Request:
 
     @property
     def disconnected(self) -> bool:
-        """Whether the client has gone: a long handler may look, and stop."""
+        """Whether the client has left: a long handler may check this, and stop."""
         return self.disconnect is not None and self.disconnect.gone
 
     def after_response(self, function: Callable[[], object]) -> None:

@@ -1,10 +1,12 @@
 """A response, and the values that become one; its header block is rendered once.
 
-The server adds what is the connection's: Date, Connection, the framing of the body.
+The server adds the headers of the connection: Date, Connection, the framing of the
+body.
 """
 
 from __future__ import annotations
 
+import copy
 import time
 from functools import lru_cache
 from typing import (
@@ -26,7 +28,16 @@ from typing import (
     cast,
 )
 
-from .cookies import UNSET, MaybeSecrets, format_cookie, sign
+from .cookies import (
+    UNSET,
+    MaybeSecrets,
+    cookie_date,
+    cookie_domain,
+    cookie_path,
+    format_cookie,
+    secure_or_not,
+    sign,
+)
 from .datastructures import Headers
 from .errors import REASONS, HTTPError, check_status
 from .requests import JSON
@@ -36,8 +47,6 @@ from .text import (
     dump_json,
     escape,
     expression,
-    format_date,
-    parse_date,
     percent_encode,
     write_json,
 )
@@ -111,82 +120,10 @@ def _header_lines(headers: Headers) -> bytes:
     for name, value in headers.items():
         lower = name.lower()
         if lower in _HOP_BY_HOP:
-            raise ValueError(
-                f"{name} belongs to the server; take it out of the response"
-            )
+            raise ValueError(f"the server sets {name}; take it out of the response")
         if lower not in _OWNED_BY_SERVER:
             lines.append(f"{name}: {value}\r\n")
     return "".join(lines).encode("latin-1")
-
-
-# What a browser ignores in a cookie, or drops it for, it never tells: so it is refused
-# where it is set.
-
-_COOKIE_TIMES = -11_644_473_600, 253_402_300_799  # RFC 6265 5.1.1: 1601 to 9999
-_COOKIE_PATH_SAFE = bytes(range(128)).replace(b" ", b"")  # check_header sees the rest
-_DOMAIN = expression(r"(?a)\.?[\w-]+(?:\.[\w-]+)*")
-
-
-def _secure_or_not(
-    name: str, secure: Optional[bool], samesite: Optional[str], partitioned: bool
-) -> Optional[bool]:
-    """Return whether a cookie is Secure; None: if its request came over https."""
-    if samesite is not None and samesite.lower() not in ("lax", "strict", "none"):
-        raise ValueError(f"samesite is Lax, Strict or None, got {samesite!r}")
-    prefixed = name.lower().startswith(("__secure-", "__host-"))
-    if not (prefixed or partitioned or (samesite or "").lower() == "none"):
-        return secure
-    if secure is False:
-        raise ValueError(
-            f"the cookie {name} must be secure, for its prefix, SameSite=None or "
-            "Partitioned; leave secure out"
-        )
-    return True
-
-
-def _cookie_date(moment: Union[float, date, str, None]) -> Optional[str]:
-    if moment is None:
-        return None
-    seconds: Any = parse_date(moment) if isinstance(moment, str) else moment
-    if not isinstance(moment, (int, float, str)):
-        import calendar
-
-        seconds = calendar.timegm(getattr(moment, "utctimetuple", moment.timetuple)())
-    first, last = _COOKIE_TIMES
-    if seconds is None or not first <= seconds <= last:
-        raise ValueError(
-            "expires is seconds since 1970, a datetime, a date, or text as HTTP writes "
-            f"a date; from 1601 to 9999, or browsers drop it; got {moment!r}"
-        )
-    return format_date(seconds)
-
-
-def _cookie_path(path: Optional[str]) -> Optional[str]:
-    if path is None:
-        return None
-    if not path.startswith("/"):
-        raise ValueError(f'the path of a cookie begins with "/", got {path!r}')
-    return percent_encode(path, _COOKIE_PATH_SAFE)  # as browsers ask for it
-
-
-def _cookie_domain(domain: Optional[str]) -> Optional[str]:
-    if domain is None:
-        return None
-    text = domain
-    if not domain.isascii():
-        try:
-            text = domain.lstrip(".").encode("idna").decode("ascii")
-        except UnicodeError:
-            text = ""
-        # This codec is of 2003: it takes "ß" for "ss", which is another host today.
-        if text.encode().decode("idna") != domain.lstrip(".").lower():
-            text = ""
-    if not _DOMAIN.fullmatch(text):
-        raise ValueError(
-            "the domain of a cookie is the name of a host, without scheme and port, "
-            f"beyond ASCII perhaps to be written as xn--..., got {domain!r}"
-        )
-    return text
 
 
 def is_stream(body: object) -> bool:
@@ -274,7 +211,7 @@ class Response:
 
     @property
     def content_type(self) -> Optional[str]:
-        """The Content-Type; a header of that name wins, until this is set anew."""
+        """The Content-Type; a header of that name wins, until this is set again."""
         if self._headers is None and (self._block is None or self._content_type):
             return self._content_type  # of which the block was rendered, if it was
         return self.headers.get("content-type", self._content_type)
@@ -305,22 +242,22 @@ class Response:
         """Set a cookie (RFC 6265bis section 4.1), and return this response.
 
         Args:
-            name: a token; `__Host-` and `__Secure-` names demand what browsers demand.
-            value: any text; what a cookie can't carry is percent-encoded. With a
-                secret, whatever JSON can say.
+            name: a token; for `__Host-` and `__Secure-` the rules of browsers hold.
+            value: any text; characters that a cookie can't carry are percent-encoded.
+                With a secret, any JSON value.
             secret: sign the cookie with this (str or bytes; of several, the first): the
                 client can read it but not change it. `env.cookie` takes the same. Left
                 out, the application's first secret signs it, if there is one; False
                 leaves it unsigned.
-            max_age: seconds to live, or a timedelta; the session when neither this nor
-                `expires`.
+            max_age: seconds to live, or a timedelta; without this and `expires`, until
+                the browser is closed.
             expires: seconds since 1970, a datetime (UTC if it does not say), a date, or
-                text as HTTP writes a date.
+                the text of an HTTP date.
             path: begins with "/"; beyond ASCII it is percent-encoded.
             domain: this host and all below; beyond ASCII it is written in IDNA.
             secure: send over https only; None means: if the request came over https.
             samesite: "Lax", "Strict", "None", or None to leave it out.
-            partitioned: inside of another site's page, one for each such site (CHIPS).
+            partitioned: one cookie for each site in whose pages it is embedded (CHIPS).
 
         Raises:
             ValueError: a browser would drop the cookie, or ignore a part of it.
@@ -336,10 +273,10 @@ class Response:
             raise ValueError(f'a cookie named {name} needs path="/" and no domain')
         attributes: Dict[str, Any] = {
             "Max-Age": max_age,
-            "Expires": _cookie_date(expires),
-            "Path": _cookie_path(path),
-            "Domain": _cookie_domain(domain),
-            "Secure": _secure_or_not(name, secure, samesite, partitioned),
+            "Expires": cookie_date(expires),
+            "Path": cookie_path(path),
+            "Domain": cookie_domain(domain),
+            "Secure": secure_or_not(name, secure, samesite, partitioned),
             "HttpOnly": httponly,
             "SameSite": samesite,
             "Partitioned": partitioned,
@@ -374,16 +311,16 @@ class Response:
         Args:
             value: any text without quotes and blanks, such as a version (str); by
                 default it is made of the body, which is text, bytes or JSON then.
-            weak: it stands for all that mean the same, not for the very bytes.
+            weak: it stands for the meaning of the answer, not for its exact bytes.
 
         Raises:
             TypeError: the body is a stream or a file, and there is no value.
-            ValueError: the value can't be one.
+            ValueError: the value can't be a tag.
         """
         if value is None:
             body = self.body if isinstance(self.body, bytes) else self.settle().body
             if not isinstance(body, bytes):
-                raise TypeError(f"the tag of a {type(body).__name__} has to be given")
+                raise TypeError(f"a {type(body).__name__} has no tag: give one")
             import hashlib
 
             value = hashlib.blake2b(body, digest_size=16).hexdigest()
@@ -460,6 +397,23 @@ class Response:
         sealed.stream_bytes = self.stream_bytes
         return sealed
 
+    def own(self) -> Response:
+        """Return one that is a request's own, for whoever changes it.
+
+        SECURITY: a program may hold a Response, and return it again and again: what is
+        set in it for one client, a session's cookie or a trigger's header, would be
+        sent to all that come later.
+        """
+        # PERF: as copy.copy does, in a quarter of the time.
+        kind = type(self)
+        own = kind.__new__(kind) if kind is Response else copy.copy(self)
+        own.body, own.stream_bytes = self.body, self.stream_bytes
+        own._status, own._content_type = self._status, self._content_type
+        own._block, own._cookies = self._block, self._cookies[:]
+        found = self._headers
+        own._headers = Headers.from_wire(found.items()) if found else None
+        return own
+
     def settle(self) -> Response:
         """Turn str, dict, list and None bodies to bytes, with their content type.
 
@@ -495,14 +449,14 @@ class Event(str):
     """A server-sent event (WHATWG HTML section 9.2), as text to be yielded.
 
     A stream whose first chunk is one is sent as `text/event-stream`, uncached. Without
-    data no event happens, but the head is sent, and `retry` is heard.
+    data a browser fires no event, but the head is sent, and `retry` counts.
 
     Args:
         data: text, or a JSON value; each line of it becomes a line of the event.
         event: its name (str); browsers call it "message" when left out.
-        id: the text that a browser sends as `Last-Event-ID` when it comes back (str or
-            int).
-        retry: milliseconds (int) until it comes back when the connection breaks.
+        id: the text that a browser sends as `Last-Event-ID` when it connects again (str
+            or int).
+        retry: milliseconds (int) until it connects again when the connection breaks.
 
     Raises:
         ValueError: a name or an id has more than one line, or NUL.
@@ -562,7 +516,8 @@ def _from_tuple(value: Tuple[Any, ...]) -> Response:
     if not has_status or value[1] is True or value[1] is False:
         shape = ", ".join(type(part).__name__ for part in value)
         raise TypeError(f"a tuple is (body, status[, headers]), not ({shape})")
-    response = value[0] if isinstance(value[0], Response) else Response(value[0])
+    body = value[0]
+    response = body.own() if isinstance(body, Response) else Response(body)
     response.status = value[1]
     if len(value) == 3:
         for name, text in Headers(value[2]).items():
@@ -620,7 +575,8 @@ def open_stream(response: Response, first: object) -> Tuple[Response, bytes]:
     """
     if isinstance(first, Response):
         body = response.body
-        response, chunk = first.settle(), first.body
+        response = first.own().settle()
+        chunk = response.body
         if not isinstance(chunk, bytes):
             raise TypeError("a first yielded Response has a body of str or bytes")
         response.body = body
@@ -653,11 +609,10 @@ def abort(
 
 
 def redirect(url: str, status: int = 303) -> NoReturn:
-    """Leave the handler and send the client elsewhere.
+    """Leave the handler and send the client to another address.
 
     Args:
-        url: where to; a path, or a whole address. Text outside ASCII is
-            percent-encoded.
+        url: a path, or a whole URL. Text outside ASCII is percent-encoded.
         status: 303 (default: fetch with GET), 301, 302, 307 or 308.
 
     Raises:

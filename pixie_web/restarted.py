@@ -1,4 +1,4 @@
-"""A program that its reloader has started, and what is shown if it fails."""
+"""A program that its reloader has started, and its page if it fails."""
 
 from __future__ import annotations
 

@@ -1,21 +1,22 @@
 """Routes: patterns, precedence, URLs built.
 
 From the pattern "/user/<id:int>" to the target of a request for "/user/7", and back.
-A target is anything: nothing here knows of handlers or placements.
+A target is any object: this chapter knows no handlers and no placements.
 
-Precedence: a path without wildcards wins, then whatever was declared first. GET
-answers HEAD, unless HEAD is declared for that path. A pattern that has the method
-wins over an earlier one that lacks it; only when none has it is the answer 405.
+Precedence: a path without wildcards wins, then the first declaration. GET answers
+HEAD, unless HEAD is declared for that path. A pattern that has the method wins over
+an earlier one that lacks it; only when none has it is the answer 405.
 
-A static path is one lookup in a dictionary. Each of the others is kept under one of
+A static path is one lookup in a dictionary. Each other pattern is kept under one of
 the literals around its wildcards, the one that the fewest patterns share: "/user/" of
-"/user/<id>", "/files/" of "/<tenant>/files/<rest:path>". A path is cut where those
-literals may stand in it: at its beginning, at its end, from each slash on. So only
-patterns that share their rarest literal are tried one after the other.
+"/user/<id>", "/files/" of "/<tenant>/files/<rest:path>". A path is cut at the places
+where those literals may stand: at its beginning, at its end, from each slash on. So
+only patterns with the same rarest literal are tried one after the other.
 
-SECURITY: wildcards that may share a text out in many ways ("<a>-<b>-<n:int>") make an
-expression try them all: half a second for a path of 8,000 dashes. Such patterns are
-refused. What an application brings along (<name:re:...>, filters) is run as it is.
+SECURITY: some wildcards can divide a text in many ways ("<a>-<b>-<n:int>"). Their
+expression tries all of them: half a second for a path of 8,000 dashes. Such patterns
+are refused. Expressions of the application (<name:re:...>, filters) are run as they
+are.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ Target = TypeVar("Target")
 
 
 class Filter(NamedTuple):
-    """What may stand in a wildcard: its expression, and how it is read and written."""
+    """A kind of wildcard: its expression, and the functions that read and write it."""
 
     expression: str
     to_python: Callable[[str], Any] = str
@@ -162,8 +163,8 @@ def _expressions(text: str, literals: List[str], filters: List[Filter]) -> List[
     outline = _join(around, marks)
     if _AMBIGUOUS.search(outline):
         raise RouteError(
-            f"too many ways to read {text!r}: a wildcard without a filter, or of kind "
-            "path, may follow such a one only at the end; write <name:int> or "
+            f"too many ways to read {text!r}: after a wildcard without a filter, or "
+            "with path, a second one may stand only at the end; write <name:int> or "
             "<name:re:[a-z]+>"
         )
     expressions = [f.expression for f in filters]
@@ -204,7 +205,7 @@ class Pattern:
 
     @property
     def keys(self) -> List[Key]:
-        """What each path that matches must hold, and where: one is enough to look."""
+        """The literals of each matching path, and their places: one is enough."""
         first, *inner, last = self._literals
         keys: List[Key] = [(_FIRST, first), (_LAST, last)]
         keys += [(_SLASH if text[:1] == "/" else _INNER, text) for text in inner]
@@ -247,7 +248,7 @@ class Pattern:
         if self.match(path) != tuple(texts):
             raise ValueError(f"{path!r} would be read differently by {self.text!r}")
         if not {".", ".."}.isdisjoint(path.split("/")):
-            raise ValueError(f"clients resolve the dots of {path!r} before they ask")
+            raise ValueError(f"clients remove the dots of {path!r} before they ask")
         url = percent_encode(path, _SAFE_IN_PATH)
         # SECURITY: a URL that starts with two slashes names another host.
         return f"/%2F{url[2:]}" if url.startswith("//") else url
@@ -336,7 +337,7 @@ class Router(Generic[Target]):
             to_url: from such a value to text, for `Pattern.build`.
         """
         if not name.isidentifier() or name == "re" or name in self._filters:
-            raise RouteError(f"a filter's name is a new word, got {name!r}")
+            raise RouteError(f"a filter needs a name of its own, got {name!r}")
         _check_expression(pattern, f"the filter {name}")
         self._filters[name] = Filter(pattern, to_python, to_url)
 

@@ -228,7 +228,7 @@ class Runner:
                     self._http3.load_certificate(*self._certificate())
                 what += " and the certificate was read again"
             except PixieError as error:
-                log.error("%s; the one in use stays", error)
+                log.error("%s; the old certificate stays in use", error)
         log.info("SIGHUP: %s; new code needs a restart", what)
 
     def _on_signal(self, number: signal.Signals) -> None:

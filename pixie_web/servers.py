@@ -1,7 +1,7 @@
 """Serving by another server: `run(server="uvicorn")`.
 
-Each is given the address, the certificate and the number of threads; what else it has
-of its own stays at its default. Requests go through `app.wsgi` or `app.asgi`.
+Each gets the address, the certificate and the number of threads. Its other settings
+keep their defaults. Requests go through `app.wsgi` or `app.asgi`.
 """
 
 from __future__ import annotations

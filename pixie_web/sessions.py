@@ -18,10 +18,17 @@ from typing import (
     Mapping,
     MutableMapping,
     NamedTuple,
-    Optional,
+    Sequence,
 )
 
-from .cookies import MAX_COOKIE_CHARS, UNSET, MaybeSecrets, read_signed, sign
+from .cookies import (
+    MAX_COOKIE_CHARS,
+    UNSET,
+    MaybeSecrets,
+    cookie_values,
+    read_signed,
+    sign,
+)
 from .errors import PixieError
 from .text import dump_json, is_token, load_json
 
@@ -31,6 +38,9 @@ MAX_SESSION_BYTES = 64 * 1024  # of one in the state
 REFRESH_SHARE = 0.1  # of its idle time: then its end is put off, though unchanged
 ID_BYTES = 16  # OWASP asks for 64 bits of entropy at least
 _SIGNATURE_CHARS = 44  # with its dot
+# Of one name, that are tried: one that another path, another host of the domain or an
+# older program has set may stand in front of the right one.
+MAX_COOKIES = 4
 
 
 class Sessions(NamedTuple):
@@ -60,8 +70,8 @@ def check_sessions(given: Any) -> Sessions:
             f"got {given!r}"
         )
     times = options.idle_seconds, options.absolute_seconds
-    if any(type(one) not in (int, float) or not 0 < one < 1e10 for one in times):
-        raise PixieError(f"a session lasts for seconds, more than 0, got {times}")
+    if any(type(one) not in (int, float) or not 1 <= one < 1e10 for one in times):
+        raise PixieError(f"a session lasts for seconds, 1 or more, got {times}")
     if not isinstance(options.cookie, str) or not is_token(options.cookie):
         raise PixieError(f"a cookie's name is a token, got {options.cookie!r}")
     if options.samesite not in ("Lax", "Strict", "None"):
@@ -86,6 +96,12 @@ class SessionHome(NamedTuple):
     def purpose(self) -> str:
         """The name that is signed: no other cookie, nor that of another mount."""
         return f"{self.options.cookie} session {self.path}"
+
+    def cookie_path(self, root_path: str) -> str:
+        """Return the path of the cookie, below what a proxy has taken off."""
+        # RFC 6265bis 4.1.3.2: of a __Host- cookie it is "/", or browsers drop it.
+        is_of_host = self.options.cookie.lower().startswith("__host-")
+        return "/" if is_of_host else root_path + self.path or "/"
 
     def left(self, born: float, now: float) -> int:
         """Return for how many seconds a session lives on that is used now."""
@@ -116,11 +132,9 @@ def _state_key(id: str) -> str:
     return f"session:{id}"
 
 
-def _find_session(home: SessionHome, text: Optional[str], now: int) -> Held:
+def _find_session(home: SessionHome, text: str, now: int) -> Held:
     """Return the session that a cookie stands for, or a new one."""
     new = Held("", now, now, "", [], False)
-    if not text:
-        return new
     options, secrets = home.options, home.secrets
     assert secrets is not UNSET
     in_state = options.store == "state"
@@ -242,10 +256,9 @@ class Session(MutableMapping[str, Any]):
         if is_kept or response.status >= 500:
             return
         held, data, now = self._held, self._data, int(time.time())
-        options, path = self._home.options, root_path + self._home.path or "/"
+        options, path = self._home.options, self._home.cookie_path(root_path)
         if not data:
-            self._end([*held.ended, held.id])
-            if held.found:
+            if held.found and not self._lives_on(now):
                 self._say_uncached(headers)
                 response.delete_cookie(options.cookie, path=path)
             return
@@ -292,6 +305,17 @@ class Session(MutableMapping[str, Any]):
         self._end(held.ended)
         return id
 
+    def _lives_on(self, now: int) -> bool:
+        """End a session that is empty; return whether another request has filled it."""
+        held = self._held
+        self._end(held.ended)
+        if not held.id:
+            return False
+        merge = self._changes(now)
+        left = max(1, self._home.left(held.born, now))
+        state, key = self._home.state(), _state_key(held.id)
+        return state.update(key, function=merge, expire=left) is not None
+
     def _changes(self, now: int) -> Callable[[Any], Any]:
         """Return what makes of the content that is there now the one to be kept.
 
@@ -301,25 +325,32 @@ class Session(MutableMapping[str, Any]):
         held, data = self._held, dict(self._data)
         found: Any = load_json(held.found.encode())
         gone = found.keys() - data.keys()
-        new = {k: v for k, v in data.items() if k not in found or found[k] != v}
+        new = {
+            name: value
+            for name, value in data.items()
+            # As JSON has them: 1 == True here.
+            if name not in found or dump_json(found[name]) != dump_json(value)
+        }
 
         def merge(kept: Any) -> Any:
             if kept is None:
                 return None
             merged = {k: v for k, v in kept[-1].items() if k not in gone}
-            return [held.born, now, {**merged, **new}]
+            merged.update(new)
+            return [held.born, now, merged] if merged else None
 
         return merge
 
     def _end(self, ids: List[str]) -> None:
-        for id in filter(None, ids):
+        for id in ids:
             self._home.state().delete(_state_key(id))
 
 
-def open_session(home: SessionHome, cookies: Mapping[str, str], found: Any) -> Session:
+def open_session(home: SessionHome, headers: Sequence[str], found: Any) -> Session:
     """Return the session of a request.
 
     Args:
+        headers: its Cookie headers; one, but for HTTP/2.
         found: what another process has handed over; False: the head is made.
 
     Raises:
@@ -334,7 +365,10 @@ def open_session(home: SessionHome, cookies: Mapping[str, str], found: Any) -> S
     if found:
         held = Held(*found[:-1])
         return Session(home, held, found[-1])
-    held = _find_session(home, cookies.get(home.options.cookie), int(time.time()))
+    now = int(time.time())
+    held = Held("", now, now, "", [], False)
+    for text in cookie_values(headers, home.options.cookie)[:MAX_COOKIES]:
+        held = held if held.found else _find_session(home, text, now)
     data: Any = load_json(held.found.encode()) if held.found else {}
     session = Session(home, held, data)
     session.is_kept = found is False

@@ -169,7 +169,7 @@ def check_no_loop_runs() -> None:
     except RuntimeError:
         return
     raise PixieError(
-        "run() can't serve inside an event loop that runs, as that of a notebook or a "
+        "run() can't serve where an event loop runs already, in a notebook or a "
         "coroutine; write threading.Thread(target=app.run, daemon=True).start()"
     )
 

@@ -1,8 +1,8 @@
 """Builds the single file: `python -m pixie_web single [PATH]`.
 
-The chapters of the package, joined in their order into one module that works alone.
-Joining is mechanical, and the chapters keep the rules that make it so. Each rule is
-checked here, and a chapter that breaks one is named with file and line:
+The chapters of the package, joined in their order into one module that works alone. A
+program can join the chapters because they follow rules. Each rule is checked here,
+and a line that breaks one is named with its file:
 
 * A chapter begins with its docstring, `from __future__ import annotations`, its other
   imports, and at most one `if TYPE_CHECKING:` block of imports. None follow elsewhere,
@@ -12,8 +12,8 @@ checked here, and a chapter that breaks one is named with file and line:
   under TYPE_CHECKING may they be any.
 * No two chapters define the same name, and no name has two meanings: neither a
   definition in one chapter and an import in another, nor that of a builtin.
-* What depends on being a package asks `LONE` and `ROOT` of `about`.
-* A folder's `__init__` holds a docstring and nothing else.
+* Code that differs between package and single file asks `LONE` and `ROOT` of `about`. *
+A folder's `__init__` holds a docstring and nothing else.
 
 The same chapters give the same bytes, wherever and whenever they are joined.
 """

@@ -1,4 +1,4 @@
-"""What `pixie new NAME` makes: a directory with a first application and its test."""
+"""The files of `pixie new NAME`: a directory with a first application and its test."""
 
 from __future__ import annotations
 

@@ -1,18 +1,18 @@
 """Files: found inside a root, kept in memory, answered.
 
-A handler says which file it wants sent (`static_file`). What is sent depends on the
-request, and is decided as the last step in the main process (`resolve_file`): no
-request has to be passed around, and from a worker only the path travels.
+A handler names the file to send (`static_file`). The form of the answer depends on
+the request. The main process decides it, as the last step (`resolve_file`). So the
+handler needs no request for that, and a worker sends only the path.
 
     static_file     name -> path inside the root, or 404      where the handler runs
     resolve_file    path -> 200, 206, 304, 412 or 416         in main
       _choose         file, file.br, file.zst or file.gz; from memory or from disk
       _meet_request   conditions and ranges, RFC 9110 sections 13 and 14
 
-A state of a file is its device, inode, mtime, ctime and size. It is the key of all we
-remember, so one os.stat proves that current; and proves it confined as well, for
-these are the bytes of the very file that was found inside the root. With cache=True
-a file and its compressed siblings are read once, whole, and kept for good.
+The state of a file is its device, inode, mtime, ctime and size. It is the key of the
+cache. So one os.stat shows that an entry is current, and that its bytes are those of
+the file that was found inside the root. With cache=True a file and its compressed
+copies are read once, whole, and kept for ever.
 """
 
 from __future__ import annotations
@@ -256,14 +256,14 @@ def static_file(
 ) -> Response:
     """Return a Response that sends a file.
 
-    Conditions, ranges and precompressed siblings (`.br`, `.zst`, `.gz`) are seen to
-    when it is sent, in every placement alike.
+    Conditions, ranges and compressed copies (`.br`, `.zst`, `.gz`) are handled when it
+    is sent, in every placement.
 
     Args:
         filename: path below `root`, segments joined by "/"; may come from a client.
-        root: the directory that is never left, not through links either.
+        root: the directory; no file outside of it is sent, not through links either.
         mimetype: the content type; by default that of the file's name.
-        download: True, or the name to save as: the browser stores instead of shows.
+        download: True, or the name to save as: the browser saves the file.
         max_age: seconds (int) a client may use its copy without asking again.
         cache: None: kept in memory up to 128 KiB and checked by one os.stat; True: kept
             whatever its size, and never looked at again; False: read each time.
@@ -272,9 +272,9 @@ def static_file(
             dot. `.well-known/` may always be sent.
 
     Raises:
-        HTTPError: 404 for all that can't be sent: missing, unreadable, no regular file,
+        HTTPError: 404 for a file that can't be sent: missing, unreadable, not regular,
             outside of the root, a dot file. The client can't tell which.
-        ValueError: max_age is negative, or mimetype holds what a header can't.
+        ValueError: max_age is negative, or a header can't hold mimetype.
     """
     block = _describe(filename, mimetype, download, max_age, dotfiles)
     directory, state = os.fspath(root) or ".", None
@@ -298,8 +298,8 @@ def cached_file(
 ) -> Response:
     """Return a Response that sends a file from memory: `static_file` with `cache=True`.
 
-    After the first time no disk is touched and no change is seen: for what belongs to
-    the program, and fits into its memory.
+    After the first time the disk is not read, and no change is seen. Use it for files
+    that belong to the program and fit into its memory.
 
     Args:
         options: mimetype, download, max_age and dotfiles, as for `static_file`.

@@ -1,8 +1,8 @@
-"""What `app.status("/status")` serves: a live page, its data, and Prometheus' text.
+"""The routes of `app.status("/status")`: a live page, its data, Prometheus' text.
 
-Three `sync` routes: the page, which asks for the second one every two seconds, so that
-it needs nothing from elsewhere; `app.stats()` as JSON; and the same as metrics. They
-tell paths, numbers and process ids, and nothing of any request.
+Three `sync` routes: the page; `app.stats()` as JSON, which the page asks for every
+two seconds, so that it needs no other server; and the same as metrics. They show
+paths, numbers and process ids, and no data of a request.
 """
 
 from __future__ import annotations

@@ -5,8 +5,8 @@
         assert (response.status_code, response.json()) == (200, 3)
 
 It asks `handle` as a server does, from a loop in a thread of its own. Its pool is a
-real one, or with `pool="inline"` its routes run in threads. `with` runs what `on_start`
-and `on_stop` declare.
+real one, or with `pool="inline"` its routes run in threads. `with` runs the functions
+of `on_start` and `on_stop`.
 """
 
 from __future__ import annotations
@@ -140,7 +140,7 @@ class TestResponse:
 
     @property
     def is_redirect(self) -> bool:
-        """Whether it sends the client elsewhere."""
+        """Whether it sends the client to another address."""
         return self.status_code in (301, 302, 303, 307, 308) and bool(self._location)
 
     @property
@@ -163,7 +163,9 @@ class TestResponse:
                 yield cast(bytes, whole)
             return
         if self._has_begun and not self._is_closed:
-            raise PixieError("this body was read before; read() would have kept it")
+            raise PixieError(
+                "this body was read already: use read() first, it keeps it"
+            )
         self._has_begun = True
         while True:
             if self._is_closed:
@@ -219,7 +221,7 @@ class TestResponse:
         return self
 
     def close(self) -> None:
-        """End it; ahead of its end, the client leaves."""
+        """Close it; if it has not ended, the client leaves."""
         if not self._is_closed:
             self._is_closed = True
             self._client.call(self._end())
@@ -310,18 +312,18 @@ def redirected_fields(fields: Headers, old: str, new: str, has_body: bool) -> He
 
 
 class TestClient:
-    """Asks an application; see `Pixie.test`.
+    """A client that asks an application; see `Pixie.test`.
 
     Args:
-        application: what is asked.
+        application: the application that is asked.
         pool: "real", or "inline": pool routes run in threads of this process.
         base_url: the start of each address; its scheme and host are those of the
             request.
         headers: sent with each request.
         cookies: kept from the beginning.
-        follow_redirects: go where an answer sends it.
+        follow_redirects: whether it follows redirects.
         client: the address that requests come from.
-        settings: of run().
+        settings: settings of run().
 
     Attributes:
         cookies: those that are kept; a mapping of str to str.
@@ -532,7 +534,7 @@ class TestClient:
     ) -> Request:
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.netloc:
-            raise PixieError(f"the client asks http and https URLs, got {url!r}")
+            raise PixieError(f"the client takes http and https URLs, got {url!r}")
         lines = list(fields.items())
         if "host" not in fields:
             lines.insert(0, ("Host", parts.netloc.rpartition("@")[2]))

@@ -1,8 +1,8 @@
 """Text between the wire and the program.
 
 Small pure functions between bytes and text: tokens, dates, percent-encoding, forms,
-cookies, escaping, JSON. A header is latin-1 on the wire (RFC 9110 section 5.5);
-everything that a person types is UTF-8.
+cookies, escaping, JSON. A header is latin-1 on the wire (RFC 9110 section 5.5); all
+text that a person types is UTF-8.
 """
 
 from __future__ import annotations
@@ -205,7 +205,7 @@ _ONE_DIGIT = bytes.maketrans(b"123456789", b"0" * 9)
 
 
 class JSONLibrary(NamedTuple):
-    """What writes and reads JSON in place of `json` and orjson, by rules of its own."""
+    """A library for JSON in place of `json` and orjson, with its own rules."""
 
     dumps: Callable[[Any], Any]
     loads: Callable[[bytes], Any]
@@ -223,7 +223,7 @@ def json_library(choice: Any) -> JSONLibrary:
         data = dumps({"a": [1, "\xe4"]})
         data = data.encode("utf-8") if isinstance(data, str) else bytes(data)
         if loads(data) != {"a": [1, "\xe4"]}:
-            raise ValueError("what it reads is not what it wrote")
+            raise ValueError("it does not read its own output")
     except Exception as error:
         raise PixieError(
             "json= is a module with dumps and loads, or these two functions; loads "
@@ -475,7 +475,7 @@ log.addFilter(check_record)
 
 
 class OwnHandler(logging.StreamHandler):  # type: ignore[type-arg] # not before 3.11
-    """What writes this framework's log where the program has not set up logging."""
+    """The handler of this framework's log if the program has not set up logging."""
 
     def __init__(self) -> None:
         super().__init__()

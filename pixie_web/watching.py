@@ -1,4 +1,4 @@
-"""The files that a program is made of, and which of them have changed."""
+"""The files of a program, and which of them have changed."""
 
 from __future__ import annotations
 

@@ -1,10 +1,11 @@
 r"""Executors: loop, thread, task, and the process pool.
 
-Where a handler runs. A placement is the word for it, an executor runs its routes: it
-takes (route, request) and returns a Response, and in each the same `answer` runs
-triggers, handler and error handlers: so a handler gives the same bytes everywhere.
-That of `sync` calls it on the event loop, that of `thread` in a thread, of `asnc` in
-a Task, and those of `pool` and `stream` in a worker process:
+A placement says where the handler of a route runs, and an executor runs the routes of
+a placement. It takes (route, request) and returns a Response. In each the same
+`answer` runs triggers, handler and error handlers, so a handler gives the same bytes
+everywhere. The executor of `sync` calls it on the event loop, that of `thread` in a
+thread, that of `asnc` in a Task, and those of `pool` and `stream` in a worker
+process:
 
     main                                          zygote               worker 1..n
     +------------------------+   START, SIGNAL   +----------+  fork   +-----------+
@@ -16,14 +17,14 @@ a Task, and those of `pool` and `stream` in a worker process:
     |                        |<-- READY, RESPONSE | HEAD DATA* END | FILE -----+
     +------------------------+     two pipes for each worker, its own alone
 
-The zygote is forked before main has a loop, TLS or threads, so its own forks are
-clean, take a millisecond, and give workers the application as it was then. It alone
-kills and reaps. If it dies, its workers die with it, and main starts another one that
-imports the application again; so it starts at once where a fork is not clean, and
-where even that one can't fork, each worker imports for itself ("exec" and "spawn":
-`pool.zygote`). The frames and states are the same. Nothing is shared between
-workers, and nothing is pickled: requests travel as the bytes that came, answers as
-the bytes that go. A worker's life, seen from main:
+The zygote is forked before main has a loop, TLS or threads. So its own forks are
+clean, take a millisecond, and give workers the application as it was at that time.
+Only the zygote kills and reaps workers. If it dies, its workers die with it, and main
+starts another zygote, which imports the application again ("exec"). It does that at
+once if a fork is not clean. If that zygote can't fork either, each worker imports the
+application ("spawn"; see `pool.zygote`). The frames and states are the same. Nothing
+is shared between workers, and nothing is pickled: requests travel as the bytes of the
+client, answers as the bytes for the client. A worker's life, seen from main:
 
     starting --READY--> idle --RUN--> busy --RESPONSE, FILE, END--> idle
         \                |             |  deadline, crash, exit()
@@ -31,9 +32,9 @@ the bytes that go. A worker's life, seen from main:
            can't boot,      too old, too large, has done enough: when another
            other routes     worker is ready, and it has no job; or one too many
 
-A dying worker is asked to end (its pipes are closed; SIGUSR2 raises RequestTimeout),
-after the grace to write where it hangs (SIGUSR1), and then killed. Main trusts no
-byte of a worker, and never uses the pipes of a dying one again: an answer can't
-reach the wrong client. A slow client stops its stream's worker by nothing but the
-kernel's buffers: main stops reading, and the worker's send blocks.
+A dying worker is asked to end (its pipes are closed; SIGUSR2 raises RequestTimeout).
+After the grace period it writes its traceback (SIGUSR1), and is killed. Main checks
+each byte of a worker, and never uses the pipes of a dying one again. So an answer
+can't reach the wrong client. A slow client stops the worker of its stream by the
+kernel's buffers alone: main stops reading, and the send of the worker blocks.
 """

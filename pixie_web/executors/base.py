@@ -1,4 +1,4 @@
-"""What all executors share: routes, their counts, their lines."""
+"""The common parts of executors: routes, their counts, their lines."""
 
 from __future__ import annotations
 
@@ -59,20 +59,20 @@ class RouteType(Enum):
 
 
 class ProcessType(Enum):
-    """What a process is: the main one, or a worker of the pool."""
+    """The kind of a process: the main one, or a worker of the pool."""
 
     main = "main"
     pool = "pool"
 
 
 class ProcessEnvironment:
-    """What a handler may ask of the process it runs in.
+    """The process in which a handler runs.
 
     Attributes:
         proc_type: ProcessType.main or ProcessType.pool.
         worker: the worker's number in the pool, from 1; None in main.
         pool: the running Pool in main; None before it runs, and in workers.
-        send_order: in a worker, has main start a job; see app.submit().
+        send_order: in a worker, makes main start a job; see app.submit().
     """
 
     send_order: Callable[[bytes], None]
@@ -128,7 +128,7 @@ class Histogram:
 
 
 class RouteCounts:
-    """What became of the requests of one route, in main since the start.
+    """The outcomes of the requests of one route, in main since the start.
 
     Attributes:
         active: how many wait or run now; of streams, until their first chunk.
@@ -221,7 +221,7 @@ class Route:
 
 
 class Resources(NamedTuple):
-    """What executors are made of.
+    """The parts that executors get.
 
     Attributes:
         answer: runs triggers, handler and error handlers, where it is called.
@@ -410,8 +410,8 @@ class Gate:
             turn.set_exception(why)
 
 
-def deadline_error(route: Route) -> HTTPError:
-    """Return the 504 of a handler that outlived its timeout."""
+def deadline_error(route: Route, timeout: Optional[float]) -> HTTPError:
+    """Return the 504 of a handler that outlived its timeout, in seconds."""
     route.counts.timeouts += 1
-    log.warning("%s ran longer than its timeout of %g s", route.path, route.timeout)
+    log.warning("%s ran longer than its timeout of %g s", route.path, timeout)
     return AnswerLost(504, "The request took too long.")

@@ -1,7 +1,8 @@
-"""The executors: which placement each of them runs, and all of them behind one door.
+"""The executors: the placement of each, and one object for all of them.
 
-A placement is the word of a route, a `RouteType`: "pool". An executor is the object
-that runs the routes of a placement. One more is a class, and an entry in `EXECUTORS`.
+A placement is a word of a route, a `RouteType`: "pool". An executor is the object
+that runs the routes of a placement. A new one is a class, and an entry in
+`EXECUTORS`.
 """
 
 from __future__ import annotations
@@ -104,7 +105,7 @@ def set_bounds(
     """Set a route's bounds, or their defaults; raise RouteError for what can't be."""
     placement, executor = route.placement, EXECUTORS[route.placement]
     if route.pool and not executor.in_worker:
-        raise RouteError(f"{route.path} is {placement.name}: it runs in no pool")
+        raise RouteError(f"{route.path} is {placement.name}: leave pool= out")
     bounds = timeout, limit, queue_timeout, max_waiting
     if not executor.has_line and bounds != (None,) * 4:
         raise RouteError(

@@ -85,7 +85,7 @@ class LoopExecutor(Executor):
 
 def _expire(future: asyncio.Future[Any], route: Route) -> None:
     if not future.done():
-        future.set_exception(deadline_error(route))
+        future.set_exception(deadline_error(route, route.timeout))
 
 
 async def within_timeout(

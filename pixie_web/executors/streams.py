@@ -1,4 +1,4 @@
-"""What carries a handler to its placement, and a stream back."""
+"""Tools for executors: run coroutines to their end, and read streams in pieces."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def run_to_end(coroutine: Coroutine[Any, Any, T]) -> T:
     except StopIteration as end:
         result: T = end.value
         return result
-    raise RuntimeError(f"{coroutine} waits, where nothing can wait for it")
+    raise RuntimeError(f"{coroutine} waits, where only plain code can run")
 
 
 class Chunks:

@@ -1,7 +1,7 @@
 """ASGI (version 3): `app.asgi`, for uvicorn, hypercorn, granian and others.
 
-It runs in the server's own loop. The application starts at `lifespan.startup`; where
-a server does not speak of that, at the first request, and it stops with the loop.
+It runs in the server's own loop. The application starts at `lifespan.startup`, or at
+the first request if a server does not send that. It stops with the loop.
 """
 
 from __future__ import annotations
@@ -256,7 +256,7 @@ class ASGIGateway(Gateway):
             await receive()
             await send({"type": "websocket.close", "code": 1000})  # the client: 403
         else:
-            raise PixieError(f"app.asgi speaks HTTP, and not {kind!r}")
+            raise PixieError(f"app.asgi serves HTTP only, got {kind!r}")
 
     async def _live(self, receive: Receive, send: Send) -> None:
         """Start and stop when the server says so."""
@@ -272,7 +272,7 @@ class ASGIGateway(Gateway):
         try:
             await self.leave()
         except Exception as error:
-            log.error("the application did not stop well", exc_info=error)
+            log.error("the application failed while it stopped", exc_info=error)
             await send({"type": "lifespan.shutdown.failed", "message": str(error)})
             return
         await send({"type": "lifespan.shutdown.complete"})

@@ -1,10 +1,10 @@
-"""What gateways have in common: an application in a loop that others have made.
+"""The common part of gateways: an application in a loop of another server.
 
     server -> wsgi or asgi -> Gateway.answer -> application.handle
 
-A `Gateway` starts the application when a loop first asks for it, and again in the
-next loop; a `Stay` is one such life. What a gateway hands on is the head, written
-anew and proved, and the body as the server gives it; what it sends is `fields_of` the
+A `Gateway` starts the application at the first request in a loop, and again in the
+next loop; a `Stay` is one such life. A gateway passes on the head, which it writes
+again and checks, and the body as the server gives it. It sends `fields_of` the
 response and its `Pieces`.
 """
 
@@ -115,8 +115,8 @@ class Stay:
     def _give_up(self) -> None:
         """End what can be ended when the loop has closed without `end`."""
         log.warning(
-            "an event loop was closed without shutdown_asyncgens(): what on_stop "
-            "declares has not run"
+            "an event loop was closed without shutdown_asyncgens(): the functions "
+            "of on_stop have not run"
         )
         for pool in self._lifespan.pools.values():
             pool.end_zygote()
@@ -192,7 +192,7 @@ class GatewayBody(BodySource):
 
     def _refuse_what_was_dropped(self) -> None:
         if self.was_dropped:  # the rest, or its end, would pass for the whole
-            raise ClientDisconnected("the answer has begun, and its body was dropped")
+            raise ClientDisconnected("the body was dropped when the answer began")
 
     def ended(self) -> None:
         """All of it has come."""
@@ -210,7 +210,7 @@ _moving = threading.Lock()
 
 
 class Gateway:
-    """An application that runs in whatever loop asks it.
+    """An application that runs in the loop of any server.
 
     Args:
         application: the one that answers.
@@ -279,8 +279,8 @@ class Gateway:
                 return old  # another thread was faster
             if old.requests and old.loop.is_running():
                 raise PixieError(
-                    "the application is at work in the event loop of another thread, "
-                    "and a process can serve it in one loop at a time"
+                    "the event loop of another thread serves this application, and "
+                    "a process can serve it in one loop only"
                 )
             old.end_from_outside()
         made = Lifespan(self.application, self.settings, self._forks, self._inline)
@@ -363,7 +363,7 @@ def fields_of(request: Request, response: Response) -> Tuple[List[HeaderLine], b
 
 
 class Pieces:
-    """The body of a response piece by piece, whatever it is.
+    """The body of a response of any kind, piece by piece.
 
     Args:
         request: what is answered.
@@ -409,7 +409,9 @@ class Pieces:
             if self._left is not None:
                 self._left -= len(piece)
                 if self._left < 0 or (self._left and not piece):
-                    raise PixieError("the body is not as long as was said before")
+                    raise PixieError(
+                        "the body has another length than its Content-Length"
+                    )
             return piece
         except Exception as error:
             is_known = isinstance(error, (AnswerLost, ClientDisconnected))

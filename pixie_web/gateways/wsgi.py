@@ -1,13 +1,12 @@
 """WSGI (PEP 3333): `app.wsgi`, for gunicorn, waitress, cheroot and others.
 
-A server calls from threads of its own, and the application runs in a loop, in a
-thread of this gateway. For as long as a request lasts, the server's thread does what
-the loop asks of it: it reads the body, which only it may, and hands on pieces of the
-answer. A piece is made when the server asks for it, so the client's pace is the
-handler's.
+A server calls from its own threads, and the application runs in a loop, in a thread
+of this gateway. During a request the server's thread works for the loop: it reads the
+body, which no other thread may do, and passes on pieces of the answer. A piece is
+made when the server asks for it, so the handler is as slow as the client.
 
-That the client has left is known when the server can't write to it, and closes what
-it was given: so a silent stream learns of it by its heartbeat only.
+When the client has left, the server can't write to it, and closes the answer. Only
+then the gateway knows it. So a silent stream finds it out by its heartbeat only.
 """
 
 from __future__ import annotations
@@ -54,7 +53,7 @@ END_SECONDS = 10.0  # that a process may take to stop its application when it ex
 
 
 class Conversation:
-    """What the thread of a server and the loop say to each other about one request.
+    """The messages of a server's thread and the loop about one request.
 
     Args:
         loop: that runs in another thread.
@@ -120,8 +119,10 @@ class WSGIBody(GatewayBody):
         try:
             return cast(bytes, await self._talk.ask(self._read, size))
         except Exception as error:  # each server has its own
-            log.debug("the body can't be read on", exc_info=error)
-            raise ClientDisconnected(f"the body can't be read on: {error!r}") from None
+            log.debug("can't read the rest of the body", exc_info=error)
+            raise ClientDisconnected(
+                f"can't read the rest of the body: {error!r}"
+            ) from None
 
 
 def _lines_of(environ: Environ) -> List[HeaderLine]:
@@ -159,7 +160,7 @@ def wsgi_head(environ: Environ, gateway: Gateway) -> Head:
             gateway.make_reader(),
         )
     except UnicodeEncodeError:
-        raise ProtocolError(400, "The request holds what is no byte.") from None
+        raise ProtocolError(400, "The request holds a character over U+00FF.") from None
     if head.content_length is None and not environ.get("wsgi.input_terminated"):
         raise ProtocolError(411, "Send the body with a Content-Length.")
     return head

@@ -17,6 +17,9 @@ TABLE_BYTES = 4096  # of the dynamic table; the default of RFC 9113 section 6.5.
 FIELD_BYTES = 32  # that each field counts beside its texts (RFC 7541 section 4.1)
 # SECURITY: `hpack` 4.0 took 0.8 s for one number of 64 KB. This many octets say 2^28.
 MAX_INTEGER_OCTETS = 4
+# SECURITY: a block of 16 KB may say 47 MB ("HPACK bomb", CVE-2016-6581). A client that
+# has too much to say is told so; nobody has this much.
+FLOOD_TIMES = 4
 MAX_KEPT_BYTES = 128  # of a coded text that is kept decoded; 1,024 of them
 
 # What a field of a response may be sent as, so that no cache on the way to the client
@@ -29,6 +32,10 @@ _STATIC_COUNT = len(STATIC_TABLE)
 
 class HpackError(Exception):
     """A header block can't be decoded: both sides' tables differ from here on."""
+
+
+class HeaderFlood(HpackError):
+    """A header list is so much longer than may come that it is not decoded further."""
 
 
 # Huffman codes ------------------------------------------------------------------------
@@ -173,12 +180,14 @@ class Decoder:
 
     Args:
         max_list_bytes: of a header list, with FIELD_BYTES for each field. A list that
-            is longer is decoded to its end, for the table's sake, and not kept.
+            is longer is decoded to its end, for the table's sake, and not kept; one
+            that is FLOOD_TIMES as long is a flood.
         max_table_bytes: of the dynamic table.
     """
 
     def __init__(self, max_list_bytes: int, max_table_bytes: int = TABLE_BYTES) -> None:
         self._max_list_bytes = max_list_bytes
+        self._most_list_bytes = FLOOD_TIMES * max_list_bytes
         self._most_bytes = max_table_bytes  # that the client may choose
         self._table_bytes = max_table_bytes  # that it has chosen
         self._fields: List[Field] = []  # of the dynamic table; the newest is the last
@@ -188,7 +197,7 @@ class Decoder:
         """Return the fields of a block; None if they are more than may come.
 
         Raises:
-            HpackError: it can't be decoded.
+            HpackError: it can't be decoded, or is a flood.
         """
         try:
             return self._decode(block)
@@ -199,12 +208,9 @@ class Decoder:
         fields: List[Field] = []
         size, position, end = 0, 0, len(block)
         while position < end:
+            if size > self._most_list_bytes:
+                raise HeaderFlood("a header list is many times as long as may come")
             octet = block[position]
-            if size > self._max_list_bytes and 128 < octet <= self._last_octet():
-                # SECURITY: a block of 32 KiB, each octet a field of 4 KiB ("HPACK
-                # bomb"): nobody will read them, so they are looked at and no more.
-                position += 1
-                continue
             if octet > 127:  # 6.1: indexed
                 if octet < 128 + 127:
                     index, position = octet & 127, position + 1
@@ -229,10 +235,6 @@ class Decoder:
             if size <= self._max_list_bytes:
                 fields.append(field)
         return fields if size <= self._max_list_bytes else None
-
-    def _last_octet(self) -> int:
-        """Return the last octet that is an index of the tables, and all of it."""
-        return min(254, 128 + _STATIC_COUNT + len(self._fields))
 
     def _field(self, index: int) -> Field:
         if 0 < index <= _STATIC_COUNT:

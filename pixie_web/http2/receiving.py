@@ -35,7 +35,7 @@ from .heads import (
     request_head,
     sort_fields,
 )
-from .hpack import Decoder, HpackError
+from .hpack import Decoder, HeaderFlood, HpackError
 from .stream import Stream, StreamBody
 from .tables import Field
 
@@ -84,7 +84,7 @@ class Receiver(Accounts):
         """Reset a stream for what the client did.
 
         Raises:
-            ConnectionFault: too many were.
+            ConnectionFault: too many were, or it has not begun.
         """
         connection = self._connection
         stream = connection.streams.get(fault.stream)
@@ -95,6 +95,10 @@ class Receiver(Accounts):
             connection.send(encode_reset(fault.stream, fault.code))
             if stream is None and fault.stream not in self._closed:
                 self._remember(fault.stream, budgets.STREAM_WINDOW_BYTES)
+        elif not connection.is_past(fault.stream):
+            # Section 6.4: an idle stream can't be reset, and any fault of a stream may
+            # count as one of the connection (section 5.4.1).
+            raise ConnectionFault(fault.code, fault.text)
         self.count_reset()
 
     # Requests.
@@ -107,6 +111,8 @@ class Receiver(Accounts):
         try:
             # Also of a stream that nobody wants: the table goes on from it.
             fields = self._decoder.decode(frame.payload)
+        except HeaderFlood as error:
+            raise ConnectionFault(Code.ENHANCE_YOUR_CALM, str(error)) from None
         except HpackError as error:
             raise ConnectionFault(Code.COMPRESSION_ERROR, str(error)) from None
         connection = self._connection

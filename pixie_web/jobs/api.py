@@ -7,7 +7,7 @@ import os
 import struct
 import threading
 import time
-from typing import Any, Dict, Mapping, NamedTuple, Optional, Sequence
+from typing import Any, Dict, Mapping, NamedTuple, Optional, Sequence, cast
 
 from ..about import log
 from ..errors import PixieError, RouteError
@@ -65,6 +65,12 @@ def running_loop() -> Optional[asyncio.AbstractEventLoop]:
         return asyncio.get_running_loop()
     except RuntimeError:
         return None
+
+
+def _is_id(id: object) -> bool:
+    """Return whether a text can be an id: it comes from clients, and names a key."""
+    is_long = isinstance(id, str) and len(id) == 2 * ID_BYTES
+    return is_long and set(cast(str, id)) <= set("0123456789abcdef")
 
 
 class Jobs:
@@ -177,7 +183,7 @@ class Jobs:
             if not waiter.done():
                 waiter.set_result(outcome)
 
-        errand = Called(order, main.route(order, False), done)
+        errand = Called(order, main.route(order, False), main.timeout(order), done)
         main._start(errand)
         try:
             outcome: Outcome = await waiter
@@ -193,7 +199,7 @@ class Jobs:
     def job(self, id: str) -> Optional[JobInfo]:
         """See `Application.job`."""
         state, key = self._application.state, f"job:{id}"
-        record = state.get(key)
+        record = state.get(key) if _is_id(id) else None
         if record is None:
             return None
         kept = state.get(f"{key}:result") if record["state"] == "done" else None
@@ -201,7 +207,7 @@ class Jobs:
         if record["state"] not in FINISHED and self._is_lost(record):
             record = {**record, "state": "lost", "error": "its server has ended"}
         times = (record[name] for name in ("submitted", "started", "ended"))
-        progress = state.get(f"{key}:progress")
+        progress = record.get("progress")
         told = record["function"], record["state"], progress, result, record["error"]
         return JobInfo(id, *told, *times)
 
@@ -213,8 +219,8 @@ class Jobs:
     def cancel(self, id: str) -> bool:
         """See `Application.cancel`."""
         state = self._application.state
-        record = state.get(f"job:{id}")
-        if record is None or record["state"] in FINISHED:
+        record = state.get(f"job:{id}") if _is_id(id) else None
+        if record is None or record["state"] in FINISHED or self._is_lost(record):
             return False
         state.publish(f"jobs:{record['run']}", id)
         return True

@@ -8,7 +8,17 @@ import math
 import os
 import time
 from collections import deque
-from typing import Any, Callable, Deque, Dict, Mapping, NamedTuple, Optional, cast
+from typing import (
+    Any,
+    Callable,
+    Deque,
+    Dict,
+    Iterator,
+    Mapping,
+    NamedTuple,
+    Optional,
+    cast,
+)
 
 from ..about import log
 from ..errors import AnswerLost, HTTPError, PixieError
@@ -20,14 +30,18 @@ from ..protocol.http11 import parse_head
 from ..requests import Request, next_number
 from ..responses import FileSlice, Response
 from ..text import load_json
-from .orders import UNFINISHED_SECONDS, JobOptions, Order, new_record
+from .orders import UNFINISHED_SECONDS, JobOptions, Order, error_text, new_record
 
 MAX_WAITING_BYTES = 64 * 1024 * 1024  # of the orders that wait, as of requests
 ALIVE_SECONDS = 30.0  # without a sign of its server a job is lost
 BEAT_SECONDS = 10.0
 RETRY_SECONDS = 0.5  # until a job is offered again that its pool had no room for
 CAUSE_SECONDS = 5.0  # for the news of how a worker ended
-WRITES = 10  # how often the end of a job is written, while others hold the state
+# From one try to write down the end of a job to the next, while the state is held by
+# others, or out of reach: a Redis that is started anew.
+FIRST_PAUSE_SECONDS, MAX_PAUSE_SECONDS = 0.1, 5.0
+END_SECONDS = 5.0  # for what is to be written down when the server stops
+MAX_TIMER_SECONDS = 1e9  # a longer timeout is none
 _HEAD = parse_head(b"POST /job HTTP/1.1\r\nHost: localhost\r\n\r\n")
 
 
@@ -37,6 +51,9 @@ class Outcome(NamedTuple):
     state: str
     error: str = ""
     result: bytes = b""
+
+
+STOPPED = Outcome("lost", "the server was stopped")
 
 
 def _read_body(response: Response) -> bytes:
@@ -71,11 +88,16 @@ class Errand(Job):
     """A job on its way through a pool.
 
     Args:
+        timeout: seconds that it may run; None: without a bound.
         done: is called once, with the outcome.
     """
 
     def __init__(
-        self, order: Order, route: Route, done: Callable[[Outcome], None]
+        self,
+        order: Order,
+        route: Route,
+        timeout: Optional[float],
+        done: Callable[[Outcome], None],
     ) -> None:
         request = Request(_HEAD)
         request.body = order.body
@@ -83,6 +105,7 @@ class Errand(Job):
         self.cause: Optional[asyncio.TimerHandle] = None  # is waited for
         number = request.number = next_number()
         super().__init__(number, route, encode_run(route, number, request), self._take)
+        self.timeout = timeout
 
     def _take(self, result: Result) -> None:
         if isinstance(result, BusyError):
@@ -116,10 +139,11 @@ class Waiting(Errand):
         self,
         order: Order,
         route: Route,
+        timeout: Optional[float],
         done: Callable[[Outcome], None],
         again: Callable[[Waiting], None],
     ) -> None:
-        super().__init__(order, route, done)
+        super().__init__(order, route, timeout, done)
         self._again = again
 
     def refused(self) -> None:
@@ -144,6 +168,51 @@ class Called(Errand):
             self.done(outcome_of(result))
 
 
+class Backlog:
+    """Jobs that their pool does not have yet, in a line for each function.
+
+    PERF: of thousands whose function is switched off one is looked at, and not each of
+    them whenever another one comes or ends.
+
+    Attributes:
+        bytes: of their orders.
+    """
+
+    def __init__(self) -> None:
+        self._lines: Dict[Route, Deque[Waiting]] = {}
+        self._count = self.bytes = 0
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[Waiting]:
+        return iter([one for line in self._lines.values() for one in line])
+
+    def __contains__(self, errand: object) -> bool:
+        return any(errand in line for line in self._lines.values())
+
+    def add(self, errand: Waiting, first: bool = False) -> None:
+        """Put one at the end of its line, or at its head."""
+        line = self._lines.setdefault(errand.route, deque())
+        (line.appendleft if first else line.append)(errand)
+        self._count += 1
+        self.bytes += errand.size
+
+    def remove(self, errand: Waiting) -> None:
+        """Take one out, most often the first one."""
+        line = self._lines[errand.route]
+        line.remove(errand)
+        if not line:
+            del self._lines[errand.route]
+        self._count -= 1
+        self.bytes -= errand.size
+
+    def oldest(self, may_start: Callable[[Errand], bool]) -> Optional[Waiting]:
+        """Return the one that has waited longest, of the functions that may start."""
+        heads = [line[0] for line in self._lines.values() if may_start(line[0])]
+        return min(heads, key=lambda one: one.arrived, default=None)
+
+
 class Main:
     """The jobs of a server, in its main process and on its loop.
 
@@ -160,16 +229,16 @@ class Main:
         loop: asyncio.AbstractEventLoop,
     ) -> None:
         self.unfinished: Dict[str, Waiting] = {}
-        self.line: Deque[Waiting] = deque()
+        self.line = Backlog()
         self.loop = loop
         self._application = application
         self._pools = pools
         self._options = options
         self._routes: Dict[Any, Route] = {}
-        self._bytes = 0
-        self._closed = self._was_full = False
-        self._saving: Dict[asyncio.Task[None], None] = {}
+        self._closed = self._told_full = False
+        self._saving: Dict[asyncio.Task[Any], None] = {}
         self._listener: Optional[asyncio.Task[None]] = None
+        self._telling: Optional[asyncio.Task[None]] = None
         self._beat: Optional[asyncio.TimerHandle] = None
         self._retry: Optional[asyncio.TimerHandle] = None
         self._all_ended: Optional[asyncio.Future[None]] = None
@@ -187,29 +256,36 @@ class Main:
         return self._options.limit or shared
 
     def route(self, order: Order, waits: bool) -> Route:
-        """Return the route of a function: its line, its crashes and its deadline."""
-        key = order.function, order.timeout, waits
+        """Return the route of a function: its line, and its crashes.
+
+        The timeout is the job's own: a program may compute another one for each.
+        """
+        key = order.function, waits
         route = self._routes.get(key)
         if route is None:
             route = self._routes[key] = copy.copy(self._template)
             route.path, route.counts = f"job {order.function}", RouteCounts()
-            timeout = self._options.timeout if order.timeout is None else order.timeout
-            route.timeout = None if timeout == math.inf else timeout
             route.queue_timeout = math.inf if waits else QUEUE_TIMEOUT_SECONDS
         return route
+
+    def timeout(self, order: Order) -> Optional[float]:
+        """Return the seconds that a job may run; None: without a bound."""
+        seconds = self._options.timeout if order.timeout is None else order.timeout
+        return None if seconds > MAX_TIMER_SECONDS else seconds
 
     # From the order to its start.
 
     @property
     def is_full(self) -> bool:
         """Whether no more may wait."""
-        too_much = self._bytes >= MAX_WAITING_BYTES
+        too_much = self.line.bytes >= MAX_WAITING_BYTES
         return self._closed or len(self.line) >= self._options.max_waiting or too_much
 
     def accept(self, order: Order) -> None:
         """Take an order whose record is there; from now on it is main's."""
         if self.is_full:
-            self._save(order, Outcome("failed", "too many jobs wait"))
+            full = Outcome("failed", "too many jobs wait")
+            self._save(order, STOPPED if self._closed else full)
             return
         if order.id in self.unfinished:
             return  # nothing runs twice
@@ -218,10 +294,10 @@ class Main:
         def done(outcome: Outcome) -> None:
             self._end(order, outcome)
 
-        errand = Waiting(order, route, done, self._offer_again)
+        timeout = self.timeout(order)
+        errand = Waiting(order, route, timeout, done, self._offer_again)
         self.unfinished[order.id] = errand
-        self.line.append(errand)
-        self._bytes += errand.size
+        self.line.add(errand)
         self._look_alive()
         self._pump()
 
@@ -231,10 +307,10 @@ class Main:
     def _pump(self) -> None:
         """Hand on what may start: the oldest first whose pool has room for it."""
         while self.line and self._with_pool() < self._limit and not self._closed:
-            errand = next((one for one in self.line if self._has_room(one)), None)
+            errand = self.line.oldest(self._has_room)
             if errand is None:
                 break
-            self._take_out(errand)
+            self.line.remove(errand)
             self._start(errand)
         if self.line and self._with_pool() < self._limit and self._retry is None:
             self._retry = self.loop.call_later(RETRY_SECONDS, self._pump_again)
@@ -248,13 +324,8 @@ class Main:
         pool = self._pools.get(errand.route.pool)
         return pool is None or pool.scheduler.may_submit(errand.route)
 
-    def _take_out(self, errand: Waiting) -> None:
-        self.line.remove(errand)
-        self._bytes -= errand.size
-
     def _offer_again(self, errand: Waiting) -> None:
-        self.line.appendleft(errand)
-        self._bytes += errand.size
+        self.line.add(errand, first=True)
         if self._retry is None:
             self._retry = self.loop.call_later(RETRY_SECONDS, self._pump_again)
 
@@ -273,8 +344,9 @@ class Main:
         # Whatever goes wrong is an end: who waits for it would wait for ever.
         result: Result = PixieError("the server was stopped")
         try:
-            executors = self._application.executors
-            outcome = executors.begin(errand.route, errand.request)
+            executors, route = self._application.executors, copy.copy(errand.route)
+            route.timeout = errand.timeout
+            outcome = executors.begin(route, errand.request)
             result = outcome if isinstance(outcome, Response) else await outcome
         except Exception as error:
             result = error
@@ -296,7 +368,7 @@ class Main:
         if errand is None:
             return
         if errand in self.line:
-            self._take_out(errand)
+            self.line.remove(errand)
         else:
             self.stop_errand(errand)
         self._end(errand.order, Outcome("cancelled"))
@@ -314,28 +386,31 @@ class Main:
     def _save(self, order: Order, outcome: Outcome) -> None:
         self._keep(self.loop.create_task(self._write(order, outcome)))
 
-    def _keep(self, task: asyncio.Task[None]) -> None:
+    def _keep(self, task: asyncio.Task[Any]) -> None:
         self._saving[task] = None
         task.add_done_callback(self._saving.pop)
 
     async def _write(self, order: Order, outcome: Outcome) -> None:
-        """Write down how a job ended: once more when others hold the state.
+        """Write down how a job ended: again and again, while the state is not there.
 
         Where it has no room, the result is left out; or else the record, since one that
         is never ended would be waited for.
         """
-        for _ in range(WRITES):
+        pause = FIRST_PAUSE_SECONDS
+        while True:
             try:
                 await self._write_once(order, outcome)
                 return
             except HTTPError as error:  # StateBusy
                 log.warning("the end of the job %s: %s", order.function, error)
-            except PixieError as error:  # StateFull
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, MAX_PAUSE_SECONDS)
+            except Exception as error:  # StateFull
                 log.error("the job %s, %s: %s", order.function, outcome.state, error)
                 if not outcome.result:
                     break
                 why = f"there is no room for its result in the state: {error}"
-                outcome = Outcome("failed", why)
+                outcome = Outcome("failed", error_text(why))
         log.error("what became of the job %s is not known", order.function)
         try:
             await self._application.state.aio.delete(f"job:{order.id}")
@@ -372,23 +447,45 @@ class Main:
             self._keep(self.loop.create_task(self._sign("alive", True)))
 
     def _tell_fullness(self) -> None:
-        if self.is_full is not self._was_full and not self._closed:
-            self._was_full = self.is_full
-            self._keep(self.loop.create_task(self._sign("full", self.is_full)))
+        if self.is_full is not self._told_full and self._telling is None:
+            self._telling = self.loop.create_task(self._tell())
+            self._keep(self._telling)
 
-    async def _sign(self, what: str, value: bool) -> None:
+    async def _tell(self) -> None:
+        """Tell workers whether there is room, until they know how it is now.
+
+        One after the other: told side by side, an older word could come last.
+        """
+        while self.is_full is not self._told_full and not self._closed:
+            is_full = self.is_full
+            if await self._sign("full", is_full):
+                self._told_full = is_full
+            else:
+                await asyncio.sleep(RETRY_SECONDS)
+        self._telling = None
+
+    async def _sign(self, what: str, value: bool) -> bool:
         key = f"jobs:{Request.run}:{what}"
         try:
             seconds = ALIVE_SECONDS if what == "alive" else UNFINISHED_SECONDS
             await self._application.state.aio.set(key, value, expire=seconds)
         except (HTTPError, PixieError) as error:
             log.warning("no sign of this server's jobs: %s", error)
+            return False
+        return True
 
     async def _listen(self) -> None:
         """Cancel what any process says is to be cancelled."""
-        channel = f"jobs:{Request.run}"
-        async for message in self._application.state.aio.subscribe(channel, after=0):
-            self.cancel(str(message.data))
+        channel, last = f"jobs:{Request.run}", 0
+        subscribe = self._application.state.aio.subscribe
+        while not self._closed:
+            try:
+                async for message in subscribe(channel, after=last):
+                    last = message.id
+                    self.cancel(str(message.data))
+            except (HTTPError, PixieError) as error:
+                log.warning("who cancels a job is not heard: %s", error)
+                await asyncio.sleep(RETRY_SECONDS)
 
     def hurry(self) -> None:
         """Have `stop` wait no longer."""
@@ -401,18 +498,19 @@ class Main:
         for timer in self._beat, self._retry:
             if timer is not None:
                 timer.cancel()
-        lost = Outcome("lost", "the server was stopped")
-        for errand in list(self.line):
-            self._take_out(errand)
-            self._end(errand.order, lost)
+        for errand in self.line:
+            self.line.remove(errand)
+            self._end(errand.order, STOPPED)
         if self.unfinished:
             self._all_ended = self.loop.create_future()
             await asyncio.wait([self._all_ended], timeout=seconds)
         for errand in list(self.unfinished.values()):
             self.stop_errand(errand)
-            self._end(errand.order, lost)
+            self._end(errand.order, STOPPED)
         if self._listener is not None:
             self._listener.cancel()
         tasks = [*self._saving, *([self._listener] if self._listener else [])]
         if tasks:
-            await asyncio.wait(tasks, timeout=5.0)
+            _, late = await asyncio.wait(tasks, timeout=END_SECONDS)
+            for task in late:
+                task.cancel()

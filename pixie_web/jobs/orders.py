@@ -19,6 +19,7 @@ from typing import (
     Optional,
     Sequence,
     Tuple,
+    Union,
     cast,
 )
 
@@ -30,6 +31,9 @@ from ..responses import Response
 from ..text import dump_json, load_json
 
 MAX_ORDER_BYTES = 1024 * 1024  # of all arguments, and of a result: as a state's value
+MAX_PROGRESS_BYTES = 64 * 1024  # beside what else the record says
+MAX_ERROR_CHARS = 2_000  # of which an exception may have any number
+MAX_KEEP_SECONDS = 1e9  # as long as the state keeps anything that has an end
 UNFINISHED_SECONDS = 7 * 86_400.0  # how long a record lives that nobody ends
 _SIZE = struct.Struct("!I")
 
@@ -65,6 +69,9 @@ def read_options(application: Any, options: Dict[str, Any]) -> JobOptions:
         if not is_number or not value > 0:
             unit = "a whole number from 1" if is_count else "in seconds, more than 0"
             raise RouteError(f"{name} of jobs is {unit}, got {value!r}")
+    if own.get("keep_seconds", 1.0) > MAX_KEEP_SECONDS:
+        most = f"{MAX_KEEP_SECONDS:,.0f}"
+        raise RouteError(f"keep_seconds of jobs is at most {most}: 31 years")
     pool = options.pop("pool", "")
     if "workers" in options and not pool:
         pool = "jobs"
@@ -212,11 +219,21 @@ def new_record(order: Order) -> Dict[str, Any]:
         "function": order.function,
         "run": Request.run,
         "state": "waiting",
+        "progress": None,
         "error": "",
         "submitted": order.submitted,
         "started": None,
         "ended": None,
     }
+
+
+def error_text(error: Union[BaseException, str]) -> str:
+    """Return the text of an error, as long as a record may hold."""
+    try:
+        text = error if isinstance(error, str) else f"{type(error).__name__}: {error}"
+    except Exception:  # its own __str__ fails
+        text = f"{type(error).__name__}, which has no text"
+    return text if len(text) <= MAX_ERROR_CHARS else f"{text[:MAX_ERROR_CHARS]} ..."
 
 
 # Where it runs ------------------------------------------------------------------------
@@ -236,11 +253,27 @@ class CurrentJob:
         """Tell how far it is, by what JSON can say; outside of a job nothing happens.
 
         `app.job(id).progress` is the last one, and the channel "job:<id>" of the state
-        has a message for each.
+        has a message for each. Of a job that has ended, being cancelled, nothing is
+        told any more.
+
+        Raises:
+            TypeError, ValueError: JSON can't say it, or it has over 64 KiB.
         """
         id, state = self._now.get()
-        if id:
-            state.set(f"job:{id}:progress", value, expire=UNFINISHED_SECONDS)
+        if not id:
+            return
+        size = len(dump_json(value))
+        if size > MAX_PROGRESS_BYTES:
+            raise ValueError(
+                f"progress is at most {MAX_PROGRESS_BYTES} bytes of JSON, got {size}"
+            )
+
+        def tell(record: Any) -> Any:
+            is_running = record is not None and record["state"] == "running"
+            return {**record, "progress": value} if is_running else record
+
+        record = state.update(f"job:{id}", function=tell)
+        if record is not None and record["state"] == "running":
             state.publish(f"job:{id}", {"progress": value})
 
     def enter(self, id: str, state: Any) -> None:
@@ -266,7 +299,9 @@ def run_order(env: Request) -> Response:
             state = env.app.state
             job.enter(id, state)
             record = state.update(f"job:{id}", function=_begun)
-            if record is None or record["state"] != "running":
+            if record is None:
+                return Response({"error": "the state has lost what it knew of it"}, 500)
+            if record["state"] != "running":
                 return Response({"error": "it was cancelled"}, 409)
         result = find_function(name)(*args)
         try:
@@ -284,5 +319,5 @@ def run_order(env: Request) -> Response:
         env.fatal = not isinstance(error, Exception)  # as of a handler: sys.exit()
         fold(error)
         log.error("the job %s failed", name, exc_info=error)
-        return Response({"error": f"{type(error).__name__}: {error}"}, 500)
+        return Response({"error": error_text(error)}, 500)
     return Response(body, content_type="application/octet-stream")

@@ -1,7 +1,7 @@
-"""A head that did not come over the wire as HTTP/1.1, written as if it had.
+"""A head that did not arrive as HTTP/1.1, written in that form.
 
-One form of a request travels everywhere, and it begins with these bytes. So gateways
-and other protocols write them, of the parts that they have.
+A request has one form everywhere, and it begins with these bytes. So gateways and
+other protocols write them from the parts that they have.
 """
 
 from __future__ import annotations

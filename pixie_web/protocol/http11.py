@@ -1,22 +1,21 @@
 """HTTP/1.1 on the wire.
 
-Bytes in, events out, and the way back. Nothing here waits, and nothing here knows a
-socket or a loop: the server feeds what came and asks for the next event, so any input
-can be replayed, cut anywhere, and must give the same events.
+Bytes in, events out, and the way back. Nothing here waits, and there is no socket and
+no loop. The server feeds the bytes that have arrived and asks for the next event. So
+any input can be replayed, cut anywhere, and must give the same events.
 
-Framing is strict: what two parsers could read differently (a bare LF, two lengths, a
-space before a colon) is refused with a ProtocolError, and the connection ends there.
-A lenient parser behind or before a strict one is how requests are smuggled.
+Framing is strict: input that two parsers could read differently (a bare LF, two
+lengths, a space before a colon) is refused with a ProtocolError, and the connection
+ends. A lenient parser behind or before a strict one allows request smuggling.
 
-A whole head takes one search for its end, one expression that proves all its lines
-well-formed, and one that picks out the five headers that rule the connection; the
-others become text when somebody reads them. Heads that are refused, that come in
-pieces or are long go line by line: the first line at fault decides, however the
-input was cut.
+A whole head needs one search for its end, one expression that checks all its lines,
+and one that finds the five headers for the connection. The other headers become text
+at their first use. Heads that are wrong, long or in pieces are read line by line: the
+first wrong line decides, however the input was cut.
 
-Expressions that see a client's bytes are linear: in each, the next byte alone says
-whether a repetition goes on. For each one, tests/house/test_expressions.py counts the
-steps that the worst texts take.
+Expressions for bytes of a client take linear time: in each, the next byte alone
+decides whether a repetition goes on. For each one, tests/house/test_expressions.py
+counts the steps for the worst texts.
 """
 
 from __future__ import annotations
@@ -132,7 +131,7 @@ def _split_target(method: str, target: str) -> Tuple[Optional[str], str, str, st
     if method == "CONNECT":
         is_valid = is_host(target) and target.rpartition(":")[2].isdigit()
         raise ProtocolError(
-            501 if is_valid else 400, "CONNECT takes host:port, and a proxy to ask."
+            501 if is_valid else 400, "CONNECT needs host:port, and is for proxies."
         )
     if target[0] == "/":
         path, _, query = target.partition("?")
@@ -183,7 +182,7 @@ def _check_request_line(line: bytes) -> None:
         raise ProtocolError(400, "A request line must be: method, target, HTTP/1.1.")
     method, target, major_version = match.groups()
     if len(method) > MAX_METHOD_BYTES:
-        raise ProtocolError(501, f"No method is over {MAX_METHOD_BYTES} bytes.")
+        raise ProtocolError(501, f"The method has over {MAX_METHOD_BYTES} bytes.")
     _split_target(method.decode(), target.decode())
     if major_version != b"1":
         raise ProtocolError(505, "This connection speaks HTTP/1.1 and HTTP/1.0 only.")
@@ -249,7 +248,7 @@ def parse_head(raw: bytes) -> Head:
 
 
 class Signal(Enum):
-    """What `RequestReader.next_event` returns beside heads and body bytes."""
+    """The results of `RequestReader.next_event` beside heads and body bytes."""
 
     NEED_DATA = "need data"  # feed more
     END = "end"  # the body of the request has come whole
@@ -261,7 +260,7 @@ WireEvent = Union[Head, bytes, Signal]
 
 
 class WireLimits(NamedTuple):
-    """What a request may cost that is no body; arguments of `run()` by these names."""
+    """Limits of a request without its body; arguments of `run()` by these names."""
 
     max_request_line_bytes: int = MAX_REQUEST_LINE_BYTES
     max_header_line_bytes: int = MAX_HEADER_LINE_BYTES

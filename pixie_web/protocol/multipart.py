@@ -5,14 +5,14 @@ Forms and uploads: application/x-www-form-urlencoded and multipart/form-data, by
 
     piece of body -> MultipartParser.feed -> Part, bytes, bytes ..., None, Part ...
 
-The parser is pushed: it does no I/O, and keeps nothing but an unfinished part head or
-what may begin a delimiter. It searches each byte once, for CRLF "--" boundary, or
-twice, behind a line that only begins like one. An upload is not copied: a large body
-lies in a file already, and `FileUpload.file` is a window on that part of it.
+The parser gets pieces, and does no I/O. It keeps only an unfinished part head, or
+bytes that may begin a delimiter. It searches each byte once, for CRLF "--" boundary,
+or twice, behind a line that only begins like one. An upload is not copied: a large
+body lies in a file already, and `FileUpload.file` is a view of its part.
 
-SECURITY: what is ambiguous is refused (bare LF, folded or repeated headers, text
-ahead of the first boundary, no end): a filter in front may read it otherwise.
-`filename*` is ignored (RFC 7578 section 4.2 forbids it).
+SECURITY: ambiguous input is refused (bare LF, folded or repeated headers, text ahead
+of the first boundary, no end): a filter in front may read it differently. `filename*`
+is ignored (RFC 7578 section 4.2 forbids it).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ MAX_PREAMBLE_BYTES = 64  # line ends ahead of the first boundary: some clients s
 
 
 class FormLimits(NamedTuple):
-    """What a form may cost; over any of these the answer is 413."""
+    """Limits of a form; over any of these the answer is 413."""
 
     max_fields: int = MAX_FORM_FIELDS
     max_form_bytes: int = 500_000  # all text, names too; Werkzeug; bottle 100 KiB

@@ -1,4 +1,4 @@
-"""The server: sockets and clients. Of the application it knows `handle`.
+"""The server: sockets and clients. It uses only `handle` of the application.
 
     proxies      who the client is, where trusted proxies stand before it
     access       what is logged of a request
@@ -12,9 +12,8 @@
 
 A connection asks the reader of `protocol` for events, and makes an exchange of each
 head. That calls `handle(request)`, and sends the response to its sink, which is the
-connection, as fast as the client reads. Both directions hold
-back: beyond 64 KiB nothing is read that nobody has asked for, and no part of a
-response is pulled before the client has taken most of the one before. How much a
-client may send, and how long it may take, stands in `options`; nothing here waits
-for ever.
+connection, as fast as the client reads. There is backpressure in both directions.
+Without a reader, at most 64 KiB of a body are read. The next part of a response is
+made when the client has taken most of the part before. `options` has the limits of
+size and time for a client; nothing here waits for ever.
 """

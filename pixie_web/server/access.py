@@ -34,7 +34,7 @@ NO_HEAD.method = NO_HEAD.target = NO_HEAD.version = NO_HEAD.host = ""
 
 
 class AccessRecord(Mapping[str, Any]):
-    """What the access log may say of an answer; `access_log_format` picks from it.
+    """The fields of the access log for an answer; `access_log_format` names them.
 
     Each item is made when it is asked for. It is the `args` of the log record, so that
     a handler of the program's own can write it as JSON, say.

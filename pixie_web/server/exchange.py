@@ -1,7 +1,7 @@
-"""One request and its answer, whatever protocol carries them.
+"""One request and its answer, in any protocol.
 
-An `Exchange` calls `handle`, sends what comes back to its `Sink`, notes how that
-ended, and logs it. It knows neither bytes on the wire nor other exchanges.
+An `Exchange` calls `handle`, sends the response to its `Sink`, notes how that ended,
+and logs it. It knows no bytes on the wire and no other exchanges.
 
 It runs inside the call that brought its request for as long as nothing has to wait:
 no task, no turn of the loop.

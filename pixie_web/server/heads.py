@@ -1,16 +1,17 @@
-"""Heads that have been proved well-formed, found again by their bytes.
+"""Heads that were checked before, found again by their bytes.
 
 Clients repeat themselves: a browser sends the same header lines with each request, a
-service the very same head. What equals bytes that `parse_head` has accepted is as
-well-formed as they were, so two bounded tables save most of the parsing:
+service the same head. Bytes that are equal to a head that `parse_head` has accepted
+are well-formed too. So two tables of limited size save most of the parsing:
 
     whole heads          -> the Head, and where the application has found its route
     all but the first    -> the host that they name; the request line is then proved
     line of a head          by one expression, and so is a Cookie line
 
-Only an ordinary request is looked for: HTTP/1.1, kept alive, without a body, and its
-target a path. At a miss, or in doubt, the reader decides, as it does for the first of
-a kind. So nothing is refused here, and nothing accepted that it would refuse.
+The tables hold ordinary requests only: HTTP/1.1, kept alive, without a body, with a
+path as target. If a head is not found, or in doubt, the reader decides, as for the
+first head of a kind. So nothing is refused here, and nothing is accepted that the
+reader would refuse.
 """
 
 from __future__ import annotations

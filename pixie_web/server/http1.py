@@ -1,4 +1,4 @@
-"""HTTP/1.1 on a connection: what its reader says becomes exchanges, one by one.
+"""HTTP/1.1 on a connection: the events of its reader become exchanges, one by one.
 
     reading   nothing runs, so events are read: a head starts an exchange
     handling  `handle` runs; what arrives meanwhile waits in the reader, and beyond
@@ -76,7 +76,7 @@ class Turns:
 
 
 class PatientBody(BodySource):
-    """The body of a request, of whatever protocol: patience, and memory.
+    """The body of a request, in any protocol: limits of time and of memory.
 
     PERF: a subclass sets all of it in one go: a call less for each body.
     """
@@ -132,7 +132,7 @@ class ConnectionBody(PatientBody):
     async def read(self) -> bytes:
         """Return the next bytes, waiting for them if need be; see BodySource."""
         if self._was_dropped:  # the rest, or its end, would pass for the whole
-            raise ClientDisconnected("the answer has begun, and its body was dropped")
+            raise ClientDisconnected("the body was dropped when the answer began")
         if self.has_ended:
             return b""
         connection = self._connection
@@ -189,7 +189,7 @@ class ConnectionBody(PatientBody):
         return self._waiter is not None
 
     def wake(self) -> None:
-        """Have whoever waits look again: bytes have come, or none will."""
+        """Wake the waiting reader: bytes have come, or none will."""
         waiter, self._waiter = self._waiter, None
         self._connection.deadline = NEVER  # until whoever reads asks for more
         if waiter is not None and not waiter.done():
@@ -318,7 +318,7 @@ class HTTP1Connection(ChoosingConnection):
         self.take(data)
 
     def take(self, data: bytes) -> None:
-        """The same, after whatever it had to wait for."""
+        """The same, after a wait."""
         self.reader.feed(data)
         if self._exchange is None and not self._continuing:
             self._read_requests()
@@ -346,7 +346,7 @@ class HTTP1Connection(ChoosingConnection):
         return answering and self.scheme == "http"
 
     def client_left(self) -> None:
-        """Tell the handler, and whoever reads the body."""
+        """Tell the handler, and the reader of the body."""
         self._say_it_left()
         self._insistence = None  # or the two are a circle
         if self.body is not None and self.body.is_awaited:

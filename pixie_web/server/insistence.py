@@ -1,11 +1,11 @@
-"""Clients that keep asking who is too busy.
+"""Clients that repeat their requests to a busy server.
 
-Many of them, each asking again as soon as it is refused, would take all of the time
-that main needs for those who are not refused. So whoever asks again is looked at
-after a pause, and the same request with the same answer costs half of another one.
-Only so many are refused again in a second: the more they are, the longer is the
-pause, up to the second that `Retry-After` says at least. That delays nobody else:
-when anything comes behind such a request, or there is room, it is looked at.
+If many clients ask again as soon as they are refused, main has no time left for the
+other clients. So a repeated request is looked at after a pause, and the same request
+with the same answer costs half as much as another one. The number of repeated
+refusals in a second is limited: the more clients, the longer the pause, up to one
+second, which `Retry-After` names at least. The pause delays no other request: if more
+bytes come behind such a request, or a worker is free, it is looked at.
 """
 
 from __future__ import annotations

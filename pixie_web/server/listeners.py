@@ -1,4 +1,4 @@
-"""Sockets to listen on, TLS, and who is accepted."""
+"""Sockets to listen on, TLS, and the accepted clients."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class Listener:
         return [self._socket, *self._peeking]
 
     def cut_off(self) -> None:
-        """Drop whoever has been accepted, and has not come to be connected."""
+        """Drop the clients that were accepted and are not connected yet."""
         for one in list(self._peeking):
             self._drop(one)
         for task in self._tasks:
@@ -332,4 +332,4 @@ def remove_unix(path: str, own: Tuple[int, ...]) -> None:
     except FileNotFoundError:
         pass
     except OSError as error:
-        log.warning("%s is left: %s", path, error.strerror)
+        log.warning("can't remove %s: %s", path, error.strerror)

@@ -1,4 +1,4 @@
-"""What trusted proxies say of the client."""
+"""The address of the client, from headers of trusted proxies."""
 
 from __future__ import annotations
 
@@ -190,7 +190,7 @@ def _without_port(host: str) -> str:
 
 
 class AllowedHosts:
-    """The hosts that a request may be for, whatever its client says.
+    """The hosts that are served; requests for others are refused.
 
     Args:
         names: hosts; a port counts for nothing. "*.example.com" is all that are below

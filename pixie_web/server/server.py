@@ -84,7 +84,7 @@ class HeldLoop:
 
 
 class Server:
-    """What all connections share: the application, the bounds, the clock.
+    """The parts that all connections share: the application, the limits, the clock.
 
     Args:
         handle: the application's `handle`.
@@ -214,8 +214,8 @@ class Server:
         allowed = max(1, left - min(reserve, left // 2))
         if self.options.max_connections > allowed:
             log.warning(
-                "max_connections is %d and not %d: this process may open %d more "
-                "files, some for workers and answers; raise ulimit -n, LimitNOFILE=",
+                "max_connections is %d and not %d: this process may open only %d more "
+                "files, and workers need some of them; raise ulimit -n, LimitNOFILE=",
                 allowed,
                 self.max_connections,
                 left,

@@ -1,11 +1,11 @@
-"""One client's connection: bytes, time, and its end, whatever is said on it.
+"""One client's connection: bytes, time, and its end, for any protocol.
 
-A `Connection` is an asyncio.Protocol. It writes, holds the client back and is held
-back by it, watches that the client takes the bytes, and closes so that they arrive.
-Which requests come and how they are answered is for a subclass: see `http1`.
+A `Connection` is an asyncio.Protocol. It writes, has backpressure in both directions,
+watches that the client takes the bytes, and closes so that they arrive. A subclass
+reads requests and answers them: see `http1`.
 
-Time is watched by one sweep over all connections instead of a timer for each request:
-`deadline` says when `out_of_time` is to be called.
+One look at all connections watches the time, in place of a timer for each request:
+`deadline` is the time at which `out_of_time` is called.
 """
 
 from __future__ import annotations
@@ -146,7 +146,7 @@ class Connection(asyncio.Protocol):
         raise NotImplementedError
 
     def client_left(self) -> None:
-        """Tell whoever works for the client, or waits for its bytes."""
+        """Tell the code that works for the client, or waits for its bytes."""
         raise NotImplementedError
 
     # What the transport calls.
@@ -179,7 +179,7 @@ class Connection(asyncio.Protocol):
             self.writable.exception()  # for whoever waits; nobody may
 
     def pause_writing(self) -> None:
-        """The client reads slower than we write: whoever sends has to wait."""
+        """The client reads slower than we write: senders have to wait."""
         self.writable = self.server.loop.create_future()
         self._expect_progress()
 

@@ -1,7 +1,7 @@
 """State that all processes share: `app.state`, and `State` for other programs.
 
-A companion: it needs the standard library alone, and is loaded when it is asked for.
-docs/state.md says what it promises.
+A companion: it needs the standard library alone, and is loaded at its first use. Its
+promises are in docs/state.md.
 
     values      keys, values, errors
     clock       a time that nobody sets back; who is dead

@@ -1,4 +1,4 @@
-"""`app.state`: what programs call, for functions and for coroutines."""
+"""`app.state`: its methods, for functions and for coroutines."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _leaked: List[Any] = []
 
 
 def _forget_in_copy() -> None:
-    """Let a forked process open the state anew.
+    """Let a forked process open the state again.
 
     What it has inherited is its parent's: closing it is not for this process, not even
     at its end. So nobody ever lets go of it.
@@ -128,7 +128,7 @@ class AsyncLease(Lease):
 
 
 class Lock:
-    """What `State.lock` returns: `with` takes the lock, and gives it back."""
+    """The result of `State.lock`: `with` takes the lock, and gives it back."""
 
     def __init__(self, state: State, name: str, lease: float, wait: float) -> None:
         self.name = check_key(name)
@@ -192,22 +192,23 @@ class AsyncLock(Lock):
 
 
 class State:
-    """State that all processes share which name the same place; see docs/state.md.
+    """State that is shared by all processes that name its place; see docs/state.md.
 
-    Keys are text of up to 512 bytes. Values are what JSON can say, or bytes, up to
-    1 MiB; integers have 64 bits. Each call is atomic: it happens wholly or not at all,
-    and what it returned, every process sees.
+    Keys are text of up to 512 bytes. Values are what JSON can say, or bytes, up to 1
+    MiB; integers have 64 bits. Each call is atomic: it happens wholly or not at all,
+    and every process sees its result.
 
     Args:
         url: a path, `redis://...`, `rediss://...` or `unix://...`; "memory" is a place
-            of this object's own, and goes with it.
+            of this object alone, and is removed with it.
         max_bytes: how large a file may grow.
-        durable: wait for the disk at each change, so that a power cut costs nothing.
-        place: returns where it lies, at the first call; of `app.state`, run() knows.
+        durable: wait for the disk at each change, so that a power cut loses none.
+        place: a function that returns the place, at the first call; run() has that of
+            `app.state`.
 
     Raises, each of its calls:
         PixieError: there is no such place, or another program's file is there.
-        StateBusy: others were at work for five seconds; on an event loop, for 50 ms.
+        StateBusy: others held it for five seconds; on an event loop, for 50 ms.
         StateFull: there is no room; the old values stay.
         TypeError, ValueError: a key or a value that can't be one.
     """
@@ -250,7 +251,7 @@ class State:
 
     @property
     def hub(self) -> Hub:
-        """What this process has subscribed to."""
+        """The subscriptions of this process."""
         store = self.store
         with self._opening:
             if self._hub is None:
@@ -299,10 +300,10 @@ class State:
         """Set a value; return whether it was set.
 
         Args:
-            expire: seconds until it goes; it stays when left out, also if what was
-                there had an end.
-            version: set it only if that is still the version of what `read` returned; 0
-                if there was nothing. So nobody's change is overwritten unseen.
+            expire: seconds until it is removed; it stays when left out, also if the old
+                value had an end.
+            version: set it only if the value still has this version, which `read` has
+                returned; 0: only if there is none. So no change is overwritten unseen.
         """
         raw, end = encode(value), check_expire(expire)
         if version is not None:
@@ -337,7 +338,7 @@ class State:
         """Count a call, and say whether it is within `limit` calls in `seconds`.
 
         At first `limit` calls may come at once; later one each `seconds / limit`
-        (GCRA). What is refused does not count. Its keys are apart from those of values.
+        (GCRA). Refused calls do not count. Its keys are separate from those of values.
         """
         check_count("limit", limit)
         span = check_seconds("seconds", seconds)
@@ -352,11 +353,12 @@ class State:
         """Change one or several values at once, and return the new ones.
 
         Args:
-            keys: whose values are given to the function, None where there is none.
-            function: returns the new value; of several keys a tuple of them, and None
-                removes one. It calls nothing of the state, takes no time, for all other
-                writers wait for it, and has no effect: it may be called again.
-            expire: seconds until they go; left out, each keeps its end.
+            keys: the function gets their values, None where there is none.
+            function: returns the new value, or for several keys a tuple of them; None
+                removes a value. It must be quick, because all other writers wait for
+                it. It must not use the state, and must change nothing else, because it
+                may be called again.
+            expire: seconds until they are removed; left out, each keeps its end.
         """
         check_update(keys, function)
         end = check_expire(expire)
@@ -367,11 +369,11 @@ class State:
         """Return a lock: `with app.state.lock("report") as lease:`.
 
         It is free again at the end of the block, when its process dies (in the same
-        machine), or when the lease ends: `lease.renew()` has it begin anew.
+        machine), or when the lease ends: `lease.renew()` starts the lease again.
 
         Args:
             lease: seconds that it may be held.
-            wait: seconds to wait for others, who may hold it; StateBusy is raised then.
+            wait: seconds to wait while others hold it; then StateBusy is raised.
         """
         return Lock(self, name, lease, wait)
 
@@ -385,7 +387,7 @@ class State:
         keep: int = KEEP_MESSAGES,
         expire: float = CHANNEL_SECONDS,
     ) -> int:
-        """Add a message to a channel, and return its id: the one before it and one.
+        """Add a message to a channel, and return its id: one more than the id before.
 
         Args:
             keep: how many messages the channel keeps for those who come later.
@@ -407,17 +409,18 @@ class State:
         """Return the messages of a channel, to be iterated over; it waits for each.
 
         Args:
-            after: the id of the last message that was seen: also the text of a header
-                `Last-Event-ID`, and what is none means None. 0: all that are kept.
-                None: those that come from now on.
-            until: is asked twice a second while nothing comes, and ends it when true:
-                `until=lambda: env.disconnected` in a stream of the pool.
+            after: the id of the last message that was seen, or the text of a header
+                `Last-Event-ID`; a text that is no id means None. 0: all messages that
+                are kept. None: new messages only.
+            until: a function that is called twice a second while nothing comes; the
+                messages end when it returns true: `until=lambda: env.disconnected` in a
+                stream of the pool.
         """
         cursor = Cursor(self.hub, check_key(channel), read_after(after))
         return Subscription(cursor, until)
 
     def stats(self) -> Any:
-        """Return how much there is, and what was done with it: docs/status.md."""
+        """Return how much the state holds, and counts of its calls: docs/status.md."""
         return {"store": self.store.kind, **self.store.stats()}
 
     def summary(self) -> Any:
@@ -431,7 +434,7 @@ class State:
                 return None
             return self.stats()
         except (HTTPError, PixieError, OSError) as error:
-            log.warning("the state tells no statistics: %s", error)
+            log.warning("can't read the statistics of the state: %s", error)
             return None
 
 

@@ -1,9 +1,9 @@
-"""Doorbells: how a process learns that somebody has published.
+"""Doorbells: they tell a process that there is a new message.
 
-Messages are rows; a bell only says "look". It is a datagram socket with a name, one for
-each process that has subscribers. A bell that is full has been rung already, and one
-that nobody hears belongs to a process that is gone. Whoever waits looks once a second
-all the same: a publisher may be killed between its commit and the ring.
+Messages are rows; a bell only says "look". It is a datagram socket with a name, one
+for each process that has subscribers. A full bell has been rung already. A bell
+without a reader belongs to a process that is gone. A waiting reader looks once a
+second in any case, because a publisher may be killed between its commit and the ring.
 """
 
 from __future__ import annotations

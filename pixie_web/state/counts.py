@@ -1,8 +1,8 @@
-"""What the processes of one server have done with its state, counted.
+"""Counts of the calls that the processes of one server have made.
 
 Each process counts in a file of its own, which main reads: so counting takes no lock,
-and no call of the system. A new process goes on with the file of a dead one: there are
-never more files than there were processes at once.
+and no call of the system. A new process goes on with the file of a dead one: there
+are never more files than there were processes at once.
 """
 
 from __future__ import annotations

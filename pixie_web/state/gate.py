@@ -137,7 +137,7 @@ class Gate:
 
 
 class Gates:
-    """The gates of this process: one for each file, whoever opens it."""
+    """The gates of this process: one for each file."""
 
     def __init__(self) -> None:
         self._gates: Dict[Tuple[int, int], Gate] = {}
@@ -170,7 +170,7 @@ class Gates:
                 gate.close()
 
     def forget(self) -> None:
-        """Begin anew in a process that was forked: the locks are not its own.
+        """Begin again in a process that was forked: the locks are not its own.
 
         Descriptors stay open, as nothing may run in between that uses their numbers.
         """

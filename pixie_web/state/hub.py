@@ -1,9 +1,9 @@
 """Subscribers: one reader for all of a process, and a cursor for each.
 
-The reader is a thread. It waits for the bell, reads what is new of the channels that
-somebody listens to, keeps the last few messages of each, and wakes who waits. Whoever
-keeps up takes them from there; a slow one reads the store from its cursor on. So it
-holds up nobody, and costs no memory.
+The reader is a thread. It waits for the bell, reads new messages of the channels with
+subscribers, keeps the last few messages of each, and wakes the waiting subscribers. A
+fast subscriber takes them from there. A slow one reads the store from its cursor on.
+So it delays no other one, and costs no memory.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from .values import Message, Raw, decode
 KEPT_MESSAGES = 256  # of a channel, for all of its subscribers here
 KEPT_BYTES = 1024 * 1024
 BATCH_MESSAGES = 64
-UNTIL_SECONDS = 0.5  # how often a silent subscriber looks whether it shall end
+UNTIL_SECONDS = 0.5  # how often a silent subscriber checks for its end
 RETRY_SECONDS = 0.2
 
 Row = Tuple[int, Raw]
@@ -33,7 +33,7 @@ def size_of(raw: Raw) -> int:
 
 
 class Channel:
-    """What a process knows of a channel that it listens to.
+    """A channel with subscribers, as this process knows it.
 
     Attributes:
         last: the id of the last message that was read; None: none was, yet.
@@ -319,7 +319,7 @@ class Subscription:
                 raise StopIteration
 
     def _wait(self) -> bool:
-        """Wait for news; return False when it shall end."""
+        """Wait for messages; return False when it must end."""
         cursor = self._cursor
         news = threading.Event()
         while True:

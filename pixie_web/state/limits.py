@@ -1,4 +1,4 @@
-"""`rate_limit`: a trigger that refuses who asks too often, ahead of body and worker."""
+"""`rate_limit`: a trigger that refuses too many requests, ahead of body and worker."""
 
 from __future__ import annotations
 
@@ -76,22 +76,23 @@ def rate_limit(
     key: Optional[Callable[[Request], Any]] = None,
     name: str = "",
 ) -> Callable[[Request], Awaitable[None]]:
-    """Return a before trigger that lets each client ask so often, and answers 429 else.
+    """Return a before trigger that answers 429 to a client that asks too often.
 
     `@route("/login", method="POST", before=[rate_limit("5/minute")])`. It is an `async
-    def`, so it refuses ahead of the body and of a worker. The limit's calls may come at
-    once; later one comes free at a time, evenly (GCRA). Refused calls do not count.
+    def`, so it refuses ahead of the body and of a worker. All calls of the limit may
+    come at once. Later they become free one by one, evenly (GCRA). Refused calls do not
+    count.
 
     Args:
         limit: "5/minute", "100/hour", "20/10 seconds".
-        key: takes the request, and returns whom to count (anything that has a text), or
-            None: count nobody. The client's address, and of IPv6 its network, when
-            left out.
-        name: limits of one name count together, whichever route they are of. Each
-            route counts for itself when left out.
+        key: a function of the request that returns the value to count by (its text
+            counts), or None: count nothing. The client's address, and of IPv6 its
+            network, when left out.
+        name: limits with the same name count together, on all their routes. Each route
+            counts for itself when left out.
 
     Raises:
-        RouteError: the limit is not written so.
+        RouteError: the limit is written in another form.
     """
     calls, seconds = read_limit(limit)
     if not (name.isascii() and name.isprintable()) or '"' in name or "\\" in name:

@@ -1,8 +1,8 @@
-"""Where state lies, and what has to be true of that place.
+"""The place of the state, and the conditions for it.
 
-A server has a directory of its own, in which its state lies that goes with it, and what
-its processes count. While it runs it holds a lock there; the next server removes the
-directories whose lock nobody holds.
+A server has a directory of its own. It holds the counts of its processes, and the
+state that ends with the server. While it runs it holds a lock there. The next server
+removes the directories whose lock is free.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """The store in Redis or Valkey, for servers on several machines.
 
-It needs the package `redis`. A step that reads and writes is a function that the server
-runs whole. All keys begin with `{pixie}:`, so that a cluster has them in one place:
+It needs the package `redis`. A step that reads and writes is a function that the
+server runs whole. All keys begin with `{pixie}:`, so that a cluster has them in one
+place:
 
     k:KEY      a hash: i, an integer, or d: "b", bytes or "j", JSON; n: its version
     r:KEY      when the limit of a rate is whole again, in microseconds
@@ -379,7 +380,7 @@ class RedisStore:
             if self._run("change", [*names, "v"], *arguments):
                 return results
             if time.monotonic() > give_up:
-                raise StateBusy(f"others change {', '.join(keys)} all the time")
+                raise StateBusy(f"others keep changing {', '.join(keys)}")
             time.sleep(random.random() * 0.002)
 
     # Locks.

@@ -1,8 +1,8 @@
-"""What a store does, in SQL: one connection to a file, and each operation on it.
+"""The operations of a store in SQL, on one connection to a file.
 
-A session is of one thread. Whatever writes is called inside the gate, so between its
-statements nobody else writes: a single statement needs no transaction around it, and
-nothing is half done, whenever the process dies.
+A session belongs to one thread. All operations that write are called inside the gate,
+so no other process writes between their statements. A single statement needs no
+transaction around it, and is never half done, even if the process dies.
 """
 
 from __future__ import annotations
@@ -147,7 +147,7 @@ class Connected:
     # Its life.
 
     def settle(self) -> None:
-        """Let nothing be open, whatever has cut an operation short; may be repeated.
+        """Close what a broken operation has left open; may be repeated.
 
         A statement that nobody has read to its end keeps its transaction.
         """

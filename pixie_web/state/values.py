@@ -1,4 +1,4 @@
-"""What is kept, in which form, and what can go wrong: the same for every store."""
+"""Keys, values and errors: the same for every store."""
 
 from __future__ import annotations
 

@@ -7,10 +7,10 @@ The language is that of bottle's SimpleTemplate. A template takes three steps:
                           function whose local variables are the template's names
          --compile------> that function; it appends strings to a list
 
-Between two lines of code all text is one f-string, and its values are checked for the
-five characters of HTML together, joined with NULs: one check for a row of a table.
-What needs the dictionary of exec() (`global`, `eval`, `include` in a `def` ...) is
-run by exec(): slower, the same output.
+All text between two lines of code is one f-string. Its values are joined with NULs
+and checked for the five characters of HTML together: one check for a row of a table.
+Templates that need the dictionary of exec() (`global`, `eval`, `include` in a `def`
+...) are run by exec(): slower, with the same output.
 
 SECURITY: a template is a program, and there is no sandbox. Values are never parsed,
 and a name only ever finds a regular file inside one of the template directories.

@@ -47,7 +47,7 @@ _LONE_RETURN = expression(r"\r(?!\n)")
 
 
 class Renderable(Protocol):
-    """What `Template.load` returns: a Template, or the template of another engine."""
+    """The result of `Template.load`: a Template, or the template of another engine."""
 
     def render(self, **variables: Any) -> str:
         """Return the text."""

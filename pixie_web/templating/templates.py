@@ -276,7 +276,7 @@ class Template:
     def render(self, /, *mappings: Mapping[str, object], **variables: object) -> str:
         """Return the text, rendered with the variables; keywords win over mappings.
 
-        What the template's code raises passes through, with the template's file and
+        An exception of the template's code passes through, with the template's file and
         line in its traceback.
         """
         given = dict(self.defaults)

@@ -8,7 +8,7 @@ from typing import Any, Dict, List, Optional
 import pytest
 from support import LOOPS, Answer, Server, server_fixture
 
-from pixie_web import RouteError, cors
+from pixie_web import Pixie, Request, Response, RouteError, cors
 
 PROGRAM = Path(__file__).parents[1] / "programs" / "crossing.py"
 PLACES = ["sync", "thread", "asnc", "pool"]
@@ -232,25 +232,25 @@ def test_a_policy_for_one_method_opens_no_other(server: Server) -> None:
 
 
 WRONG: List[Any] = [
-    (("*",), {"credentials": True}, "never together"),
-    ((["*"],), {"credentials": True}, "never together"),
-    ((iter(["*"]),), {"credentials": True}, "never together"),
-    ((PAGE,), {"credentials": True, "methods": "*"}, "never together"),
-    ((PAGE,), {"credentials": True, "headers": ["*"]}, "never together"),
-    ((PAGE,), {"credentials": True, "expose": "*"}, "never together"),
+    (("*",), {"credentials": True}, "exclude each other"),
+    ((["*"],), {"credentials": True}, "exclude each other"),
+    ((iter(["*"]),), {"credentials": True}, "exclude each other"),
+    ((PAGE,), {"credentials": True, "methods": "*"}, "exclude each other"),
+    ((PAGE,), {"credentials": True, "headers": ["*"]}, "exclude each other"),
+    ((PAGE,), {"credentials": True, "expose": "*"}, "exclude each other"),
     ((PAGE,), {"headers": ["*", "X-A"]}, "got both"),
-    ((["*", PAGE],), {}, "exactly what browsers send"),
-    (("null",), {}, "exactly what browsers send"),
-    (("page.example",), {}, "exactly what browsers send"),
-    (("https://page.example/",), {}, "exactly what browsers send"),
-    (("https://Page.example",), {}, "exactly what browsers send"),
-    (("https://page.example:443",), {}, "exactly what browsers send"),
-    (("http://page.example:80",), {}, "exactly what browsers send"),
+    ((["*", PAGE],), {}, "as browsers send it"),
+    (("null",), {}, "as browsers send it"),
+    (("page.example",), {}, "as browsers send it"),
+    (("https://page.example/",), {}, "as browsers send it"),
+    (("https://Page.example",), {}, "as browsers send it"),
+    (("https://page.example:443",), {}, "as browsers send it"),
+    (("http://page.example:80",), {}, "as browsers send it"),
     (("https://*.example",), {}, "write a function"),
     (("https://münchen.example",), {}, "xn--"),
-    ((PAGE + "\r\nX: y",), {}, "exactly what browsers send"),
-    ((7,), {}, "exactly what browsers send"),
-    ((b"https://page.example",), {}, "exactly what browsers send"),
+    ((PAGE + "\r\nX: y",), {}, "as browsers send it"),
+    ((7,), {}, "as browsers send it"),
+    ((b"https://page.example",), {}, "as browsers send it"),
     ((PAGE,), {"methods": "PUT, DELETE"}, "methods are names"),
     ((PAGE,), {"expose": ["X-A\r\n"]}, "response headers are names"),
     ((PAGE,), {"max_age": -1}, "whole seconds"),
@@ -273,3 +273,38 @@ def test_a_coroutine_function_says_yes_to_all_and_is_refused() -> None:
 
     with pytest.raises(RouteError, match="plain def"):
         cors(allowed)
+
+
+def test_two_policies_at_one_place_are_refused() -> None:
+    app = Pixie()
+    app.before(cors(PAGE, credentials=True))
+    app.before(cors("*"))
+    app.get("/", "sync")(lambda env: "text")
+    with pytest.raises(RouteError, match=r"cors\(...\) stands there twice"):
+        app.freeze()
+    app = Pixie()
+    both = [cors("https://a.example"), cors("https://b.example")]
+    app.get("/", "sync", before=both)(lambda env: "text")
+    with pytest.raises(RouteError, match=r"cors\(...\) stands there twice"):
+        app.freeze()
+
+
+def test_a_trigger_of_another_kind_takes_no_policy_away() -> None:
+    class Marks:
+        def __call__(self, env: Request) -> None:
+            env.context["mark"] = "1"
+
+        def after(self, env: Request, response: Response) -> None:
+            response.headers["X-Mark"] = env.context.get("mark", "0")
+
+    app = Pixie()
+    app.before(cors(PAGE))
+    app.get("/", "sync", before=[Marks(), Marks()])(lambda env: "text")
+    with app.test(pool="inline") as client:
+        answer = client.get("/", headers={"Origin": PAGE})
+        assert answer.headers["Access-Control-Allow-Origin"] == PAGE
+        assert answer.headers["X-Mark"] == "1"
+        asked = {"Origin": PAGE, "Access-Control-Request-Method": "GET"}
+        answer = client.options("/", headers=asked)
+        assert answer.status_code == 204
+        assert answer.headers["Access-Control-Allow-Origin"] == PAGE

@@ -241,7 +241,7 @@ def test_the_lone_file_has_no_guard_and_says_so(tmp_path: Path) -> None:
     environment = {"PYTHONPATH": str(tmp_path)}
     with serve(PROGRAM, tmp_path, debug=True, environment=environment) as server:
         assert server.get("/quick").text == "quick"
-    said = 'loop_guard="log" comes with the package'
+    said = 'loop_guard="log" is in the package'
     options = {"loop_guard": "log", "environment": environment}
     with pytest.raises(RuntimeError, match=said), serve(PROGRAM, tmp_path, **options):
         pass

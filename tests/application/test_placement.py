@@ -14,6 +14,7 @@ import json
 import os
 import re
 import socket
+from http.client import IncompleteRead, RemoteDisconnected
 from pathlib import Path
 from typing import (
     Any,
@@ -27,6 +28,7 @@ from typing import (
     Tuple,
 )
 
+import http2_wire
 import pytest
 from support import (
     LOOPS,
@@ -631,6 +633,44 @@ def test_answer_is_the_same_in_every_placement(
     assert same.startswith(b"HTTP/1.1 ")
     if ask.expected is not None:
         assert same == join_chunks(ask.expected)
+
+
+def outcome(take: Callable[[], http2_wire.Response]) -> object:
+    """Return what an answer says, or how it broke off; without its Date."""
+    try:
+        answer = take()
+    except (IncompleteRead, RemoteDisconnected) as error:
+        return type(error), getattr(error, "partial", b"")
+    del answer.headers["Date"]
+    lines = [(name.lower(), value) for name, value in answer.headers.items()]
+    return answer.status, lines, answer.body
+
+
+# Their answers show which protocol they were asked over, or belong to one of both.
+OF_HTTP1 = ("/request_line", "/request_headers")
+ON_BOTH = [
+    ask
+    for ask in TABLE
+    if not ask.path.startswith(OF_HTTP1) and "Connection: close" not in ask.headers
+]
+
+
+@pytest.mark.http2
+@pytest.mark.parametrize("ask", ON_BOTH, ids=title)
+def test_http2_gets_the_same_in_every_placement(
+    ask: Ask, server: Server, placements: Dict[str, List[str]]
+) -> None:
+    parts = [line.partition(": ") for line in ("Host: pixie.example", *ask.headers)]
+    lines = [(name, value) for name, _, value in parts]
+    names = where(ask, placements)
+    data = ask.request(names[0]) + b"Connection: close\r\n\r\n" + ask.body
+    recorded = server.raw(data)
+    expected = outcome(lambda: http2_wire.from_http1(recorded, ask.method))
+    for placement in names:
+        path, body = f"/{placement}{ask.path}", ask.body or None
+        given = (server.port, ask.method, path, body, lines, PATIENCE_SECONDS)
+        found = outcome(lambda: http2_wire.ask(*given))  # noqa: B023
+        assert found == expected
 
 
 NO_BODY = [
@@ -1280,7 +1320,7 @@ def test_with_debug_what_a_worker_forgets_is_named_once(
             mark = server.mark()
             for _ in range(3):
                 assert server.get(path).text == "done"
-            server.wait_for_log(f'"GET {path} HTTP/1.1" 200', mark)
+            server.wait_for_log(f'"GET {path} {server.protocol}" 200', mark)
             lines = [one for one in server.log.splitlines()[mark:] if "WARNING" in one]
             says = (
                 f"WARNING {path}: {names} changed in a worker, and is lost there: no "

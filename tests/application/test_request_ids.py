@@ -63,7 +63,8 @@ def test_one_that_is_made_is_the_same_in_handler_trigger_and_log(
     said: Dict[str, Any] = server.get(f"/{place}{query}").json
     assert TOKEN.fullmatch(said["id"])
     assert said.get("early", said["id"]) == said["id"]
-    server.wait_for_log(f"GET /{place}{query} HTTP/1.1 has {said['id']}", mark)
+    spoken = server.protocol
+    server.wait_for_log(f"GET /{place}{query} {spoken} has {said['id']}", mark)
     assert server.get(f"/{place}{query}").json["id"] != said["id"]
 
 
@@ -74,7 +75,7 @@ def test_a_failure_names_it_in_the_traceback_and_in_the_access_log(
     for headers in {}, {"X-Request-ID": "from-the-proxy_1"}:
         mark = server.mark()
         assert server.get(f"/{place}?fail=1", headers).status == 500
-        line = server.wait_for_log(f"GET /{place}?fail=1 HTTP/1.1 has ", mark)
+        line = server.wait_for_log(f"GET /{place}?fail=1 {server.protocol} has ", mark)
         name = line.rpartition(" has ")[2].strip()
         assert name == headers.get("X-Request-ID", name)
         record = server.wait_for_log(f"GET /{place}?fail=1 failed in /{place} (", mark)

@@ -161,6 +161,15 @@ def test_an_answer_that_failed_changes_nothing(base: str, server: Server) -> Non
     assert browser.me() == {"seen": "404"}
 
 
+def test_an_answer_that_can_not_be_sent_ends_no_session(
+    base: str, server: Server
+) -> None:
+    browser = Browser(server, base)
+    browser.get("/login?user=ann")
+    assert (browser.get("/unsendable").status, browser.set) == (500, [])
+    assert browser.me() == {"user": "ann"}
+
+
 def test_an_error_page_of_main_reads_it(base: str, server: Server) -> None:
     browser = Browser(server, base)
     browser.get("/login?user=ann")
@@ -181,6 +190,16 @@ def test_a_cache_never_keeps_who_somebody_is(base: str, server: Server) -> None:
         answer = browser.get(f"/public?put&control={control}")
         assert (answer.headers["Cache-Control"], len(browser.set)) == (changed, 1)
         assert answer.headers["Vary"] == "Cookie"
+
+
+def test_a_response_that_the_program_holds_gives_nobody_the_session_of_another(
+    base: str, server: Server
+) -> None:
+    for user in ("ann", "bob", "cho"):
+        browser = Browser(server, base)
+        assert browser.get(f"/held?user={user}").text == "the same for all"
+        assert len(browser.set) == 1
+        assert browser.me() == {"user": user}
 
 
 def test_files_and_conditions_keep_the_cookie(base: str, server: Server) -> None:
@@ -289,6 +308,23 @@ def test_a_cookie_that_is_none_of_ours_begins_anew(cookie: str, server: Server) 
         assert browser.get("/put?a=1").json == {"a": "1"}
 
 
+def test_a_cookie_of_the_name_that_stands_in_front_does_not_hide_the_session(
+    base: str, server: Server
+) -> None:
+    browser = Browser(server, base)
+    browser.get("/login?user=ann")
+    good = browser.cookie
+    for others, found in [
+        ("garbage; session={}", {"user": "ann"}),
+        ("{}; session=garbage", {"user": "ann"}),
+        ("; session=; session=a.b; session={}", {"user": "ann"}),
+        ("; ".join(["a.b", *["session=a.b"] * 9, "session={}"]), {}),
+        ("garbage; Session={}; session2={}", {}),
+    ]:
+        browser.cookie = others.replace("{}", str(good))
+        assert browser.me() == found
+
+
 def test_the_end_is_put_off_while_it_is_used(server: Server) -> None:
     now = int(time.time())
     for born, age, refreshed in [
@@ -320,6 +356,32 @@ def test_it_is_secure_over_https_and_of_its_path(server: Server) -> None:
         assert "; Path=/app%20; Secure;" in answer.headers["Set-Cookie"]
 
 
+def test_a_cookie_of_its_host_alone_has_the_path_that_browsers_demand() -> None:
+    app, below = Pixie(), Pixie(secrets=SECRET)
+    below.sessions = Sessions(cookie="__Host-session")
+
+    @below.get("/put", "sync")
+    def put(env: Any) -> str:
+        env.session["a"] = 1
+        return "put"
+
+    @below.get("/clear", "sync")
+    def clear(env: Any) -> Any:
+        found = dict(env.session)
+        env.session.clear()
+        return found
+
+    app.mount("/below", below)
+    app.root_path = "/app"
+    with app.test(pool="inline") as client:
+        line = client.get("/below/put").headers["Set-Cookie"]
+        assert "; Path=/; Secure; HttpOnly; SameSite=Lax" in line
+        headers = {"Cookie": line.partition(";")[0]}
+        answer = client.get("/below/clear", headers=headers)
+        assert answer.json() == {"a": 1}
+        assert "; Path=/; Secure" in answer.headers["Set-Cookie"]
+
+
 @pytest.mark.parametrize("start", ["zygote", "spawn"])
 def test_a_mounted_application_shares_the_sessions_above(start: str) -> None:
     with serve(PROGRAM, pool_start=start, workers=1) as running:
@@ -337,11 +399,12 @@ def test_without_secrets_the_error_says_what_to_write() -> None:
     app = Pixie()
     home = app.session_home()
     with pytest.raises(PixieError, match=r"Pixie\(secrets="):
-        open_session(home, {}, None)
+        open_session(home, [], None)
 
 
 WRONG: List[Any] = ["memory", "", 7, Sessions("redis"), Sessions(idle_seconds=0)]
 WRONG += [Sessions(absolute_seconds=float("inf")), Sessions(cookie="a b")]
+WRONG += [Sessions(idle_seconds=0.5), Sessions(absolute_seconds=0.9)]
 WRONG += [Sessions(samesite="lax"), Sessions(idle_seconds=True), ["cookie"]]
 
 
@@ -356,7 +419,7 @@ def test_what_can_be_no_sessions_is_refused(sessions: Any) -> None:
 
 def fresh(store: str = "cookie", state: Any = None, held: Any = None) -> Session:
     home = SessionHome(Sessions(store), (SECRET.encode(),), "", lambda: state)
-    return open_session(home, {} if held is None else {"session": held}, None)
+    return open_session(home, [] if held is None else [f"session={held}"], None)
 
 
 def kept(session: Session) -> Optional[str]:
@@ -424,6 +487,35 @@ def test_requests_side_by_side_overwrite_nothing_and_revive_nothing() -> None:
     assert kept(two) is not None
     assert again() == {"user": "ann", "a": 1, "b": 2}
 
+    one, two = again(), again()
+    one["a"] = True
+    one["b"] = [2.0]
+    two["new"] = [0]
+    kept(one)
+    kept(two)
+    assert dict(again())["a"] is True
+    two = again()
+    two["new"] = [False]
+    kept(two)
+    assert str(again()["new"]) == "[False]"
+
+    one, two = again(), again()
+    for name in list(one):
+        del one[name]
+    two["other"] = 3
+    assert kept(two) is not None
+    assert kept(one) is None  # it is not empty: another has set a name meanwhile
+    assert again() == {"other": 3}
+    one, two = again(), again()
+    del one["other"]
+    assert kept(one) == ""  # the cookie is dropped
+    two["c"] = 1
+    assert kept(two) is None
+    assert again() == {}
+
+    first = fresh("state", state)
+    first.update(user="ann")
+    cookie = kept(first)
     leaving, late = again(), again()
     leaving.clear()
     late["a"] = 3

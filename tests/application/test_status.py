@@ -205,7 +205,7 @@ def test_a_mounted_application_is_told_with_its_prefix(server: Server) -> None:
 
 
 def test_stats_asked_for_in_a_worker_say_where_to_ask(server: Server) -> None:
-    assert "ask in a sync route" in server.get("/stats-in-a-worker").text
+    assert "use a sync route" in server.get("/stats-in-a-worker").text
 
 
 @pytest.mark.parametrize(
@@ -430,8 +430,7 @@ def test_the_lone_file_says_where_the_status_page_is(tmp_path: Path) -> None:
     )
     last = found.stderr.strip().splitlines()[-1]
     assert last == (
-        "pixie_web.MissingExtra: app.status() comes with the package, not in "
-        "the single file"
+        "pixie_web.MissingExtra: app.status() is in the package, not in the single file"
     )
 
 

@@ -9,6 +9,7 @@ from typing import Any, Dict, Iterable, Iterator, List, NamedTuple, Tuple, Union
 
 import pytest
 from servers import COMMANDS, WSGI, OtherServer, needs
+from shapes import IS_SINGLE
 from support import PATIENCE_SECONDS, children, process_is_alive, wait_for
 
 from pixie_web import Pixie
@@ -46,6 +47,7 @@ PLAIN = (
     "/cookies /redirect /abort /failing /file /large /sync /thread /asnc /pool /stream "
     "/stream/sync /stream/thread /stream/asnc /url-for /crash /late /late/asnc /none "
     "/broken-stream /echo/%FF?x /echo//x;y=1/.. /echo/100%25 /echo/a%20b/%C3%A4?q=1+%C3"
+    " /job"
 ).split()
 ESCAPED_SLASH = Case("GET", "/echo/a%2Fb")
 CHUNKED = Case("POST", "/upload", [b"z" * 1000] * 300)
@@ -218,6 +220,8 @@ def test_the_table_shows_what_it_is_for(expected: Dict[str, Found]) -> None:
     statuses = [expected[Case("GET", p).name].status for p in ("/crash", "/late")]
     assert statuses == [502, 504]
     assert not expected[Case("GET", "/broken-stream").name].is_whole
+    if not IS_SINGLE:  # jobs are a companion
+        assert expected[Case("GET", "/job").name].body == b'{"result":42}'
 
 
 def read_some(server: OtherServer, path: str) -> None:

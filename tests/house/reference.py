@@ -102,7 +102,8 @@ OF_THE_APPLICATION = (
     "package too: `route`, `get`, `post`, `put`, `delete`, `patch`, `head`, "
     "`options`, `before`, `after`, `error`, `static`, `mount` and `run`.\n\n"
 )
-_WORDS = ("Args:", "Attributes:", "Raises:", "Returns:", "Example:")
+# "Raises:", or with a condition: "Raises, each of its calls:".
+_HEADING = re.compile(r"(?:Args|Attributes|Raises|Returns|Example)(?:, [^:]+)?:")
 # The class under which the members of others stand.
 _SHOWN_AS = {"Declarations": "Pixie", "Application": "Pixie", "Sharing": "Pixie"}
 
@@ -206,7 +207,7 @@ def prose(docstring: str) -> str:
     out: List[str] = []
     for paragraph in re.split(r"\n\s*\n", docstring):
         lines = paragraph.splitlines()
-        if lines[0] in _WORDS:
+        if _HEADING.fullmatch(lines[0]):
             out.append(f"{lines[0]}\n\n" + "\n".join(_items(lines[1:])))
         elif all(line.startswith("    ") for line in lines):
             out.append("```text\n" + "\n".join(line[4:] for line in lines) + "\n```")

@@ -100,7 +100,9 @@ def test_each_name_to_begin_at_is_in_a_file_of_its_row() -> None:
     table = TEXT.partition("## Where do I put it?")[2].partition("\n## ")[0]
     files = names_by_file()
     lost = []
-    for row in re.findall(r"^\| (?!what|---)(.*) \|$", table, re.M):
+    rows = re.findall(r"^\| (?!change \||---)(.*) \|$", table, re.M)
+    assert len(rows) > 40
+    for row in rows:
         _, begin, _ = row.split(" | ")
         known: Set[str] = set()
         for file in re.findall(r"`([\w/]+\.py)`", begin):

@@ -120,7 +120,7 @@ BY_NAME: Dict[str, Use] = {
     "_CONTROL": Use("each", MESSAGE),
     "_CONTENT_LENGTH": Use("fullmatch", VALUES),
     "_DNS_NAME": Use("fullmatch", VALUES),
-    "_DOMAIN": Use("fullmatch", ANSWER),
+    "_COOKIE_DOMAIN": Use("fullmatch", ANSWER),
     "_DOT_FILE": Use("search", PATH),
     "_COOKIE_LINE": Use("fullmatch", LINE),
     "_DECIDING_LINE": Use("each", PROVED_HEAD),

@@ -209,8 +209,9 @@ def test_an_older_one_that_python_runs_in_place_of_the_package_says_so(
     done = run(*SINGLE, directory=tmp_path)
     assert done.returncode == 1
     assert done.stderr.decode() == (
-        f"pixie_web: {path.resolve()} is such a file itself, of version {__version__}: "
-        "`pixie single`, of the installed package, builds it anew\n"
+        f"pixie_web: {path.resolve()} is the single file already, of version "
+        f"{__version__}: install the package, "
+        "and its `pixie single` builds another one\n"
     )
     assert path.read_bytes() == lone_file()
 

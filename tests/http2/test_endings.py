@@ -14,6 +14,7 @@ from http2_client import (
     GET,
     GOAWAY,
     PING,
+    PRIORITY,
     RST,
     WINDOW,
     HTTP2Client,
@@ -173,6 +174,7 @@ async def test_the_end_has_two_steps_and_loses_no_request() -> None:
         ]
         # What comes behind it is not: its client knows, and asks elsewhere.
         assert await played.say(headers(5, GET), data(5, b"x")) == []
+        assert await played.say(frame(PRIORITY, 0, 7, number(7) + b"x")) == []
         assert not played.has_ended
         await asyncio.sleep(5)
         found = await played.say()

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from pixie_web.http2.hpack import (
     NO_TABLE,
     Decoder,
+    HeaderFlood,
     HpackError,
     encode_field,
     encode_integer,
@@ -182,9 +183,14 @@ def test_what_is_no_block_is_refused(block: str) -> None:
 
 def test_a_list_too_large_is_read_to_its_end_and_the_table_goes_on() -> None:
     decoder = Decoder(100)
-    first = b"\x40\1a\1b" + b"\xbe" * 1000 + b"\x40\1c\1d"
+    first = b"\x40\1a\1b" + b"\xbe" * 10 + b"\x40\1c\1d"  # 12 fields of 34 bytes
     assert decoder.decode(first) is None
     assert decoder.decode(b"\xbe\xbf") == [(b"c", b"d"), (b"a", b"b")]
+
+
+def test_a_list_many_times_too_large_is_not_read_to_its_end() -> None:
+    with pytest.raises(HeaderFlood):
+        Decoder(100).decode(b"\x40\1a\1b" + b"\xbe" * 11 + b"\xff")  # no number
 
 
 def test_a_field_larger_than_the_table_empties_it() -> None:

@@ -264,6 +264,18 @@ STREAMS = [
         WAIT + frame(PRIORITY, 0, 1, number(1) + b"\x0f"),
         "RST 1@1",
     ),
+    Row(
+        "6.4",
+        "the same on an idle stream, which can't be reset",
+        frame(PRIORITY, 0, 3, number(3) + b"\x0f"),
+        "GOAWAY 1",
+    ),
+    Row(
+        "6.4",
+        "PRIORITY of four bytes on an idle stream",
+        frame(PRIORITY, 0, 3, bytes(4)),
+        "GOAWAY 6",
+    ),
 ]
 TYPES = [
     Row("6.1", "DATA on stream 0", frame(DATA, 0, 0, b"x"), "GOAWAY 1"),

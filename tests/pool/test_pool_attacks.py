@@ -236,7 +236,7 @@ server = server_fixture(
     workers=1,
     max_crashes=0,
     timeout_grace_seconds=0.1,
-    expects="sent no proper frame",
+    expects="sent a malformed frame",
 )
 
 
@@ -406,7 +406,7 @@ def test_a_recursion_without_a_limit_ends_at_that_of_memory(
 def test_a_full_disk_is_no_reason_to_fail(server: Server, size: int) -> None:
     assert server.get(f"/full-disk/{size}").body == b"x" * size
     if size > 1 << 20:
-        server.wait_for_log("no room for a file with an answer")
+        server.wait_for_log("no room on the disk for a large answer")
     assert server.get("/sys-exit").status == 500  # the limit goes with its worker
     assert works(server)
 

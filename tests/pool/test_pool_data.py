@@ -146,7 +146,7 @@ def test_an_answer_that_fits_in_no_file_is_sent_all_the_same() -> None:
         with asking(server, "/large/3000000", "/pid") as (one, other):
             assert len(answer_on(one).body) == 3_000_000
             assert answer_on(other).status == 200
-        server.wait_for_log("no room for a file with an answer")
+        server.wait_for_log("no room on the disk for a large answer")
 
 
 def test_a_file_that_takes_half_an_answer_is_closed_at_once() -> None:
@@ -160,7 +160,7 @@ def test_a_file_that_takes_half_an_answer_is_closed_at_once() -> None:
         (_, worker) = ask(server, "/pid")
         before = descriptors(int(worker))
         assert len(server.get("/large/3000000").body) == 3_000_000
-        server.wait_for_log("no room for a file with an answer")
+        server.wait_for_log("no room on the disk for a large answer")
         wait_for(lambda: is_idle(server), "the end of the request")
         assert descriptors(int(worker)) == before
         assert ask(server, "/pid") == (200, worker)
@@ -212,4 +212,4 @@ def test_a_worker_is_not_to_blame_where_main_has_no_descriptor_left(
     assert [(one.status, one.headers) for one in results] == [
         (503, {"Retry-After": "1"})
     ]
-    assert "no descriptor for /: Too many open files" in caplog.text
+    assert "can't open a file for /: Too many open files" in caplog.text

@@ -383,7 +383,7 @@ def check_log(server: Server, row: Row, cell: str, mark: int) -> None:
     for pattern in patterns:
         server.wait_for_log(pattern, mark)
     if row.path and running:
-        server.wait_for_log(f'"GET {row.path} HTTP/1.1" ', mark)
+        server.wait_for_log(f'"GET {row.path} {server.protocol}" ', mark)
     found = records(server, mark)
     for pattern in patterns:
         assert any(pattern.search(record) for record in found)
@@ -395,7 +395,7 @@ def check_log(server: Server, row: Row, cell: str, mark: int) -> None:
     if "where" in cell:
         assert any("most recent call first" in one for one in found)
     lines = "".join(server.log.splitlines(True)[mark:])
-    line = re.search(f'"GET {row.path} HTTP/1.1" .* (\\w+)\n', lines)
+    line = re.search(f'"GET {row.path} {server.protocol}" .* (\\w+)\n', lines)
     outcome = line.group(1) if line else "complete"
     quoted = re.findall(r"`(failed|timeout|left|stopped)`", cell)
     assert quoted == [outcome] * (outcome != "complete")

@@ -58,7 +58,7 @@ def test_a_route_that_workers_keep_dying_of_is_switched_off(
         for _ in range(3):
             assert server.get("/exit/7").status == 502
         line = server.wait_for_log("is off for")
-        assert line.endswith("/exit/<code:int> is off for 30 s: workers die of it\n")
+        assert line.endswith("/exit/<code:int> is off for 30 s: it kills workers\n")
         answer = server.get("/exit/7")
         assert answer.status == 503
         assert 1 <= int(answer.headers["retry-after"]) <= 30
@@ -470,7 +470,7 @@ def test_what_a_pool_can_not_be_is_said_where_it_is_written() -> None:
     app.pool("gpu", workers=1)
     with pytest.raises(RouteError, match="a pool has a name of its own, got 'gpu'"):
         app.pool("gpu", workers=1)
-    with pytest.raises(RouteError, match="/x is thread: it runs in no pool"):
+    with pytest.raises(RouteError, match="/x is thread: leave pool= out"):
         app.route("/x", RouteType.thread, pool="gpu")(lambda env: None)
     app.route("/y", pool="cpu")(lambda env: None)
     with pytest.raises(RouteError, match=r"there is no pool 'cpu'; declare it: app\."):

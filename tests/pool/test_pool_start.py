@@ -233,7 +233,7 @@ def test_a_worker_that_would_run_another_handler_is_refused(start: str) -> None:
         os.kill(zygote(server), signal.SIGKILL)
         line = server.wait_for_log("has other routes")
         assert line.rstrip().endswith(
-            "has other routes: POST /two/<n> pool __main__.two in place of "
+            "has other routes than main: POST /two/<n> pool __main__.two in place of "
             "GET /main sync __main__.main"
         )
         assert server.get("/main").text == "main"

@@ -1536,7 +1536,7 @@ async def test_a_look_at_memory_takes_at_most_a_twentieth_of_a_cpu(
 @in_virtual_time
 async def test_a_pool_that_is_not_told_how_can_not_be_started_anew() -> None:
     program = application().freeze()
-    with pytest.raises(PixieError, match="can't be started anew"):
+    with pytest.raises(PixieError, match="can't be started again"):
         Pool(program, PoolOptions(workers=1), "exec").prepare()
 
 

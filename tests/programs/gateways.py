@@ -212,6 +212,18 @@ def small(env):
     return "small"
 
 
+def double(number):
+    return 2 * number
+
+
+@app.route("/job", "thread")
+def run_job(env):
+    id = app.submit(double, 21)
+    while not app.job(id).is_finished:
+        time.sleep(0.01)
+    return {"result": app.job(id).result}
+
+
 # What goes wrong.
 
 

@@ -100,6 +100,13 @@ def fails(env):
     raise ValueError("after the change")
 
 
+@case("/unsendable")
+def unsendable(env):
+    env.session.renew()
+    env.session["user"] = "lost"
+    return Response("never sent", headers={"Connection": "close"})
+
+
 @case("/missing")
 def missing(env):
     env.session["seen"] = "404"
@@ -113,6 +120,15 @@ def public(env):
     return Response(
         f"{len(env.session)}", headers={"Cache-Control": env.query["control"]}
     )
+
+
+HELD = Response("the same for all")
+
+
+@case("/held")
+def held(env):
+    env.session["user"] = env.query["user"]
+    return HELD
 
 
 @case("/file")

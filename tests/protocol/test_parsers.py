@@ -304,7 +304,7 @@ def test_the_lone_file_says_that_the_parser_comes_with_the_package(
     place_lone_file(tmp_path)
     program = "import sys; sys.path.insert(0, '.')\n" + RUN
     assert refusal(tmp_path, program.format(arguments='parser="httptools"')) == (
-        'pixie_web: parser="httptools" comes with the package, not in the single file\n'
+        'pixie_web: parser="httptools" is in the package, not in the single file\n'
     )
 
 

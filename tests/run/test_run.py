@@ -541,7 +541,7 @@ for name in filter(str.isdigit, os.listdir("/proc")):
 @pytest.mark.parametrize(
     "run, settings, says",
     [
-        ("asyncio.run(cell())\n", {}, "run() can't serve inside an event loop that "),
+        ("asyncio.run(cell())\n", {}, "run() can't serve where an event loop runs "),
         ("start()\n", {"HOST": "192.0.2.1"}, "can't listen on 192.0.2.1:0: "),
         ("start()\n", {"HOST": "a..b"}, "can't listen on a..b:0: "),
         ("start()\n", {"UDS": "x" * 200}, "can't listen on xxx"),

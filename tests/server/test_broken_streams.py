@@ -228,7 +228,7 @@ def records(server: Server, mark: int) -> List[str]:
 
 def access_line(server: Server, path: str, mark: int) -> List[str]:
     """Wait for a request's line; return its status, bytes and outcome."""
-    pattern = re.compile(f'"GET {path} HTTP/1.[01]" ')
+    pattern = re.compile(f'"GET {path} HTTP/(1.[01]|2)" ')
     words = server.wait_for_log(pattern, mark).rpartition('"')[2].split()
     assert len(words) == 6
     return [*words[:2], words[-1]]

@@ -142,7 +142,7 @@ def test_without_a_server_there_is_no_place() -> None:
     state = app.state
     assert app.state is state
     assert app.stats()["state"] is None
-    with pytest.raises(PixieError, match="used while the server runs"):
+    with pytest.raises(PixieError, match="hooks, while the server runs"):
         state.get("key")
 
 
@@ -155,4 +155,4 @@ def test_the_lone_file_says_what_it_needs(tmp_path: Path) -> None:
     told = subprocess.check_output(
         command, cwd=str(tmp_path), env=environment, text=True
     )
-    assert told == "app.state comes with the package, not in the single file\n"
+    assert told == "app.state is in the package, not in the single file\n"

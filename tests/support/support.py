@@ -32,11 +32,13 @@ from typing import (
     Iterator,
     List,
     Mapping,
+    NamedTuple,
     Optional,
     Sequence,
     Union,
 )
 
+import http2_wire
 import pytest
 
 PATIENCE_SECONDS = 30.0  # for a busy machine; nothing waits that long on a free one
@@ -63,14 +65,16 @@ def how_many(start: str, short: int, long: int) -> int:
 # What a server never writes, whatever its handlers and clients do.
 COMPLAINTS = re.compile(
     r"was never (?:retrieved|awaited)|Exception in callback|Exception ignored"
-    r"|Task was destroyed|ResourceWarning|AssertionError|sent no proper frame"
+    r"|Task was destroyed|ResourceWarning|AssertionError|sent a malformed frame"
 )
 
 
 class Answer:
     """A response that has been read to its end."""
 
-    def __init__(self, response: http.client.HTTPResponse) -> None:
+    def __init__(
+        self, response: Union[http.client.HTTPResponse, http2_wire.Response]
+    ) -> None:
         self.status = response.status
         self.reason = response.reason
         self.headers = response.headers
@@ -97,9 +101,14 @@ class Server:
         environment: variables beside those that are there.
         descriptors: that it inherits.
 
+    Attributes:
+        speaks: "h2" has `request` and `get` ask over HTTP/2, as PIXIE_WIRE=h2 has all.
+
     Raises:
         RuntimeError: it ended, or did not say that it listens; with its log.
     """
+
+    speaks = os.environ.get("PIXIE_WIRE", "http/1.1")
 
     def __init__(
         self,
@@ -214,6 +223,11 @@ class Server:
         except BlockingIOError:
             pass
 
+    @property
+    def protocol(self) -> str:
+        """What the access log calls what it is asked over."""
+        return "HTTP/2" if self.speaks == "h2" else "HTTP/1.1"
+
     # Asking.
 
     def get(self, path: str, headers: Optional[Mapping[str, str]] = None) -> Answer:
@@ -226,7 +240,13 @@ class Server:
         body: Union[bytes, str, None] = None,
         headers: Optional[Mapping[str, str]] = None,
     ) -> Answer:
-        """Ask on a connection of its own and return the answer."""
+        """Ask on a connection of its own, over what it speaks; return the answer."""
+        if self.speaks == "h2":
+            seconds = PATIENCE_SECONDS
+            answer = http2_wire.ask(
+                self.port, method, path, body, headers or {}, seconds
+            )
+            return Answer(answer)
         connection = http.client.HTTPConnection(
             "127.0.0.1", self.port, timeout=PATIENCE_SECONDS
         )
@@ -336,7 +356,10 @@ def serve(
 
 
 def server_fixture(
-    program: Union[str, Path], over: Sequence[Any] = (), **settings: object
+    program: Union[str, Path],
+    over: Sequence[Any] = (),
+    also_http2: bool = False,
+    **settings: object,
 ) -> Any:
     """Return a module's fixture: a program that runs for as long as its tests do.
 
@@ -346,6 +369,7 @@ def server_fixture(
         program: as `serve` takes it.
         over: loops, or pairs of a loop and a way to start the pool, as in MATRIX; every
             test that asks for the server runs with each of them.
+        also_http2: and once more with the last of them, asked over HTTP/2.
         settings: as `serve` takes them; `environment` may be the name of a fixture.
     """
 
@@ -354,16 +378,30 @@ def server_fixture(
         if isinstance(chosen.get("environment"), str):
             chosen["environment"] = request.getfixturevalue(str(chosen["environment"]))
         kind = getattr(request, "param", None)
+        speaks = Server.speaks
+        if isinstance(kind, OverHTTP2):
+            kind, speaks = kind.over, "h2"
         if isinstance(kind, tuple):
             chosen["loop"], chosen["pool_start"] = kind
         elif kind is not None:
             chosen["loop"] = kind
         with serve(program, **chosen) as running:
+            running.speaks = speaks
             yield running
 
     ids = ["-".join(one) if isinstance(one, tuple) else one for one in over]
-    fixture = pytest.fixture(scope="module", params=list(over) or None, ids=ids or None)
+    rows = list(over)
+    if also_http2:
+        rows.append(pytest.param(OverHTTP2(rows[-1]), marks=pytest.mark.http2))
+        ids.append("http2")
+    fixture = pytest.fixture(scope="module", params=rows or None, ids=ids or None)
     return fixture(server)
+
+
+class OverHTTP2(NamedTuple):
+    """What a server runs with that is asked over HTTP/2."""
+
+    over: Any
 
 
 def state_of(pid: int) -> str:

@@ -103,7 +103,7 @@ def test_where_nothing_matched_cookies_are_signed_too(
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize(
     "path, logged",
-    [("unsigned", "is text, unless it is signed"), ("too-large", "4096")],
+    [("unsigned", "is text if it is not signed"), ("too-large", "4096")],
 )
 def test_a_cookie_that_can_not_be_sent_is_a_500(
     path: str, logged: str, place: str, server: Server
@@ -152,7 +152,7 @@ def test_no_secret_never_means_unsigned(secrets: Any, use: str) -> None:
 @pytest.mark.parametrize("use", USES)
 @pytest.mark.parametrize("secrets", TOO_SHORT, ids=repr)
 def test_a_secret_that_can_be_guessed_is_refused(secrets: Any, use: str) -> None:
-    with pytest.raises(PixieError, match=r"at least 16 bytes, got one of \d+; python"):
+    with pytest.raises(PixieError, match=r"at least 16 bytes, got \d+: python"):
         USES[use](secrets)
 
 
@@ -210,11 +210,11 @@ def test_without_secrets_cookies_are_plain() -> None:
 @pytest.mark.parametrize("value", [{"id": 7}, 7, None, b"x"])
 def test_a_value_that_is_no_text_needs_a_secret(value: Any) -> None:
     response = Response()
-    with pytest.raises(TypeError, match="is text, unless it is signed"):
+    with pytest.raises(TypeError, match="is text if it is not signed"):
         response.set_cookie("a", value, secret=False)
     if not isinstance(value, bytes):
         response.set_cookie("a", value)
-        with pytest.raises(TypeError, match="is text, unless it is signed"):
+        with pytest.raises(TypeError, match="is text if it is not signed"):
             response.header_block()
         assert b"a=" in response.header_block(secrets=KEY)
 

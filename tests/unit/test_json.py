@@ -374,7 +374,7 @@ def test_each_application_has_its_own_word_or_that_of_the_one_above() -> None:
         assert ask(top, path) == ask(top, f"/below{path}") == b"[1]"
         assert ask(top, f"/below/own{path}") == b'["own"]'
         assert b"500" in ask(other, path)  # nothing is left of the others
-    with pytest.raises(RouteError, match="once the server has started"):
+    with pytest.raises(RouteError, match="before the server starts"):
         top.json_default = None
 
 

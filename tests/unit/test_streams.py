@@ -27,7 +27,7 @@ def test_a_coroutine_that_never_waits_is_run_without_a_loop() -> None:
 
 
 def test_a_coroutine_that_waits_is_refused() -> None:
-    with pytest.raises(RuntimeError, match="waits, where nothing can wait for it"):
+    with pytest.raises(RuntimeError, match="waits, where only plain code can run"):
         run_to_end(asyncio.sleep(0))
 
 

@@ -1,4 +1,4 @@
-"""The pool's frames, and what a worker knows of the program.
+"""The frames of the pool, and the program as a worker has it.
 
 A frame is twelve bytes of header and a payload. The header: payload bytes, type,
 flags, index of the route, number of the request.
@@ -44,7 +44,7 @@ RESULT = struct.Struct("!HqI")  # status, body bytes or -1, header block bytes
 
 
 class FrameType(IntEnum):
-    """What a frame says."""
+    """The types of frames."""
 
     RUN = 1  # main to worker
     CANCEL = 2
@@ -64,7 +64,7 @@ _DATA = int(FrameType.DATA)  # PERF: each name of an Enum costs 0.1 us
 
 
 class Flag(IntEnum):
-    """What more a frame says; several at once.
+    """The flags of a frame; several at once.
 
     PERF: an IntFlag computes in Python: 0.7 to 1.4 us for each `&`, 0.1 us like this.
     """
@@ -95,7 +95,7 @@ def encode_run(route: Route, number: int, request: Request) -> Tuple[bytes, byte
     text = f"{host}\n{port}\n{request.host}\n{paths}\n{context}"
     record = text.encode("utf-8", "surrogatepass")
     if record.count(b"\n") != 5:
-        raise PixieError(f"no line break can be in a host, a prefix, a client: {text}")
+        raise PixieError(f"a host, a prefix and a client have no line break: {text}")
     flags = Flag.DEBUG if request.debug else 0
     if request.scheme == "https":
         flags |= Flag.HTTPS
@@ -275,7 +275,7 @@ class PoolOptions(NamedTuple):
 
 
 class Program(NamedTuple):
-    """What a worker needs to know of the application.
+    """The application, as far as a worker needs it.
 
     Forked workers inherit it; the others import it afresh, and tell main what they
     have found, so that none runs another handler than the one that was asked for.

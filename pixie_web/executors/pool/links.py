@@ -89,6 +89,7 @@ class Job:
 
     Attributes:
         take: None: nobody waits for the result any more.
+        timeout: seconds that it may run; None: without a bound.
     """
 
     def __init__(
@@ -101,6 +102,7 @@ class Job:
     ) -> None:
         self.number = number
         self.route = route
+        self.timeout = route.timeout
         self.frame = frame
         self.take: Optional[Callable[[Result], None]] = take
         self._body_file = body_file
@@ -122,7 +124,7 @@ class Job:
             self._body_file.release(self)
 
     def settle(self, result: Result) -> None:
-        """Give the result to whoever waits; nobody, if the client has gone."""
+        """Give the result to the waiting code, unless the client has left."""
         self.deadline = NEVER
         take, self.take = self.take, None
         if take is not None:
@@ -141,7 +143,7 @@ class Job:
 
 
 class WorkerStream(AsyncIterator[bytes]):
-    """The chunks that a worker sends, for whoever sends them on.
+    """The chunks that a worker sends, for the code that sends them on.
 
     Not pulling is the backpressure: main stops reading from the worker, whose next send
     then blocks. The deadline between two chunks runs only while somebody waits.
@@ -299,7 +301,7 @@ def open_answer(route: Route, name: bytes, size: int) -> Union[FileSlice, HTTPEr
         return no_descriptor(route.path, error)
     try:
         if os.pread(opened, ANSWER_TOKEN_BYTES, size) != token:
-            raise PixieError("a large answer is not in the file that it is said to be")
+            raise PixieError("the file of a large answer is another one than announced")
     except BaseException:
         os.close(opened)
         raise
@@ -307,7 +309,7 @@ def open_answer(route: Route, name: bytes, size: int) -> Union[FileSlice, HTTPEr
 
 
 class Owner(Protocol):
-    """Whoever is told what becomes of a worker, and of the job that it has."""
+    """The owner of a worker, which is told its events and those of its job."""
 
     name: str
     options: PoolOptions
@@ -614,11 +616,11 @@ class WorkerLink:
                 elif self.state != "dying":
                     self._take(header, payload)
         except (PixieError, TypeError, ValueError, struct.error) as error:
-            log.error("worker %d sent no proper frame: %s", self.number, error)
+            log.error("worker %d sent a malformed frame: %s", self.number, error)
             self.lose()
         except OSError as error:
             if error.errno not in (errno.ENOENT, errno.ESRCH):
-                log.error("an answer's file can't be opened: %s", error)
+                log.error("can't open the file of an answer: %s", error)
             self.lose()  # else it was killed before we could open it
 
     def _take(self, header: Tuple[int, ...], payload: bytes) -> None:

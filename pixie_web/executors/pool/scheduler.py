@@ -1,12 +1,13 @@
 """The jobs of a pool: which one runs next, which one waits, and for how long.
 
-The scheduler knows jobs and slots, and of workers only how to give them a job. It
-asks for one by `hire`, and is told when its slot is free again.
+The scheduler has jobs and slots. Of a worker it knows only how to give it a job. It
+asks for a worker by `hire`, and is told when the slot is free again.
 
-Each route has a line of its own, and lines take turns by the time that their jobs
-use: the one that has used least is next. So a cheap route flows beside a dear one,
-and who makes a line long waits in it alone. What waits is bounded in number, in bytes
-and in time: who would wait longer than its `queue_timeout` is refused at once.
+Each route has a line of its own. Lines take turns by the time that their jobs use:
+the line that has used the least time is next. So a cheap route goes on beside an
+expensive one, and the requests of a long line wait for each other only. Waiting
+requests have limits of number, bytes and time. A request that would wait longer than
+its `queue_timeout` is refused at once.
 """
 
 from __future__ import annotations
@@ -302,7 +303,7 @@ class Scheduler:
         return max(lines, key=lambda line: len(line.waiting))
 
     def may_submit(self, route: Route) -> bool:
-        """Return whether a job of a route would be taken now, whatever its size."""
+        """Return whether a job of a route would be taken now, of any size."""
         line = self._line(route)
         if self.closed or self.breaker.seconds_left(route):
             return False
@@ -363,7 +364,7 @@ class Scheduler:
         return True
 
     def rejection(self, route: Route) -> BusyError:
-        """Return the 503 of a request that will not be run, whatever the reason."""
+        """Return the 503 of a request that will not be run, for any reason."""
         seconds = self.breaker.seconds_left(route)
         if not seconds:
             line = self._line(route)
@@ -409,7 +410,7 @@ class Scheduler:
 
     def watch(self, job: Job) -> None:
         """Start the deadline of a job: of all of it, or of a stream's next chunk."""
-        seconds = job.route.timeout
+        seconds = job.timeout
         self._set_deadline(
             job, NEVER if seconds is None else time.monotonic() + seconds
         )
@@ -451,5 +452,5 @@ class Scheduler:
             self._reject(job)
             return
         # The client is told now; the worker is given a moment to run its `finally`.
-        job.fail(deadline_error(job.route))
+        job.fail(deadline_error(job.route, job.timeout))
         job.worker.retire(Retirement.late)

@@ -1,4 +1,4 @@
-"""The life of a pool's workers: their zygote, their boots, their ends."""
+"""The life of a pool's workers: their zygote, their starts, their ends."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def has_place(worker: WorkerLink) -> bool:
 
 
 def _refuse_order(payload: bytes) -> None:
-    log.error("a worker ordered a job, and nothing here runs jobs")
+    log.error("a worker ordered a job, but this process runs no jobs")
 
 
 class BootPace:
@@ -197,7 +197,7 @@ class Supervisor:
 
     def _exec_zygote(self) -> ZygoteLink:
         if self._launch is None:
-            raise PixieError("this pool can't be started anew")
+            raise PixieError("this pool can't be started again")
         start = "exec" if self._start_by == "zygote" else self._start_by
         return exec_zygote(self._launch(), start)
 
@@ -265,7 +265,7 @@ class Supervisor:
         while self._zygote is None or not self._zygote.proven:
             if self._pace.failures:
                 where = f" of the pool {self.name}" if self.name else ""
-                raise PixieError(f"no worker{where} can boot: the log says why")
+                raise PixieError(f"no worker{where} can start: the log says why")
             await asyncio.sleep(BOOT_LOOK_SECONDS)
 
     def hurry(self) -> None:
@@ -377,7 +377,7 @@ class Supervisor:
         """
         if table and table != self._program.table:
             what = difference(self._program.table, table)
-            log.error("worker %d has other routes: %s", worker.number, what)
+            log.error("worker %d has other routes than main: %s", worker.number, what)
             worker.retire(Retirement.killed)
             return
         self._pace.succeeded()
@@ -477,5 +477,5 @@ class Supervisor:
     def _note_crash(self, job: Job) -> None:
         if self.scheduler.breaker.note(job.route):
             seconds = CRASH_REST_SECONDS
-            log.error("%s is off for %g s: workers die of it", job.route.path, seconds)
+            log.error("%s is off for %g s: it kills workers", job.route.path, seconds)
             self.scheduler.reject_waiting(job.route)

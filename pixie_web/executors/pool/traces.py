@@ -1,4 +1,4 @@
-"""Where a worker was, in its own words: what it writes before it is killed."""
+"""The traceback that a worker writes before it is killed."""
 
 from __future__ import annotations
 

@@ -104,7 +104,7 @@ def reopen_log_files() -> int:
                     one.baseFilename, "a", encoding=one.encoding, errors=errors
                 )
             except OSError as error:
-                log.error("%s; the log file that is open stays", error)
+                log.error("%s; the log goes on in the open file", error)
                 continue
             old = one.setStream(new)
             if old is not None:
@@ -148,7 +148,7 @@ def _is_closed(file: Any) -> bool:
 
 
 class Surroundings:
-    """What a handler may change of its process, so that the next one would find it.
+    """The state of a process that a handler may change, and that is restored after it.
 
     The directory, the time zone, signal handlers, and print()'s way out. What a program
     sets before its worker's first job, in on_worker_start, is as it should be.
@@ -182,7 +182,7 @@ class Surroundings:
         try:
             os.chdir(directory)
         except OSError as error:
-            log.warning("a worker can't return to its directory: %s", error)
+            log.warning("a worker can't return to its working directory: %s", error)
         if found[1] != zone:
             os.environ.pop("TZ", None)
             os.environb.update({} if zone[0] is None else {b"TZ": zone[0]})
@@ -328,7 +328,7 @@ class Worker:
                 function()
             self._program.pool_starts.get(setup["pool"], do_nothing)()
         except OSError as error:  # not main's end of a pipe: a model without a file
-            raise PixieError("the worker can't boot") from error
+            raise PixieError("the worker can't start") from error
         finally:
             self._send_log(setup)  # whatever the program has made of logging
 
@@ -362,7 +362,7 @@ class Worker:
         try:
             os.nice(setup["nice"])
         except OSError as error:
-            log.warning("a niceness of %d: %s", setup["nice"], error)
+            log.warning("can't set the niceness %d: %s", setup["nice"], error)
         limit = setup["worker_memory_limit_bytes"]
         if limit:
             import resource
@@ -480,7 +480,7 @@ class Worker:
             path = b"/proc/%d/fd/%d" % (os.getpid(), file.fileno())
             self._answer_name = token + path
         except OSError as error:
-            log.warning("no room for a file with an answer: %s", error)
+            log.warning("no room on the disk for a large answer: %s", error)
             if self._answer is not None:
                 self._answer.close()  # now: what is in it keeps the disk full
                 self._answer = None

@@ -4,14 +4,14 @@ It speaks with main over one socketpair in messages of fixed size. From main: ST
 (with three descriptors: the worker's ends of two new pipes, and the file for its
 tracebacks) and SIGNAL; back: STARTED and EXITED.
 
-There are three ways to start, which differ in nothing but this:
+There are three ways to start, which differ only in this:
 
     "zygote"   forked from main, with its program;          forks workers
     "exec"     a new interpreter that imports the program;  forks workers
     "spawn"    a new interpreter that imports nothing;      workers are new
                                                             interpreters that do
 
-A new interpreter is told what to import by the frame BOOT.
+The frame BOOT tells a new interpreter which modules to import.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ THREADS_FORKED = (
 
 
 class Launch(NamedTuple):
-    """What a new interpreter needs to become a zygote or a worker.
+    """The data for a new interpreter that becomes a zygote or a worker.
 
     Attributes:
         command: what to execute; descriptors are its last arguments.
@@ -478,7 +478,7 @@ class ZygoteLink:
             self._control.setblocking(False)
             os.kill(self.pid, signal.SIGCONT)  # somebody may have stopped it
         except OSError as error:
-            log.critical("the zygote does not take orders: %s", error)
+            log.critical("no order reaches the zygote: %s", error)
             self.kill()
 
     def reports(self) -> Optional[List[Tuple[int, int, int, int]]]:
