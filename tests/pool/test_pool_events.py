@@ -253,8 +253,8 @@ ROWS = {
     "it returns": Row("/event/return"),
     "it raises": Row("/event/raise", log=(FAILED + r"\(pool\), request \S+$",)),
     "`abort(404)`, or it raises an `HTTPError`": Row("/event/abort"),
-    "it returns what can't be sent": Row("/event/type", log=(FAILED,)),
-    "`sys.exit()`, or it raises what is no `Exception`": Row(
+    "it returns a value that can't be sent": Row("/event/type", log=(FAILED,)),
+    "`sys.exit()`, or it raises an exception that is no `Exception`": Row(
         "/event/exit", log=(FAILED,)
     ),
     "it asks for more than `worker_memory_limit_bytes`": Row(
@@ -274,9 +274,7 @@ ROWS = {
     ),
     "its deadline passes": Row("/late/sleep", log=(RAN, STOPPED)),
     "it goes on after that, in C code perhaps": Row("/late/hang", log=(RAN, HANGS)),
-    "`env.context` holds what can't travel as JSON": Row(
-        "/stays/return", log=(FAILED,)
-    ),
+    "`env.context` holds a value that is not JSON": Row("/stays/return", log=(FAILED,)),
     "too many wait: `max_waiting`, 1,000": Row(
         "/queue/return", be_one_too_many, own={"workers": 1, "max_waiting": 16}
     ),
@@ -288,7 +286,7 @@ ROWS = {
     "a stream raises midway": Row(
         "/stream/raise", get_stream, (FAILED + r"\(stream\), in the middle",)
     ),
-    "a stream leaves by what is no `Exception` midway": Row(
+    "a stream raises an exception that is no `Exception` midway": Row(
         "/stream/exit", get_stream, (FAILED + r"\(stream\), in the middle",)
     ),
     "a stream dies midway": Row(
