@@ -266,6 +266,9 @@ class Stream:
         if self.body is not None:
             self.body.drop()
         self.connection.forget_stream(self)
+        # They know this stream, and would be a circle with it.
+        self.body = None
+        del self.exchange, self.request
 
     def _refuse_rest(self) -> None:
         """Want no more of the request (RFC 9113 section 8.1), and say so in a moment.

@@ -10,7 +10,20 @@ from __future__ import annotations
 from typing import List, Tuple
 
 import pytest
+from http2_client import (
+    END_HEADERS,
+    END_STREAM,
+    ENDS,
+    HEADERS,
+    RST,
+    asking,
+    data,
+    headers,
+    hello,
+    split,
+)
 from pooling import make
+from shapes import IS_SINGLE
 from support import LOOPS, Server, read_all, server_fixture, wait_for
 
 PROGRAM = """
@@ -166,3 +179,41 @@ def test_objects_of_the_program_are_looked_at_once(server: Server) -> None:
     answer = server.get("/objects").json
     assert answer["frozen"] > 10_000
     assert not answer["sees"]
+
+
+def over_http2(server: Server, path: str, body: bytes = b"") -> None:
+    """Ask three times on one connection of HTTP/2, and wait for the ends."""
+    numbers = {1, 3, 5}
+    method, flags = ("POST", END_HEADERS) if body else ("GET", ENDS)
+    kind = ("content-type", "application/x-www-form-urlencoded")
+    parts = [hello()]
+    for number in sorted(numbers):
+        parts.append(headers(number, asking(path, kind, method=method), flags))
+        parts += [data(number, body, END_STREAM)] * bool(body)
+    with server.connect() as one:
+        one.sendall(b"".join(parts))
+        left = b""
+        while numbers:
+            part = one.recv(65_536)
+            assert part
+            frames, left = split(left + part)
+            for got in frames:
+                if got.kind == RST or (got.kind <= HEADERS and got.flags & END_STREAM):
+                    numbers.discard(got.stream)
+
+
+@pytest.mark.skipif(IS_SINGLE, reason="HTTP/2 is a companion")
+@pytest.mark.parametrize(
+    "path", [*PATHS, "/sync/reads", "/thread/reads", "/pool/reads"]
+)
+def test_nor_does_an_answer_over_http2(server: Server, path: str) -> None:
+    body = b"a=5" if path.endswith("reads") else b""
+    over_http2(server, path, body)
+    server.get("/begin")
+    over_http2(server, path, body)
+    found = server.get("/found").json["found"]
+    # The connection itself is one, with its sender and its receiver.
+    names = "Request", "Stream", "Exchange", "frame ", "traceback"
+    assert [
+        one for one in found if any(name in one.split(" <")[0] for name in names)
+    ] == []
