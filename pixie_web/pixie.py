@@ -173,7 +173,7 @@ class Pixie(Application):
             http2: whether clients may speak HTTP/2, over TLS, or without TLS if they
                 know it beforehand. Yes by default, no in the single file.
             http3: whether clients may speak HTTP/3, on the UDP port beside that of
-                HTTPS. Experimental; it needs `pip install 'pixie-web[http3]'`.
+                HTTPS. Experimental; it needs the library aioquic.
             server: another server that serves the application: "gunicorn", "waitress",
                 "cheroot", "uvicorn", "hypercorn" or "granian"; docs/gateways.md.
             server_timing: tell each client, in the Server-Timing header, how long its

@@ -31,7 +31,7 @@ def check_library() -> None:
             "http3=True needs Python 3.11 or later, for aioquic 1.7.2: the versions "
             f"before have faults that clients can use; this is Python {running}"
         )
-    wanted = "http3=True needs aioquic >= 1.7.2, < 1.8: pip install 'pixie-web[http3]'"
+    wanted = "http3=True needs: pip install 'aioquic >= 1.7.2, < 1.8'"
     try:
         from aioquic import __version__ as version
     except ImportError as error:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Dict, List, Optional
 
 import pytest
+from shapes import IS_SINGLE
 from support import LOOPS, Answer, Server, server_fixture
 
 from pixie_web import Pixie, Request, Response, RouteError, cors
@@ -289,6 +290,7 @@ def test_two_policies_at_one_place_are_refused() -> None:
         app.freeze()
 
 
+@pytest.mark.skipif(IS_SINGLE, reason="the test client is in the package")
 def test_a_trigger_of_another_kind_takes_no_policy_away() -> None:
     class Marks:
         def __call__(self, env: Request) -> None:

@@ -356,6 +356,7 @@ def test_it_is_secure_over_https_and_of_its_path(server: Server) -> None:
         assert "; Path=/app%20; Secure;" in answer.headers["Set-Cookie"]
 
 
+@pytest.mark.skipif(IS_SINGLE, reason="the test client is in the package")
 def test_a_cookie_of_its_host_alone_has_the_path_that_browsers_demand() -> None:
     app, below = Pixie(), Pixie(secrets=SECRET)
     below.sessions = Sessions(cookie="__Host-session")

@@ -266,7 +266,7 @@ def test_a_stream_that_has_ended_is_no_riddle(client: TestClient) -> None:
     response.close()  # once more
     with client.stream("GET", "/numbers") as response:
         assert list(response.iter_lines()) == ["0", "1", "2"]
-        with pytest.raises(PixieError, match="was read before"):
+        with pytest.raises(PixieError, match="was read already"):
             response.read()
 
 

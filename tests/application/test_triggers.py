@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Dict, Iterator, List, Optional, Tuple
 
 import pytest
+from shapes import IS_SINGLE
 from support import LOOPS, Answer, Server, serve, server_fixture, wait_for
 
 from pixie_web import (
@@ -507,6 +508,7 @@ HELD = Response("text " * 500, headers={"X-Held": "1"})
 CHANGED = Response("sorry")
 
 
+@pytest.mark.skipif(IS_SINGLE, reason="the test client is in the package")
 def test_what_is_made_of_a_response_for_one_request_is_not_sent_to_the_next() -> None:
     app = Pixie(secrets="a secret for tests, long enough")
 

@@ -71,7 +71,7 @@ def test_without_the_library_it_says_which_one_and_why(
     monkeypatch.setitem(sys.modules, "aioquic", None)
     with pytest.raises(MissingExtra) as caught:
         starting.check_library()
-    wanted = "aioquic >= 1.7.2, < 1.8: pip install 'pixie-web[http3]'"
+    wanted = "http3=True needs: pip install 'aioquic >= 1.7.2, < 1.8'"
     old = "needs Python 3.11 or later, for aioquic 1.7.2"
     assert (wanted if sys.version_info >= (3, 11) else old) in str(caught.value)
 
