@@ -12,7 +12,7 @@ import sys
 from collections import Counter
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Iterator, List
+from typing import Iterator, List, Union
 
 import pytest
 from pages import python_blocks
@@ -263,7 +263,7 @@ def nginx(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     with subprocess.Popen(
         [sys.executable, str(program)], stderr=subprocess.DEVNULL
     ) as serving:
-        wait_for(path.exists, "the program's socket")
+        wait_for(lambda: answers(str(path)), "the program's socket")
         with subprocess.Popen(run, stderr=subprocess.DEVNULL) as proxy:
             try:
                 wait_for(lambda: answers(port), "nginx listens")
@@ -274,9 +274,12 @@ def nginx(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
                 assert serving.wait(PATIENCE_SECONDS) == 0
 
 
-def answers(port: int) -> bool:
-    with socket.socket() as one:
-        return one.connect_ex(("127.0.0.1", port)) == 0
+def answers(port: Union[int, str]) -> bool:
+    """Return whether a port of 127.0.0.1, or a Unix socket, takes connections."""
+    kind = socket.AF_UNIX if isinstance(port, str) else socket.AF_INET
+    with socket.socket(kind) as one:
+        address = port if isinstance(port, str) else ("127.0.0.1", port)
+        return one.connect_ex(address) == 0
 
 
 def ask_who(port: int, *lines: str) -> object:
