@@ -24,7 +24,7 @@ from http2_client import (
 )
 from pooling import make
 from shapes import IS_SINGLE
-from support import LOOPS, Server, read_all, server_fixture, wait_for
+from support import LOOPS, Server, read_all, serve, server_fixture, wait_for
 
 PROGRAM = """
 import gc, os, time
@@ -69,7 +69,8 @@ KNOWN = [[]]
 @route("/objects", RouteType.sync)
 def objects(env):
     sees = any(one is KNOWN for one in gc.get_objects())
-    return {"frozen": gc.get_freeze_count(), "sees": sees}
+    first = gc.get_threshold()[0]
+    return {"frozen": gc.get_freeze_count(), "sees": sees, "first": first}
 
 @route("/begin", RouteType.sync)
 def begin(env):
@@ -179,6 +180,28 @@ def test_objects_of_the_program_are_looked_at_once(server: Server) -> None:
     answer = server.get("/objects").json
     assert answer["frozen"] > 10_000
     assert not answer["sees"]
+    assert answer["first"] == 3000
+
+
+@pytest.mark.parametrize(
+    "own, first",
+    [("gc.disable()", 3000), ("gc.set_threshold(0)", 0)]
+    + [("gc.set_threshold(5000, 5)", 5000), ("gc.set_threshold(10)", 3000)],
+)
+def test_a_threshold_that_a_program_has_raised_stays(own: str, first: int) -> None:
+    program = f"""
+import gc
+from pixie_web import RouteType, route, run
+
+{own}
+
+@route("/", RouteType.sync)
+def index(env): return {{"first": gc.get_threshold()[0]}}
+
+run()
+"""
+    with serve(program, workers=0) as server:
+        assert server.get("/").json == {"first": first}
 
 
 def over_http2(server: Server, path: str, body: bytes = b"") -> None:
