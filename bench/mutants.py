@@ -45,7 +45,7 @@ PACKAGE = "pixie_web"
 POOL = "scheduler pool pool_life pool_start pool_data pool_attacks"
 ROOMS: Dict[str, Tuple[str, str]] = {
     "about": ("LazyExpression", "text wire run"),
-    "errors": ("REASONS", "text application status"),
+    "errors": ("REASONS", "text application status parsers"),
     "forks": ("", "forks pool_start pool_life"),
     "text": ("TOKEN_BYTES", "text json properties wire"),
     "cookies": ("parse_cookies", "cookies message properties"),
@@ -58,7 +58,7 @@ ROOMS: Dict[str, Tuple[str, str]] = {
     "forms": ("safe_filename", "bodies form_limits acceptance"),
     "requests": ("Disconnect", "message json_requests flow acceptance"),
     "sessions": ("", "sessions"),
-    "responses": ("quote_etag _content_type_line", "message files triggers wire"),
+    "responses": ("quote_etag _content_type_line", "message files triggers wire cors"),
     "conditional": ("parse_etags deciding_headers", "files triggers"),
     "staticfiles": ("is_safe_name _send_parts resolve_file", "files server"),
     "templating": ("Renderable", "templates"),
