@@ -73,13 +73,14 @@ ROOMS: Dict[str, Tuple[str, str]] = {
     "executors/pool/supervisor": ("", f"{POOL} status"),
     "executors/pool/pool": ("resident_bytes", f"{POOL} status"),
     "executors/dispatch": ("Placements", "placement status scheduler"),
-    "handling": ("join_triggers", "application triggers placement"),
+    "handling": ("join_triggers", "application triggers placement flow"),
     "middleware": ("same_origin", "triggers cors"),
     "declaring": ("Declare _placement Triggers", "application placement status"),
     "application": ("_call_all trace", "application status placement flow"),
     "server": (
         "reader_class",
-        "patience server flow heartbeats broken_streams conformance files listening",
+        "patience server flow heartbeats broken_streams conformance files listening "
+        "overload",
     ),
     "server/proxies": ("_forwarded_hops", "proxies properties"),
     "server/access": ("log_text", "access_log"),
@@ -97,7 +98,7 @@ ROOMS: Dict[str, Tuple[str, str]] = {
     "runner": ("_Runner", "run listening server deployment pool_start"),
     "loops": ("", "run lifespan gateways"),
     "gateways": ("", "gateways servers"),
-    "pixie": ("Pixie", "run application"),
+    "pixie": ("Pixie", "run application gateways"),
     "loading": ("load_application", "run pool_start"),
     "watching": ("MAX_WATCHED_FILES", "reload"),
     "reloading": ("ProgramCall", "reload"),
@@ -114,7 +115,7 @@ ROOMS: Dict[str, Tuple[str, str]] = {
     "servers": ("", "servers"),
     "testing": ("", "testing"),
     "httptools": ("", "parsers wire"),
-    "state": ("", "state store"),
+    "state": ("", "state store messages"),
     # Files that are to come.
     "lifespan": ("", "run listening server deployment pool_start"),
     "single": ("", "packaging run"),
@@ -147,6 +148,13 @@ EQUIVALENT: Dict[str, str] = {
     ),
     "Zygote._obey: descriptors.frombytes(ancillary[0][2][:12]) -> "
     "descriptors.frombytes(ancillary[0][2][:13])": "there are twelve bytes",
+    'Watcher._wake_on_change: options = {"debounce": 50, "step": 10, '
+    '"raise_interrupt": False} -> options = {"debounce": 50, "step": 11, '
+    '"raise_interrupt": False}': "1 ms more",
+    "HttptoolsReader._take_chunks: self._is_plain = self._chunk_line[1] >= 16 "
+    "-> self._is_plain = self._chunk_line[1] > 16": (
+        "with a limit of 16 llhttp is not asked: the same bytes"
+    ),
 }
 
 SLOWER = 3  # times longer than without the change, and

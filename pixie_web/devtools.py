@@ -114,9 +114,9 @@ class Shower:
         if isinstance(value, dict):
             return self._of_type(value, dict, self._tell_items(value, depth), "{}")
         for kind, ends in (list, "[]"), (tuple, "()"), (set, "{}"):
-            if isinstance(value, kind):
+            if isinstance(value, kind) and (value or kind is not set):
                 return self._of_type(value, kind, self._tell_list(value, depth), ends)
-        if isinstance(value, (frozenset, deque)):
+        if isinstance(value, (set, frozenset, deque)):
             return self._of_type(value, None, self._tell_list(value, depth), "[]")
         if dataclasses.is_dataclass(value) and not isinstance(value, type):
             names = [field.name for field in dataclasses.fields(value) if field.repr]
@@ -140,7 +140,8 @@ class Shower:
     ) -> str:
         if len(value) > MAX_ITEMS:
             parts = [*parts, f"{len(value) - MAX_ITEMS} more"]
-        text = f"{ends[0]}{', '.join(parts)}{ends[1]}"
+        comma = "," if ends == "()" and len(parts) == 1 else ""
+        text = f"{ends[0]}{', '.join(parts)}{comma}{ends[1]}"
         return text if type(value) is kind else f"{type(value).__name__}({text})"
 
     def _tell_list(self, value: Iterable[Any], depth: int) -> List[str]:

@@ -1,7 +1,8 @@
 """Serving by another server: `run(server="uvicorn")`.
 
 Each gets the address, the certificate and the number of threads. Its other settings
-keep their defaults. Requests go through `app.wsgi` or `app.asgi`.
+keep their defaults. Requests go through `app.wsgi` or `app.asgi`. A setting that says
+where clients come in, or that they need TLS, is refused where a server can't keep it.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import signal
 from importlib import import_module
+from pathlib import Path
 from typing import Any, Callable, Dict, Mapping
 
 from .application import Application
@@ -125,7 +127,8 @@ def run_hypercorn(asgi: ASGIGateway, settings: Settings) -> None:
     config = Config()
     config.bind = [_address(settings)]
     config.certfile = settings["certfile"] or None
-    config.keyfile = settings["keyfile"] or None
+    # SECURITY: given the certificate alone, it would serve without TLS.
+    config.keyfile = settings["keyfile"] or config.certfile
     config.accesslog = "-" if settings["access_log"] else None
     config.graceful_timeout = settings["drain_seconds"]
     asyncio.run(hypercorn_serve(asgi, config, mode="asgi"))
@@ -136,9 +139,18 @@ def run_granian(asgi: ASGIGateway, settings: Settings) -> None:
     from granian.constants import Interfaces
     from granian.server.embed import Server
 
-    # It takes addresses only, and no names.
-    host = settings["host"].replace("localhost", "127.0.0.1")
-    server = Server(asgi, host, settings["port"], interface=Interfaces.ASGI)
+    certificate, key = settings["certfile"], settings["keyfile"]
+    server = Server(
+        asgi,
+        # It takes addresses only, and no names.
+        settings["host"].replace("localhost", "127.0.0.1"),
+        settings["port"],
+        uds=Path(settings["uds"]) if settings["uds"] else None,
+        interface=Interfaces.ASGI,
+        log_access=settings["access_log"],
+        ssl_cert=Path(certificate) if certificate else None,
+        ssl_key=Path(key or certificate) if certificate else None,
+    )
 
     async def serve_until_told() -> None:
         loop = asyncio.get_running_loop()
@@ -160,6 +172,20 @@ SERVERS: Dict[str, Callable[[Any, Settings], None]] = {
 WSGI_SERVERS = ("gunicorn", "waitress", "cheroot")
 
 
+def _check_settings(settings: Settings) -> None:
+    """Refuse settings that the server would not keep.
+
+    SECURITY: without TLS, or on another port, clients would be served all the same.
+    """
+    name = settings["server"]
+    if settings["certfile"] and name == "waitress":
+        raise PixieError(
+            "waitress has no TLS: leave out certfile=, or take another server"
+        )
+    if settings["fd"] >= 0 and name != "uvicorn":
+        raise PixieError(f"fd= is for pixie_web's own server and uvicorn, not {name}")
+
+
 def serve(application: Application, given: Settings, settings: Settings) -> None:
     """Serve an application until the server named in the settings ends.
 
@@ -168,13 +194,14 @@ def serve(application: Application, given: Settings, settings: Settings) -> None
         settings: all of them.
 
     Raises:
-        PixieError: there is no such server here.
+        PixieError: there is no such server here, or it can't keep a setting.
         MissingExtra: it is not installed.
     """
     name = settings["server"]
     if name not in SERVERS:
         known = ", ".join(SERVERS)
         raise PixieError(f"server is one of {known}, got {name!r}")
+    _check_settings(settings)
     kind = WSGIGateway if name in WSGI_SERVERS else ASGIGateway
     try:
         SERVERS[name](kind(application, given), settings)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, List, Tuple
 
 import pytest
 from browser import Browser
@@ -39,6 +39,11 @@ def texts(page: str) -> str:
     return re.sub(r"<style>.*?</style>|<[^>]*>", " ", page, flags=re.S)
 
 
+def steps(page: str) -> List[Tuple[str, str]]:
+    """Return the way of a request, as the page tells it."""
+    return re.findall(r"<li><b>(.*?)</b>(.*?)</li>", page)
+
+
 @pytest.mark.parametrize("place", [*PLACES, "asnc"])
 def test_the_page_tells_source_variables_request_and_the_way(
     debugging: Server, place: str
@@ -53,8 +58,7 @@ def test_the_page_tells_source_variables_request_and_the_way(
     assert "<tr><td>X-Own</td><td>&lt;b&gt;</td></tr>" in page
     assert "<tr><td>x</td><td>1</td></tr>" in page
     assert f"GET /{place}/cart?x=1" in page
-    way = re.findall(r"<li><b>(.*?)</b>(.*?)</li>", page)
-    names = [name for name, _ in way]
+    names = [name for name, _ in steps(page)]
     worker = ["worker 1"] if place == "pool" else []
     handler = "cart_async" if place == "asnc" else "cart"
     assert names == ["client", "main process", *worker, handler]
@@ -136,15 +140,15 @@ def test_who_does_not_name_html_gets_text_or_json(debugging: Server) -> None:
 def test_a_worker_that_does_not_answer_shows_where_it_stood(
     debugging: Server, name: str, status: int, line: str
 ) -> None:
+    healthy = steps(debugging.get("/pool/cart", HTML).text)  # of the same worker
+    assert re.fullmatch("worker [1-9][0-9]*", healthy[2][0])
     answer = debugging.get(f"/pool/slow/{name}", HTML)
     assert answer.status == status
     page = answer.text
     assert f"<h1>{status} " in page
     here = re.findall("<span class=here><i>[0-9]+</i> *(.*?)</span>", page)
     assert [one.partition("  #")[0] for one in here] == [line, "wait(name)"]
-    names = re.findall(r"<li><b>(.*?)</b>", page)
-    assert names[:2] == ["client", "main process"]
-    assert re.fullmatch("worker [0-9]+", names[2])
+    assert steps(page)[1:3] == healthy[1:3]
     assert "hunter2" not in page
     assert "/pixie_web/" not in page.partition("As text")[0]
     assert "default-src 'none'" in answer.headers["Content-Security-Policy"]
@@ -287,7 +291,10 @@ def test_secrets_in_sources_are_masked_where_they_are_literals() -> None:
         (b"a", "b'a'"),
         ([1, [2, [3, [4]]]], "[1, [2, [3, [...]]]]"),
         ({"a": 1, 2: {3}}, "{'a': 1, 2: {3}}"),
+        ({"password": [1], b"token": [2]}, f"{{'password': {MASK}, b'token': {MASK}}}"),
+        ({("password",): [1]}, "{('password',): [1]}"),
         (frozenset([1]), "frozenset([1])"),
+        ([(), (1,), (1, 2), set()], "[(), (1,), (1, 2), set([])]"),
         (None, "None"),
         (list(range(30)), f"[{', '.join(map(str, range(20)))}, 10 more]"),
     ],

@@ -24,7 +24,9 @@ from pixie_web.status import render_metrics
 
 PROGRAM = r"""
 import ctypes, os, time
-from pixie_web import Pixie, PixieError, RouteType, abort, app, route, run
+from pixie_web import (
+    Pixie, PixieError, Response, RouteType, abort, app, route, run
+)
 
 def wait(name):
     while not os.path.exists(name):
@@ -89,6 +91,12 @@ def stubborn(env):
 @route("/raise")
 def raises(env):
     raise ValueError("on purpose")
+
+def answers(env, status):
+    return Response(b"", status)
+
+for placement in ("sync", "thread", "pool"):
+    route(f"/{placement}/<status:int>", placement)(answers)
 
 @route("/abort")
 def aborts(env):
@@ -213,6 +221,15 @@ def test_stats_asked_for_in_a_worker_say_where_to_ask(server: Server) -> None:
 )
 def test_what_goes_wrong_is_counted_once(server: Server, path: str, name: str) -> None:
     assert grown(server, path, path, name) == 1
+
+
+@pytest.mark.parametrize("placement", ["sync", "thread", "pool"])
+def test_answers_from_500_on_are_failures(server: Server, placement: str) -> None:
+    path = f"/{placement}/<status:int>"
+    before = counts(server, path)["failures"]
+    for status in (499, 500, 599):
+        assert server.get(f"/{placement}/{status}").status == status
+    assert counts(server, path)["failures"] - before == 2
 
 
 def test_a_503_of_a_handler_is_no_rejection(server: Server) -> None:

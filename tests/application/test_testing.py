@@ -196,6 +196,8 @@ def test_cookies_are_kept_where_they_belong(client: TestClient) -> None:
     client.cookies["own"] = "1"
     assert client.get("/cookies/read").json()[1] == ["own", "signed"]
     del client.cookies["own"]
+    with pytest.raises(KeyError):
+        del client.cookies["own"]
     client.get("/cookies/drop")
     assert client.get("/cookies/read").json() == [None, []]
 

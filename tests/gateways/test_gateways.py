@@ -213,6 +213,11 @@ ASKED: Dict[str, Tuple[Dict[str, Any], int, str]] = {
         200,
         '["/","","http://127.0.0.1:8/","192.0.2.1","http",0,"HTTP/1.0"]',
     ),
+    "an empty host": (
+        {"HTTP_HOST": "", "SERVER_NAME": "t", "SERVER_PORT": "8", "HTTP_X_Y": "Host"},
+        200,
+        '["/","","http://t:8/","192.0.2.1","http",0,"HTTP/1.1"]',
+    ),
     "a trusted proxy": (
         {"REMOTE_ADDR": "10.0.0.1", "HTTP_X_FORWARDED_FOR": "192.0.2.9"},
         200,

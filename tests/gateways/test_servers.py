@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import http.client
+import re
+import ssl
 import sys
 from pathlib import Path
 from typing import Any, Dict, Iterable, Iterator, List, NamedTuple, Tuple, Union
@@ -15,6 +17,7 @@ from support import PATIENCE_SECONDS, children, process_is_alive, wait_for
 from pixie_web import Pixie
 
 PROGRAM = Path(__file__).parents[1] / "programs" / "gateways.py"
+CERTIFICATE = PROGRAM.with_name("localhost.pem")
 pytestmark = pytest.mark.skipif(
     sys.version_info < (3, 11), reason="other servers run in the newer Pythons"
 )
@@ -293,6 +296,54 @@ def test_run_serves_by_another_server(runner: str, tmp_path: Path) -> None:
         written.wait("stop")
     finally:
         running.kill()
+
+
+def over_tls(port: int) -> bytes:
+    context = ssl.create_default_context(cafile=str(CERTIFICATE))
+    connection = http.client.HTTPSConnection(
+        "localhost", port, timeout=PATIENCE_SECONDS, context=context
+    )
+    try:
+        connection.request("GET", "/sync")
+        return connection.getresponse().read()
+    finally:
+        connection.close()
+
+
+@pytest.mark.parametrize("runner", [name for name in RUN if name != "run-waitress"])
+def test_run_gives_the_certificate_to_another_server(
+    runner: str, tmp_path: Path
+) -> None:
+    needs(runner)
+    environment = {
+        "PIXIE_WORKERS": "0",
+        "PIXIE_CERTFILE": str(CERTIFICATE),
+        "GATEWAY_NOTES": str(tmp_path / "notes"),
+    }
+    running = OtherServer(runner, PROGRAM, environment)
+    try:
+        assert over_tls(running.port) == b"main"
+    finally:
+        running.kill()
+
+
+@pytest.mark.parametrize(
+    "settings, says",
+    [
+        ({"server": "waitress", "certfile": "a.pem"}, "waitress has no TLS"),
+        *(
+            ({"server": name[4:], "fd": 3}, f"fd= is for .*, not {name[4:]}")
+            for name in RUN
+            if name != "run-uvicorn"
+        ),
+    ],
+)
+def test_a_setting_that_another_server_cannot_keep_is_refused(
+    settings: Dict[str, Any], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        Pixie().run(**settings)
+    assert re.search(says, capsys.readouterr().err)
 
 
 def test_a_server_that_is_not_there_is_one_line(

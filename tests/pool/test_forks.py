@@ -45,6 +45,27 @@ def signals():
     os.wait()
     return os.read(reading, 1000).decode()
 
+def hold():
+    reading, writing = os.pipe()
+    if os.fork() == 0:
+        links, heirs = [], 0
+        for one in os.listdir("/proc/self/fd"):
+            try:
+                link = os.readlink(f"/proc/self/fd/{one}")
+                heirs += int(one) > 2 and os.get_inheritable(int(one))
+            except OSError:  # that of the list itself
+                link = ""
+            if int(one) > 2 and int(one) not in (reading, writing):
+                links.append(link)
+        sockets = sum(link[:7] == "socket:" for link in links)
+        # Both ends of a pipe of its own are here.
+        pipes = sum(link[:5] == "pipe:" and links.count(link) == 1 for link in links)
+        text = f"{sockets} sockets, {pipes} pipes to others, {heirs} inheritable"
+        os.write(writing, text.encode())
+        os._exit(0)
+    os.wait()
+    return os.read(reading, 1000).decode()
+
 def fork():
     return f"child of {os.getppid()}" if os.fork() == 0 else "parent"
 
@@ -54,7 +75,7 @@ def keep_a_copy():
         signal.pause()
     return str(pid)
 
-for function in (terminate, leave_a_pool, signals, fork, keep_a_copy):
+for function in (terminate, leave_a_pool, signals, hold, fork, keep_a_copy):
     def handler(env, function=function):
         return function()
     async def in_a_task(env, function=function):
@@ -109,6 +130,15 @@ def test_what_is_forked_has_the_default_signals(
     assert ask(server, f"/{where}/{name}") == says
     assert ask(server, "/close") == "closed"
     assert "waiting for" not in "".join(server.log.splitlines(True)[mark:])
+
+
+@pytest.mark.parametrize("where", PLACES)
+def test_a_copy_holds_nothing_but_what_its_loop_wakes_itself_with(
+    server: Server, where: str
+) -> None:
+    own = 0 if where == "pool" else 2
+    expected = f"{own} sockets, 0 pipes to others, 0 inheritable"
+    assert ask(server, f"/{where}/hold") == expected
 
 
 @pytest.mark.parametrize(

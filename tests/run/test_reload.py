@@ -264,6 +264,16 @@ def test_a_request_that_does_not_end_is_cut_off(tmp_path: Path) -> None:
         until(server, "two")
 
 
+def test_a_script_of_another_folder_finds_its_own_modules(tmp_path: Path) -> None:
+    write_program(tmp_path)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "words.py").write_text("GREETING = 'wrong'\n", encoding="utf-8")
+    with reloading(elsewhere, "../app.py") as server:
+        save(tmp_path / "words.py", "GREETING = 'two'\n")
+        until(server, "two")
+
+
 def test_the_arguments_of_run_are_read_anew(tmp_path: Path) -> None:
     write_program(tmp_path)
     with socket.socket() as free:

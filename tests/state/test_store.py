@@ -356,6 +356,28 @@ def test_time_goes_on_after_a_boot_with_a_clock_that_is_wrong(
     state.close()
 
 
+def test_a_boot_has_a_name_where_the_system_gives_it_none(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert clock.boot_id() == clock.boot_id() != ""
+
+    def refuse(*_: Any) -> None:
+        raise FileNotFoundError("not on Linux")
+
+    monkeypatch.setattr(clock, "open", refuse, raising=False)
+    monkeypatch.setattr(clock, "wall_microseconds", lambda: 90_000_000)
+    monkeypatch.setattr(clock, "monotonic_microseconds", lambda: 1_000_000)
+    assert clock.boot_id() == "since 1"  # to the minute
+    state = State(path)
+    state.set("key", 1)
+    state.close()
+    monkeypatch.setattr(clock, "monotonic_microseconds", lambda: 89_000_000)
+    assert clock.boot_id() == "since 0"
+    state = State(path)
+    assert state.get("key") == 1
+    state.close()
+
+
 def test_who_is_dead_is_known() -> None:
     own = clock.own_identity()
     if not own:
