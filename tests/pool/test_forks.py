@@ -14,7 +14,7 @@ from support import LOOPS, MATRIX, Server, children, process_is_alive, serve, wa
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 PROGRAM = """
-import asyncio, multiprocessing, os, signal, time, warnings
+import asyncio, gc, multiprocessing, os, signal, time, warnings
 from pixie_web import route, run
 
 warnings.filterwarnings("ignore", message=".*fork", category=DeprecationWarning)
@@ -46,6 +46,7 @@ def signals():
     return os.read(reading, 1000).decode()
 
 def hold():
+    gc.collect()  # the pipes of pools that are left
     reading, writing = os.pipe()
     if os.fork() == 0:
         links, heirs = [], 0
