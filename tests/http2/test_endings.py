@@ -11,6 +11,7 @@ import pytest
 from http2_client import (
     END_HEADERS,
     END_STREAM,
+    ENDS,
     GET,
     GOAWAY,
     PING,
@@ -338,6 +339,17 @@ async def test_an_end_that_has_to_wait_for_another_answer_is_no_reset(
         found = await played.say(frame(WINDOW, 0, 0, number(400_000)))
         assert [one.stream for one in found if one.flags & END_STREAM] == [3, 1]
         assert ends(found) == []
+        played.leave()
+
+
+@in_virtual_time
+async def test_a_refusal_whose_page_would_have_to_wait_is_its_status() -> None:
+    async with serving(app.handle, allowed_hosts=["localhost"]) as site:
+        played = Played(site.server)
+        await played.say(hello((4, 1_000_000)), headers(1, asking("/large")))
+        evil = [(name, value.replace(b"localhost", b"evil")) for name, value in GET]
+        (found,) = await played.say(headers(3, evil))
+        assert (statuses([found]), found.flags) == ({3: 400}, ENDS)
         played.leave()
 
 
