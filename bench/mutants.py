@@ -101,7 +101,7 @@ ROOMS: Dict[str, Tuple[str, str]] = {
     ),
     "settings": ("DEFAULT_SETTINGS", "run form_limits"),
     "launch": ("configure_logging", "run pool_start deployment"),
-    "runner": ("_Runner", "run listening server deployment pool_start"),
+    "runner": ("_Runner", "run listening server deployment pool_start reload"),
     "loops": ("", "run lifespan gateways"),
     "gateways": ("", "gateways servers"),
     "pixie": ("Pixie", "run application gateways"),
