@@ -270,7 +270,7 @@ class Request:
         self._cookies: Optional[Dict[str, str]] = None
         self._form: Optional[Tuple[MultiDict[str], MultiDict[FileUpload]]] = None
         self._id: Optional[str] = None
-        self._after: List[Callable[[], object]] = []
+        self._after: Tuple[Callable[[], object], ...] = ()
 
     # The head.
 
@@ -574,11 +574,11 @@ class Request:
 
     def after_response(self, function: Callable[[], object]) -> None:
         """Call `function` after the answer, where the handler runs."""
-        self._after.append(function)
+        self._after += (function,)
 
     def close(self) -> None:
         """Run what `after_response` collected, and let the body's file go; once."""
-        after, self._after = self._after, []
+        after, self._after = self._after, ()
         try:
             for function in after:
                 try:
