@@ -11,8 +11,8 @@ are well-formed too. So two tables of limited size save most of the parsing:
 
 The tables hold ordinary requests only: HTTP/1.1, kept alive, with a path as target,
 and without a body or with one that has come whole. If a head is not found, or in
-doubt, the reader decides, as for the first head of a kind. So nothing is refused here,
-and nothing is accepted that the reader would refuse.
+doubt, the reader decides, as for the first head of a kind. So nothing is refused here
+that the reader would accept, and nothing accepted that it would refuse.
 """
 
 from __future__ import annotations
