@@ -509,28 +509,28 @@ class Application(Working):
         """
         if not self.frozen:
             self.freeze()
-        request.root_path = request.root_path or self.root_path
-        if request.root_path != ROOT_PATH.get():  # of the last request here
-            ROOT_PATH.set(request.root_path)
+        root_path = request.root_path = request.root_path or self.root_path
+        if root_path != ROOT_PATH.get():  # of the last request here
+            ROOT_PATH.set(root_path)
         owner: Application
-        owner, request.prefix, match = known or (
-            self._owner(request),  # which may set the prefix
-            request.prefix,
-            None,
-        )
+        owner, prefix, match = known or (self._owner(request), request.prefix, None)
         request.app = owner
         if json_default_hook.get() is not owner._json_default:
             json_default_hook.set(owner._json_default)
-        try:
-            match = match or owner.router.match(request.method, request.path)
-        except BaseException as error:  # HTTPError, or a filter's own
-            return owner._unmatched(request, error)
-        if match.is_fixed:
-            request.known = owner, request.prefix, match
+        if match is None:
+            try:
+                match = owner.router.match(request.method, request.path)
+            except BaseException as error:  # HTTPError, or a filter's own
+                return owner._unmatched(request, error)
+            if match.is_fixed:
+                request.known = owner, prefix, match
+        elif prefix:
+            request.prefix = prefix
         route = request.route = match.target
         if match.args:
             request.params = dict(match.args)
-        if route.waits_first or not body_is_there(route, request):
+        has_body = request.source is not None
+        if route.waits_first or (has_body and not body_is_there(route, request)):
             return owner._respond(route, request)
         return owner._run(route, request)
 
@@ -546,9 +546,9 @@ class Application(Working):
             return self._respond(route, request, error)
         # PERF: most answers are bytes, sealed where the handler ran: no coroutine for
         # these; 3 of 18 us.
-        if isinstance(outcome, Response) and not route.triggers[3]:
-            is_final = type(outcome.body) is bytes and outcome.is_sealed
-            return outcome if is_final else self._respond(route, request, outcome)
+        is_there = isinstance(outcome, Response) and outcome.is_final
+        if is_there and not route.triggers[3]:
+            return outcome
         return self._respond(route, request, outcome)
 
     def _owner(self, request: Request) -> Application:

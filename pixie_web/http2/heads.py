@@ -124,15 +124,7 @@ def _target_of(found: RequestFields) -> Tuple[bytes, bytes, bytes]:
 class HTTP2Heads(ProvedHeads):
     """The same, of requests that came over HTTP/2."""
 
-    def _head(self, data: bytes, parts: Tuple[str, ...], host: str) -> Head:
-        head = super()._head(data, parts, host)
-        head.version = "2"
-        return head
-
-    def _is_ordinary(self, head: Head) -> bool:
-        is_path = head.content_length == 0 and head.target[0] == "/"
-        is_plain = is_path and head.keep_alive and not head.expects_continue
-        return is_plain and len(head.raw) <= self._most_bytes
+    version = "2"
 
 
 def request_head(
@@ -165,8 +157,9 @@ def request_head(
         # was proved before has as many lines as it seems to have here.
         known = heads.find(raw) if raw.count(b"\r\n") == len(lines) + 2 else None
         if known is not None:
-            return known
+            return known[:2]
     head = _prove(method, target, lines, make_reader())
+    head.version = heads.version
     if is_whole and head.content_length:
         raise MalformedRequest("a body is announced, and none comes")
     if is_whole and not found.has_length:
@@ -180,13 +173,11 @@ def _prove(
     method: bytes, target: bytes, lines: List[Field], reader: RequestReader
 ) -> Head:
     try:
-        head = canonical_head(method, target, "1.1", lines, reader)
+        return canonical_head(method, target, "1.1", lines, reader)
     except ProtocolError as error:
         if error.status == 400:
             raise MalformedRequest(error.text) from None
         raise
-    head.version = "2"
-    return head
 
 
 def read_priority(value: bytes) -> Tuple[int, bool]:

@@ -192,9 +192,7 @@ class HTTP3Connection(DatagramConnection):
             raise ProtocolError(431, "The request's head is too large.")
         found = sort_fields(fields)
         make_reader = self.server.make_reader
-        head, known = request_head(found, is_whole, self.port.heads, make_reader)
-        head.version = "3"
-        return head, known
+        return request_head(found, is_whole, self.port.heads, make_reader)
 
     def _request(self, stream: HTTP3Stream, head: Head) -> Request:
         body = None

@@ -12,7 +12,7 @@ from ..http2.frames import Code
 from ..http2.heads import HTTP2Heads
 from ..http2.stream import Stream, StreamBody
 from ..http2.tables import Field
-from ..protocol.http11 import Head, has_body
+from ..protocol.http11 import has_body
 from ..requests import Request
 
 if TYPE_CHECKING:
@@ -35,10 +35,7 @@ _CODES = {
 class HTTP3Heads(HTTP2Heads):
     """Heads that were proved before, of requests that came over HTTP/3."""
 
-    def _head(self, data: bytes, parts: Tuple[str, ...], host: str) -> Head:
-        head = super()._head(data, parts, host)
-        head.version = "3"
-        return head
+    version = "3"
 
 
 @lru_cache(maxsize=256)

@@ -25,7 +25,7 @@ from typing import (
 )
 
 from ..about import log
-from ..protocol.http11 import status_line
+from ..protocol.http11 import has_body, status_line
 from ..requests import NEVER, Request
 from ..responses import Response
 from ..text import format_date
@@ -171,6 +171,7 @@ class Server:
         Who has come, and has not been answered, has LAST_MOMENT_SECONDS for a request.
         """
         self.closing = True
+        self._beginnings.clear()
         if self._alternatives:
             self.advertise("clear")
         seconds = min(LAST_MOMENT_SECONDS, self.options.drain_seconds)
@@ -347,21 +348,25 @@ class Server:
         return self._date_line
 
     def beginning(self, status: int, block: bytes) -> bytes:
-        """Return the head of an answer up to its length; see `response_head`.
+        """Return the head of an answer with a body, up to its length.
+
+        It is that of HTTP/1.1, after which the connection is kept; see `response_head`.
+        Where the status allows no body, or the server closes, it is empty.
 
         PERF: made once a second for each block; 1 us.
         """
-        date_line = self.date_line()
-        beginning = self._beginnings.get((status, block))
-        if beginning is None:
-            beginning = b"%b%b%bContent-Length: " % (
-                status_line(status),
-                date_line,
-                block,
-            )
-            if len(self._beginnings) >= MAX_BEGINNINGS:
-                self._beginnings.clear()
-            self._beginnings[status, block] = beginning
+        if int(time.time()) != self._date_second:
+            self.date_line()
+        return self._beginnings.get((status, block)) or self._begin(status, block)
+
+    def _begin(self, status: int, block: bytes) -> bytes:
+        if self.closing or not has_body("GET", status):
+            return b""
+        parts = status_line(status), self.date_line(), block
+        beginning = b"%b%b%bContent-Length: " % parts
+        if len(self._beginnings) >= MAX_BEGINNINGS:
+            self._beginnings.clear()
+        self._beginnings[status, block] = beginning
         return beginning
 
     def _sweep(self) -> None:

@@ -123,6 +123,7 @@ BY_NAME: Dict[str, Use] = {
     "_COOKIE_DOMAIN": Use("fullmatch", ANSWER),
     "_DOT_FILE": Use("search", PATH),
     "_COOKIE_LINE": Use("fullmatch", LINE),
+    "_LENGTH_LINE": Use("search", HEAD),
     "_DECIDING_LINE": Use("each", PROVED_HEAD),
     "ENTITY_TAG": Use("each", VALUES),
     "_CODED_BODY": Use("search", ANSWER),
