@@ -123,7 +123,7 @@ ROOMS: Dict[str, Tuple[str, str]] = {
     "httptools": ("", "parsers wire"),
     "state": ("", "state store messages"),
     # Files that are to come.
-    "lifespan": ("", "run listening server deployment pool_start"),
+    "lifespan": ("", "run listening server deployment pool_start loop_guard"),
     "single": ("", "packaging run"),
 }
 
