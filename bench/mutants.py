@@ -45,11 +45,11 @@ PACKAGE = "pixie_web"
 POOL = "scheduler pool pool_life pool_start pool_data pool_attacks"
 ROOMS: Dict[str, Tuple[str, str]] = {
     "about": ("LazyExpression", "text wire run"),
-    "errors": ("REASONS", "text application status parsers"),
+    "errors": ("REASONS", "text application status parsers debug_page"),
     "forks": ("", "forks pool_start pool_life"),
-    "text": ("TOKEN_BYTES", "text json properties wire"),
+    "text": ("TOKEN_BYTES", "text json properties wire access_log"),
     "cookies": ("parse_cookies", "cookies message properties"),
-    "datastructures": ("Headers", "multidict message files"),
+    "datastructures": ("Headers", "multidict message files cors"),
     "protocol/http11": ("Head", "wire properties conformance parsers"),
     "protocol/canonical": ("", "gateways"),
     "protocol/multipart": ("FormLimits", "bodies properties"),
@@ -73,16 +73,19 @@ ROOMS: Dict[str, Tuple[str, str]] = {
     "executors/pool/supervisor": ("", f"{POOL} status"),
     "executors/pool/pool": ("resident_bytes", f"{POOL} status"),
     "executors/dispatch": ("Placements", "placement status scheduler"),
-    "handling": ("join_triggers", "application triggers placement flow"),
+    "handling": ("join_triggers", "application triggers placement flow cors"),
     "middleware": ("same_origin", "triggers cors"),
     "declaring": ("Declare _placement Triggers", "application placement status"),
-    "application": ("_call_all trace", "application status placement flow"),
+    "application": (
+        "_call_all trace",
+        "application status placement flow json_libraries",
+    ),
     "server": (
         "reader_class",
         "patience server flow heartbeats broken_streams conformance files listening "
         "overload",
     ),
-    "server/proxies": ("_forwarded_hops", "proxies properties"),
+    "server/proxies": ("_forwarded_hops", "proxies hosts properties"),
     "server/access": ("log_text", "access_log"),
     "server/transport": ("", "patience crowds server flow listening"),
     "server/exchange": (
@@ -92,10 +95,13 @@ ROOMS: Dict[str, Tuple[str, str]] = {
     "server/heads": ("", "heads"),
     "server/http1": ("", "server flow crowds conformance patience"),
     "server/listeners": ("Listener _bind_one", "listening patience server"),
-    "server/server": ("connections_allowed", "patience server listening deployment"),
+    "server/server": (
+        "connections_allowed",
+        "patience server listening deployment crowds",
+    ),
     "settings": ("DEFAULT_SETTINGS", "run form_limits"),
     "launch": ("configure_logging", "run pool_start deployment"),
-    "runner": ("_Runner", "run listening server deployment pool_start"),
+    "runner": ("_Runner", "run listening server deployment pool_start reload"),
     "loops": ("", "run lifespan gateways"),
     "gateways": ("", "gateways servers"),
     "pixie": ("Pixie", "run application gateways"),
@@ -117,7 +123,7 @@ ROOMS: Dict[str, Tuple[str, str]] = {
     "httptools": ("", "parsers wire"),
     "state": ("", "state store messages"),
     # Files that are to come.
-    "lifespan": ("", "run listening server deployment pool_start"),
+    "lifespan": ("", "run listening server deployment pool_start loop_guard"),
     "single": ("", "packaging run"),
 }
 

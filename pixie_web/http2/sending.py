@@ -42,6 +42,12 @@ class Sender:
         self._ready: List[Deque[Stream]] = [deque() for _ in range(URGENCIES)]
         self._count = 0  # of those that are ready
 
+    def takes(self, stream: Stream, size: int) -> bool:
+        """Return whether a piece would be on its way at once."""
+        fits = size <= MAX_FRAME_BYTES and size <= stream.window and size <= self.window
+        free = not stream.has_queued and not self._count
+        return fits and free and not self._connection.writable
+
     def send(self, stream: Stream, data: bytes, end: bool, ahead: bytes = b"") -> None:
         """Send a piece of a body, or queue it until the client takes it.
 
@@ -49,13 +55,7 @@ class Sender:
             ahead: frames that go before it, whatever the windows are.
         """
         size, connection = len(data), self._connection
-        fits = size <= MAX_FRAME_BYTES and size <= stream.window and size <= self.window
-        if (
-            fits
-            and not stream.has_queued
-            and not self._count
-            and not connection.writable
-        ):
+        if self.takes(stream, size):
             stream.window -= size
             self.window -= size
             if size or end:

@@ -249,6 +249,8 @@ class Stream:
         if not self.is_closing:
             response = error_page(error)
             body = cast(bytes, response.body)
+            if not self.connection.sender.takes(self, len(body)):
+                body = b""  # the status is enough: nobody waits until a page is sent
             block = response.header_block()
             if self.send_head(self.request, error.status, block, len(body), body):
                 count = len(body)

@@ -148,11 +148,15 @@ class Feeder:
         self._connection = connection
         self._waiting: Dict[Stream, None] = {}
 
+    def takes(self, stream: Stream, size: int) -> bool:
+        """Return whether a piece would be on its way at once."""
+        left = FEED_BYTES - self._connection.quic.unsent(stream.number)
+        return size <= left and not stream.has_queued
+
     def send(self, stream: Stream, data: bytes, end: bool) -> None:
         """Send a piece of a body, or queue it until the client takes it."""
         connection, number = self._connection, stream.number
-        left = FEED_BYTES - connection.quic.unsent(number)
-        if len(data) <= left and not stream.has_queued:
+        if self.takes(stream, len(data)):
             # PERF: no future and no queue for most answers; 6 us.
             connection.h3.send_data(number, data, end)
             stream.end_sent = end

@@ -206,6 +206,13 @@ class Heartbeat(AsyncIterator[bytes]):
         self._wait()
 
 
+async def _send_end(sink: Sink) -> None:
+    """Send the end of a body, which over HTTP/2 may have to wait for other answers."""
+    sink.send_data(b"", end=True)
+    if sink.writable is not None:
+        await sink.drained()
+
+
 def timing_line(request: Request) -> bytes:
     """Return the header line that says how long a request waited, and ran.
 
@@ -502,7 +509,7 @@ class Exchange:
                         await sink.drained()
                 if length is not None and self.sent_bytes != length:
                     raise PixieError(f"{self.sent_bytes} of {length} bytes were sent")
-                sink.send_data(b"", end=True)
+                await _send_end(sink)
         except (Exception, asyncio.CancelledError) as error:
             self._note_outcome(error)
             if self.outcome == "failed" and not isinstance(error, AnswerLost):
@@ -527,7 +534,7 @@ class Exchange:
                 else:
                     file.seek(body.offset)
                     await self._copy_file(file, length)
-                sink.send_data(b"", end=True)
+                await _send_end(sink)
         except Exception as error:
             self._note_outcome(error)
             raise

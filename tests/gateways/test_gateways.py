@@ -384,6 +384,23 @@ SCOPES: Dict[str, Tuple[Dict[str, Any], Dict[str, Any], int, str]] = {
         200,
         PREFIXED,
     ),
+    "a prefix, by way of a proxy": (
+        {"raw_path": b"/c", "root_path": "/x", "client": ("10.0.0.1", 1)},
+        NONE,
+        200,
+        PREFIXED.replace("192.0.2.1", "10.0.0.1"),
+    ),
+    "a prefix of which the proxy tells": (
+        {
+            "raw_path": b"/c",
+            "root_path": "/y",
+            "client": ("10.0.0.1", 1),
+            "headers": [(b"host", b"a"), (b"x-forwarded-prefix", b"/x")],
+        },
+        NONE,
+        200,
+        PREFIXED.replace("192.0.2.1", "10.0.0.1"),
+    ),
     "HTTP/2 with a body": (
         {"path": "/c", "http_version": "2", "method": "POST"},
         BODY,

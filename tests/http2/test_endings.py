@@ -11,6 +11,7 @@ import pytest
 from http2_client import (
     END_HEADERS,
     END_STREAM,
+    ENDS,
     GET,
     GOAWAY,
     PING,
@@ -33,11 +34,12 @@ from played_http2 import Played
 from virtual_server import serving
 from virtual_time import in_virtual_time, quiet
 
-from pixie_web import Pixie, RouteType
+from pixie_web import Pixie, RouteType, static_file
 from pixie_web.http2.heads import read_priority
 from pixie_web.server.listeners import tls_context
 
-CERTIFICATE = str(Path(__file__).parents[1] / "programs" / "localhost.pem")
+CERTIFICATE = Path(__file__).parents[1] / "programs" / "localhost.pem"
+PEM = CERTIFICATE.read_bytes()
 FORMAT = "%(request)s %(status)d %(bytes)d %(outcome)s"
 app = Pixie()
 stopped: List[str] = []
@@ -79,6 +81,17 @@ async def beats(env: Any) -> Any:
     yield b"first\n"
     await asyncio.sleep(5)
     yield b"last\n"
+
+
+@app.route("/pauses", RouteType.asnc)
+async def pauses(env: Any) -> Any:
+    yield PEM
+    await asyncio.sleep(5)
+
+
+@app.route("/file", RouteType.sync)
+def file(env: Any) -> Any:
+    return static_file(CERTIFICATE.name, CERTIFICATE.parent, cache=False)
 
 
 @app.route("/large", RouteType.sync)
@@ -304,6 +317,55 @@ async def test_windows_hold_answers_back_and_the_most_urgent_goes_first() -> Non
         assert bodies(found) == {}
         found = await played.say(settings((4, 100)))
         assert bodies(found) == {5: b"HTTP/2 localhost"}
+        played.leave()
+
+
+@pytest.mark.parametrize("path", ["/pauses", "/file"])
+@in_virtual_time
+async def test_an_end_that_has_to_wait_for_another_answer_is_no_reset(
+    path: str,
+) -> None:
+    async with serving(app.handle) as site:
+        played = Played(site.server)
+        await played.say(hello((4, 1_000_000)), headers(1, asking("/large")))
+        found = await played.say(headers(3, asking(path)))
+        while not played.connection.streams[3].has_queued:
+            await asyncio.sleep(0)  # a thread reads the file
+        # A turn of the first, and then all of the other but its end.
+        window = frame(WINDOW, 0, 0, number(65_536 + len(PEM)))
+        assert bodies(await played.say(window))[3] == PEM
+        await asyncio.sleep(5)
+        assert await played.say() == []
+        found = await played.say(frame(WINDOW, 0, 0, number(400_000)))
+        assert [one.stream for one in found if one.flags & END_STREAM] == [3, 1]
+        assert ends(found) == []
+        played.leave()
+
+
+@in_virtual_time
+async def test_a_refusal_whose_page_would_have_to_wait_is_its_status() -> None:
+    async with serving(app.handle, allowed_hosts=["localhost"]) as site:
+        played = Played(site.server)
+        await played.say(hello((4, 1_000_000)), headers(1, asking("/large")))
+        evil = [(name, value.replace(b"localhost", b"evil")) for name, value in GET]
+        (found,) = await played.say(headers(3, evil))
+        assert (statuses([found]), found.flags) == ({3: 400}, ENDS)
+        played.leave()
+
+
+@in_virtual_time
+async def test_an_answer_that_was_reset_holds_no_other_back() -> None:
+    async with serving(app.handle) as site:
+        played = Played(site.server)
+        asked = headers(3, asking("/pauses"))
+        found = await played.say(hello((4, 1_000_000)), asked)
+        assert bodies(found) == {3: PEM}
+        found = await played.say(headers(5, asking("/large")))
+        assert len(bodies(found)[5]) == 65_535 - len(PEM)  # no window is left
+        await asyncio.sleep(5)  # the other ends, for which none is needed
+        assert await played.say() == []
+        found = await played.say(frame(RST, 0, 5, number(8)), headers(7, GET))
+        assert [one.stream for one in found if one.flags & END_STREAM] == [3]
         played.leave()
 
 

@@ -421,3 +421,27 @@ def test_the_log_of_a_worker_has_the_level_of_main(start: str) -> None:
     with serve(program, pool_start=start, workers=1) as server:
         ask(server, "/pid")
         server.wait_for_log("INFO said in a worker")
+
+
+SETTINGS = """
+from pixie_web import app, proc_env, route, run
+
+@route("/page/<n>")
+def page(env, n):
+    return app.url_for("page", n=2) + " " + str(proc_env.worker)
+
+@route("/form", method="POST")
+def form(env):
+    return str(len(env.form))
+
+run(root_path="/below", max_fields=2)
+"""
+
+
+@pytest.mark.parametrize("start", STARTS)
+def test_handlers_in_workers_have_the_settings_of_run(start: str) -> None:
+    with serve(SETTINGS, pool_start=start, workers=1) as server:
+        assert ask(server, "/page/1") == (200, "/below/page/2 1")
+        kind = {"Content-Type": "application/x-www-form-urlencoded"}
+        for body, status in (("a=1&b=2", 200), ("a=1&b=2&c=3", 413)):
+            assert server.request("POST", "/form", body, kind).status == status

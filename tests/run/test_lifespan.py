@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
-from typing import Any, List
+from typing import Any, AsyncIterator, List
 
 import pytest
 from shapes import place_lone_file
@@ -15,6 +15,7 @@ from support import LOOPS, PATIENCE_SECONDS
 
 from pixie_web import Pixie, PixieError, Request
 from pixie_web.lifespan import Lifespan
+from pixie_web.loops import cancel_tasks
 from pixie_web.protocol.http11 import parse_head
 from pixie_web.settings import read_settings
 
@@ -176,3 +177,33 @@ def test_check_runs_what_a_start_runs() -> None:
     assert events == ["start", "stop"]
     with pytest.raises(SystemExit):
         app.check(certfile="/none")
+
+
+def test_tasks_and_generators_that_are_left_end_with_the_loop() -> None:
+    ended: List[str] = []
+
+    async def wait(name: str) -> AsyncIterator[str]:
+        try:
+            yield "begun"
+            await asyncio.Event().wait()
+        finally:
+            ended.append(name)
+
+    async def read() -> None:
+        try:
+            async for _ in wait("read"):
+                pass
+        finally:
+            await asyncio.sleep(0.01)  # it takes a moment
+            ended.append("task")
+
+    async def leave() -> bool:
+        task = asyncio.ensure_future(read())
+        left = wait("left")
+        await left.__anext__()
+        await asyncio.sleep(0)
+        await cancel_tasks()
+        return task.cancelled()
+
+    assert asyncio.run(leave())
+    assert ended == ["read", "task", "left"]

@@ -334,6 +334,14 @@ def test_a_reloader_that_is_killed_takes_the_program_along(tmp_path: Path) -> No
         server.kill()
 
 
+def test_its_status_is_that_of_a_program_that_was_killed(tmp_path: Path) -> None:
+    text = "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)\n"
+    (tmp_path / "app.py").write_text(text, encoding="utf-8")
+    command = [sys.executable, "-m", "pixie_web", "run", "app", "--reload"]
+    done = subprocess.run(command, cwd=tmp_path, stderr=subprocess.PIPE, timeout=60)
+    assert done.returncode == 128 + signal.SIGKILL, done.stderr
+
+
 def test_a_port_in_use_ends_it(tmp_path: Path) -> None:
     write_program(tmp_path)
     with socket.socket() as taken:

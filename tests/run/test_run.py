@@ -321,6 +321,15 @@ def test_a_configuration_of_logging_silences_nothing_by_default(
             assert hook or line.startswith("own ")
 
 
+def test_nor_does_it_silence_what_is_said_before_the_start() -> None:
+    thread = "threading.Thread(target=threading.Event().wait, daemon=True)"
+    program = CONFIGURED.replace(
+        "HOOK(configure)", f"configure()\nimport threading\n{thread}.start()"
+    )
+    with serve(program.replace("NAMED", "False"), workers=1) as server:
+        server.wait_for_log("own 2 threads run already, so the pool can't be forked")
+
+
 def test_a_debug_run_says_so_to_the_application() -> None:
     program = SEED.replace("run()", "run(debug=True)").replace(
         '    return Response(f"Hello world from', '    1 / 0; return Response(f"'

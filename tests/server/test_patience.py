@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import gc
 import logging
 import socket
 from pathlib import Path
@@ -100,6 +101,25 @@ async def end_of(client: Client, within: float = 1000.0) -> float:
 def soon_after(moment: float) -> Any:
     """Return what equals the moment of the sweep that follows another moment."""
     return pytest.approx(moment + 0.3, abs=0.4)
+
+
+@in_virtual_time
+async def test_the_end_of_a_slow_client_that_nobody_waits_for_is_no_news() -> None:
+    said: List[Any] = []
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda _, about: said.append(about))
+    async with serving(app.handle) as site:
+        client = site.connect()
+        client.send(head_of("/stops"))
+        await quiet()
+        (connection,) = site.server.connections
+        connection.pause_writing()  # as the loop does, for a heartbeat or over HTTP/2
+        client.close()
+        await asyncio.sleep(4)
+        assert not site.server.connections
+        del connection
+        gc.collect()
+    assert said == []
 
 
 # Requests -----------------------------------------------------------------------------

@@ -729,6 +729,13 @@ def test_a_request_takes_no_attributes_but_its_own(name: str) -> None:
     assert "env.context" not in str(refused.value)
 
 
+def test_a_thread_that_finds_no_room_says_which_limit_counts_it() -> None:
+    for text, hint in (("can't start new thread", True), ("no thread", False)):
+        error = RuntimeError(text)
+        log_failure(request_of("/"), error)
+        assert ("; worker_memory_limit_bytes counts stacks" in str(error)) is hint
+
+
 def test_a_response_says_what_it_is() -> None:
     assert repr(Response("x", 404)) == "<Response 404 str>"
 

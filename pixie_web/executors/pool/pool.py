@@ -76,9 +76,17 @@ class Pool(Supervisor):
         answer = asyncio.get_running_loop().create_future()
         take = partial(self._take, request, answer)
         job = Job(number, route, frame, take, request.body_file)
+        disconnect = request.disconnect or Disconnect()
+        left = partial(self._client_left, job)
         try:
             self.scheduler.submit(job)
-            return await self._answer_of(job, request, answer)
+            disconnect.add(left)
+            try:
+                return await answer
+            finally:
+                disconnect.remove(left)
+                began = job.started or time.monotonic()
+                request.queue_seconds = began - job.arrived
         except AnswerLost as error:
             if request.debug and job.worker is not None:
                 await tell_where(job.worker, error)
@@ -102,19 +110,6 @@ class Pool(Supervisor):
             answer.set_exception(result)
         else:
             answer.set_result(result)
-
-    async def _answer_of(
-        self, job: Job, request: Request, answer: asyncio.Future[Response]
-    ) -> Response:
-        disconnect = request.disconnect or Disconnect()
-        left = partial(self._client_left, job)
-        disconnect.add(left)
-        try:
-            return await answer
-        finally:
-            del answer
-            disconnect.remove(left)
-            request.queue_seconds = (job.started or time.monotonic()) - job.arrived
 
     def _client_left(self, job: Job) -> None:
         gone = ClientDisconnected("the client left")

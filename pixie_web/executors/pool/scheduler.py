@@ -53,8 +53,8 @@ class Breaker:
 
     def seconds_left(self, route: Route) -> float:
         """Return for how long the route stays switched off; 0 if it is not."""
-        deaths = self._deaths.get(route, ())
-        if len(deaths) < self._limit or not deaths:
+        deaths = self._deaths.get(route) if self._deaths else None
+        if not deaths or len(deaths) < self._limit:
             return 0.0
         if deaths[-1] - deaths[0] > CRASH_WINDOW_SECONDS:
             return 0.0

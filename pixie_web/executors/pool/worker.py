@@ -389,12 +389,13 @@ class Worker:
         """Answer one request; return whether this worker may take another."""
         request.disconnect = self._main_gone
         context = copy_context()
-        context.run(json_default_hook.set, route.app.json_hook)
+        if route.app.json_hook is not None:
+            context.run(json_default_hook.set, route.app.json_hook)
         if request.root_path:
             context.run(ROOT_PATH.set, request.root_path)
         try:
             self._interruptible = True
-            before = self._watch(route, request)
+            before = self._watch(route, request) if request.debug else None
             response = context.run(self._program.answer, route, request)
             if before is not None:
                 self._tell_changes(route, before)
@@ -415,7 +416,7 @@ class Worker:
         self, route: Route, request: Request
     ) -> Optional[Dict[str, Tuple[object, int]]]:
         """Return its module's state at the first calls of a handler, with debug."""
-        if not request.debug or route.kind != "def":
+        if route.kind != "def":
             return None
         self._calls[route] = self._calls.get(route, 0) + 1
         return module_state(route.handler) if self._calls[route] <= 10 else None
