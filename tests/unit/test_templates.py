@@ -19,8 +19,8 @@ from pixie_web.templating.compiler import (
 )
 from pixie_web.templating.templates import (
     _kept_template,
-    _real_template,
     _required_template,
+    _template_file,
 )
 from pixie_web.text import escape
 
@@ -230,6 +230,76 @@ def test_each_value_is_escaped_as_if_alone() -> None:
                 assert row.render(a=a, b=b, c=c) == expected
 
 
+class Text(str):
+    """Says itself what it is."""
+
+    def __str__(self) -> str:
+        return f"<{super().__str__()}>"
+
+
+class Number(int):
+    def __str__(self) -> str:
+        return "<number>"
+
+
+class Renderer:
+    def __init__(self, html: object) -> None:
+        self.html = html
+
+    def __html__(self) -> object:
+        return self.html
+
+    def __str__(self) -> str:
+        return "not this"
+
+
+VALUES: List[Any] = [
+    *(
+        "",
+        "plain",
+        "<&>\"'",
+        "&amp;",
+        "\0",
+        "a\0<",
+        "&\0",
+        "&\0<b>",
+        "\0\0\0",
+        "% %s %%",
+    ),
+    *("{}", "{0}", "\\", "\n", "\ud800", "ä\u2028", "&" * 99, Text("&"), Text("\0")),
+    *(None, True, 0, -1.5, 1e300, float("nan"), 10**30, 1j, Number(3), b"<\xc3\xa4\0>"),
+    *(Html(""), Html("<b>\0&\0"), Renderer("<i>"), Renderer(Text("t")), Renderer(3)),
+    *([], ["<"], {"'": 1}, Loud(), Html, str),
+]
+
+
+def shown(value: Any, is_raw: bool = False) -> str:
+    """Return what a template shows of a value, by the words of the guide."""
+    if not is_raw and hasattr(value, "__html__"):
+        return escape(value)
+    text = value.decode() if isinstance(value, bytes) else str(value)
+    return "" if value is None else text if is_raw else escape(text)
+
+
+@pytest.mark.parametrize("extra", ["", "% from math import *\n"], ids=["def", "exec"])
+def test_no_value_changes_what_is_shown_of_another(
+    views: pathlib.Path, extra: str
+) -> None:
+    values = [value for value in VALUES if value is not Html]
+    write(views / "layout.tpl", "<{{a}}>{{!base}}<{{base}}>")
+    write(views / "row.tpl", extra + "{{a}}{{!a}}'{{b}}\n")
+    write(
+        views / "page.tpl",
+        extra
+        + "% rebase('layout')\n% for a in values:\n% include('row')\n% end\n{{b}}",
+    )
+    for b in values:
+        base = "".join(f"{shown(a)}{shown(a, True)}'{shown(b)}\n" for a in values)
+        base += shown(b)
+        got = template("page", values=values, b=b)
+        assert got == f"<{shown(values[-1])}>{base}<{escape(base)}>"
+
+
 def test_a_value_cannot_leave_its_attribute_or_start_a_tag() -> None:
     page = Template("<a title=\"{{x}}\" rel='{{x}}'>{{x}}</a>")
     got = page.render(x="\"'><script>alert(1)</script>")
@@ -402,6 +472,13 @@ def test_a_name_error_of_the_programs_own_code_is_left_alone() -> None:
         Template('% raise NameError("it\'s mine")').render()
 
 
+def test_what_was_shown_before_an_error_stays(views: pathlib.Path) -> None:
+    write(views / "inner.tpl", "% for x in rows:\n{{x}},\n% end\n")
+    source = "% try:\n<ul>\n% include('inner')\n% except ZeroDivisionError:\n!\n% end"
+    got = Template(source).render(rows=["<", Html("<i>"), Broken(), "never"])
+    assert got == "<ul>\n&lt;,\n<i>,\n!\n"
+
+
 # Templates in templates ---------------------------------------------------------------
 
 
@@ -451,6 +528,46 @@ def test_what_is_assigned_wins_over_what_was_given(
     write(views / "layout.tpl", "<{{a}}{{!base}}>")
     source = f"{extra}% a = 2\n% include('inner')\n% rebase('layout')\n"
     assert Template(source).render(a=1) == "<2[2]>"
+
+
+BINDINGS = {
+    "pass": "<7-[7-](7-)>",
+    "x = 2": "<2-[2-](2-)>",
+    "x: int = 2": "<2-[2-](2-)>",
+    "(x, *y) = 2, 3": "<2[3][2[3]](2[3])>",
+    "x = list = 3": "<3-[3-](3-)>",
+    "for x in (1, 2): pass; end": "<2-[2-](2-)>",
+    "for x in (): pass; end": "<7-[7-](7-)>",
+    "y = (x := 2)": "<22[22](22)>",
+    "y = [x for x in (1, 2)]": "<7[1, 2][7[1, 2]](7[1, 2])>",
+    "y = [(x := 1) for z in (1, 2)]": "<1[1, 1][1[1, 1]](1[1, 1])>",
+    "y = lambda x: x; y = y(3)": "<73[73](73)>",
+    "import math as y": "<7&lt;modul[7&lt;modul](7&lt;modul)>",
+    "import os.path as y": "<7&lt;modul[7&lt;modul](7&lt;modul)>",
+    "import xml.sax; x = 3": "<3-[3-](3-)>",
+    "from math import pi as y": "<73.1415[73.1415](73.1415)>",
+    "with open('views/part.tpl') as y:\n% x = 3\n% end": (
+        "<3&lt;_io.T[3&lt;_io.T](3&lt;_io.T)>"
+    ),
+    "try:\n% 1 / 0\n% except ArithmeticError as x:\n% y = 1\n% end": "<71[71](71)>",
+    "def y():\n% pass\n% end": "<7&lt;funct[7&lt;funct](7&lt;funct)>",
+    "class y:\n% pass\n% end": "<7&lt;class[7&lt;class](7&lt;class)>",
+    "x = 2\n% del x": "<7-[7-](7-)>",
+    "for x in (1, 2):\n% include('part')\n% y = x\n% end": "<22[1-][21][22](22)>",
+    "while get('y', 0) < 2:\n% y = get('y', 0) + 1\n% end": "<72[72](72)>",
+    "if defined('x') and not defined('y'): y = 1; end": "<71[71](71)>",
+}
+
+
+@pytest.mark.parametrize("binding, expected", BINDINGS.items())
+def test_a_name_is_seen_by_others_however_it_is_bound(
+    views: pathlib.Path, binding: str, expected: str
+) -> None:
+    show = "{{get('x')}}{{str(get('y', '-'))[:6]}}"
+    write(views / "part.tpl", f"[{show}]")
+    write(views / "layout.tpl", f"<{show}{{{{!base}}}}>")
+    source = f"% rebase('layout')\n% {binding}\n% include('part')\n({show})"
+    assert Template(source).render(x=7) == expected
 
 
 @pytest.mark.parametrize("extra", ["", "% from math import *\n"], ids=["def", "exec"])
@@ -729,7 +846,7 @@ def test_every_cache_is_bounded() -> None:
         compile_template,
         _kept_template,
         _required_template,
-        _real_template,
+        _template_file,
         _template_patterns,
     ]
     for cache in caches:
