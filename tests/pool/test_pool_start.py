@@ -38,6 +38,7 @@ from support import (
 )
 
 from pixie_web.executors.pool.supervisor import difference
+from pixie_web.executors.pool.zygote import SIGNAL, ZygoteLink
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 ENVIRONMENT = {"PIXIE_HOST": "127.0.0.1", "PIXIE_PORT": "0", "PIXIE_WORKERS": "1"}
@@ -95,6 +96,15 @@ def test_what_waits_for_a_worker_goes_on_waiting_when_the_zygote_dies() -> None:
         os.kill(zygote(server), signal.SIGKILL)
         assert answer_on(busy).status == 502
         assert [answer_on(one).status for one in others] == [200] * 5
+
+
+def test_main_does_not_wait_for_reports_that_have_not_come() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        link = ZygoteLink(ours, os.getpid())  # which an order continues, no more
+        ZygoteLink.all.remove(link)
+        link.order(SIGNAL, 1, signal.SIGTERM)
+        assert link.reports() == []
 
 
 HIDDEN = """

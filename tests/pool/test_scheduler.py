@@ -609,6 +609,24 @@ async def test_what_a_client_that_leaves_does_to_the_handler(
         assert stage.pool.stats()["crashes"] == {}
 
 
+@pytest.mark.parametrize("path", ["/pool", "/stop", "/kill"])
+@in_virtual_time
+async def test_who_leaves_when_the_answer_has_just_come_costs_no_worker(
+    path: str,
+) -> None:
+    async with played() as stage:
+        asked, disconnect = stage.ask_and_leave(path)
+        (worker,) = await stage.booted(1)
+        worker.respond(b"done")
+        while stage.counts["busy"]:
+            await asyncio.sleep(0)
+        assert not asked.done()  # its task has a turn after this one
+        disconnect.set()
+        assert (await asked).body == b"done"
+        await quiet()
+        assert (worker.signals, worker.cancels) == ([], 0)
+
+
 @pytest.mark.parametrize("path", ["/pool", "/limited"])
 @in_virtual_time
 async def test_a_connection_with_many_requests_remembers_none_of_them(
