@@ -285,7 +285,7 @@ class ThreadExecutor(Executor):
 
 QUICK_SECONDS = 0.0001  # a chunk that is made in less may be made ahead
 MAX_AHEAD = 64  # chunks
-MAX_AHEAD_BYTES = 65_536  # and so much of them, but for the last one
+MAX_AHEAD_BYTES = 16_384  # and so much of them, but for the last one
 
 
 if sys.version_info >= (3, 12):
