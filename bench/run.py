@@ -24,7 +24,7 @@ from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from statistics import median
-from typing import Any, Callable, Dict, List
+from typing import Any, Callable, Dict, List, Optional
 
 from cases import CASES, IMPORTS, PEERS, Group, Peer, groups, is_asked
 from timing import medians
@@ -65,9 +65,21 @@ def seconds_for(case: Case, seconds: int) -> int:
     return max(seconds, min(6, case.connections // 1000 * 3))
 
 
+def ask_once(ask: Callable[[], Round]) -> Optional[Round]:
+    """Return a round, or None where it had an answer that is none.
+
+    One peer that fails under load must not cost the figures of all.
+    """
+    try:
+        return ask()
+    except RuntimeError as error:
+        print(error, flush=True)
+        return None
+
+
 def measure_group(group: Group, rounds: int, seconds: int) -> List[Row]:
     """Run the servers of a group, and return a row for each case of each of them."""
-    jobs: Dict[Any, Callable[[], Round]] = {}
+    jobs: Dict[Any, Callable[[], Optional[Round]]] = {}
     rows: List[Row] = []
     with ExitStack() as stack:
         servers: Dict[str, Server] = {}
@@ -89,14 +101,18 @@ def measure_group(group: Group, rounds: int, seconds: int) -> List[Row]:
                         continue
                     long = seconds_for(case, seconds)
                     ask = partial(server.measure, case, long, group.client_cores)
-                    jobs[title, name] = ask
+                    jobs[title, name] = partial(ask_once, ask)
         results = in_turns(jobs, rounds)
     for (title, name), measured in results.items():
         row = new_row(group, name, title)
         row["rounds"] = [
             {key: round(value, 3) for key, value in one._asdict().items()}
             for one in measured
+            if one is not None
         ]
+        if len(row["rounds"]) < rounds:
+            rows += fail(group, name, "wrong answers in a round", title)
+            continue
         print_row(row)
         rows.append(row)
     return rows

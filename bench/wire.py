@@ -15,8 +15,19 @@ import subprocess
 import tempfile
 import time
 from pathlib import Path
-from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
+from typing import (
+    Any,
+    Callable,
+    Dict,
+    List,
+    NamedTuple,
+    Optional,
+    Sequence,
+    Tuple,
+    TypeVar,
+)
 
+T = TypeVar("T")
 BENCH = Path(__file__).resolve().parent
 SERVER_CORES = [0]
 CLIENT_CORES = [1]
@@ -286,12 +297,9 @@ def of_wrk(text: str, used: Sequence[Tuple[float, float]]) -> Round:
     )
 
 
-def in_turns(
-    jobs: Dict[Any, Callable[[], Round]],
-    rounds: int,
-) -> Dict[Any, List[Round]]:
+def in_turns(jobs: Dict[Any, Callable[[], T]], rounds: int) -> Dict[Any, List[T]]:
     """Do each job once in each round, forwards and backwards by turns."""
-    results: Dict[Any, List[Round]] = {key: [] for key in jobs}
+    results: Dict[Any, List[T]] = {key: [] for key in jobs}
     for number in range(rounds):
         keys = list(jobs) if number % 2 == 0 else list(jobs)[::-1]
         for key in keys:
