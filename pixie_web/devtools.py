@@ -30,7 +30,7 @@ from .errors import (
     is_own_code,
 )
 from .executors.base import ProcessType, proc_env
-from .refreshing import SCRIPT_HASH
+from .refreshing import script_hash
 from .requests import Request
 from .responses import Response, error_page
 from .text import escape
@@ -478,7 +478,7 @@ HEADERS = {
     "Cache-Control": "no-store",
     "Content-Security-Policy": (
         f"default-src 'none'; style-src {integrity(STYLE)}; "
-        f"script-src '{SCRIPT_HASH}'; connect-src 'self'; "
+        f"script-src '{script_hash()}'; connect-src 'self'; "
         "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     ),
     "X-Content-Type-Options": "nosniff",

@@ -36,7 +36,7 @@ from shapes import lone_file
 from pixie_web.single import is_type_checking
 
 PACKAGE = pathlib.Path(__file__).resolve().parents[2] / "pixie_web"
-MAX_CODE_LINES = 12_401  # of all, joined; docs/design.md has why it was raised
+MAX_CODE_LINES = 12_402  # of all, joined; docs/design.md has why it was raised
 MAX_FUNCTION_LINES = 40  # of code, as the next one
 MAX_CLASS_LINES = 250
 MAX_FILE_LINES = 700  # all of them
